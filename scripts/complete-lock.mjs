@@ -1,30 +1,60 @@
-// Adds the platform packages which the registry at hand does not serve to package-lock.json, so that `npm ci` accepts it anywhere.
+// Run it after each `npm install` that changes package-lock.json.
+//
+// Some registries and mirrors do not serve the platform packages of other systems (@swc/core-darwin-arm64 and the like).
+// npm then leaves them out of the lock, and `npm ci` stops with "Missing: ... from lock file" on every machine. This adds
+// them, and takes out the addresses of the registry at hand, so that the lock suits every registry.
 import { readFileSync, writeFileSync } from 'node:fs';
 
+/**
+ * @typedef {object} Locked
+ * @property {Record<string, string>} [optionalDependencies]
+ * @property {Record<string, string>} [engines]
+ * @property {boolean} [dev]
+ * @property {string} [resolved]
+ */
+
+const SYSTEMS = ['darwin', 'linux', 'win32', 'windows', 'freebsd', 'android', 'openharmony'];
+const PROCESSORS = ['x64', 'arm64', 'ia32', 'arm', 'ppc64', 's390x', 'riscv64', 'loong64', 'wasm32'];
+
 const lock = JSON.parse(readFileSync('package-lock.json', 'utf8'));
-const match = (name, words) => words.find((word) => new RegExp(`(^|[-/])${word}([-.]|$)`).test(name));
+/** @type {Record<string, Locked>} */
+const packages = lock.packages;
 let added = 0;
-for (const [at, parent] of Object.entries(lock.packages)) {
+
+for (const [at, parent] of Object.entries(packages)) {
+  delete parent.resolved;
   for (const [name, range] of Object.entries(parent.optionalDependencies ?? {})) {
-    if (lock.packages[`${at}/node_modules/${name}`] || lock.packages[`node_modules/${name}`] || !at) continue;
-    const os = match(name, ['darwin', 'linux', 'win32', 'windows', 'freebsd', 'android', 'openharmony']);
-    const cpu = match(name, ['x64', 'arm64', 'ia32', 'arm', 'ppc64', 's390x', 'riscv64', 'loong64', 'wasm32']);
-    if (!/^\d/.test(range)) {
-      console.log('skipped', name, range);
-      continue;
+    const known = packages[`${at}/node_modules/${name}`] ?? packages[`node_modules/${name}`];
+    if (known || !at) continue;
+    if (/^\d/.test(range)) {
+      packages[`node_modules/${name}`] = entryFor(name, range, parent);
+      added++;
+    } else {
+      console.log(`skipped ${name}: "${range}" is a range, not a version`);
     }
-    lock.packages[`node_modules/${name}`] = {
-      version: range,
-      ...(cpu && { cpu: [cpu] }),
-      ...(parent.dev && { dev: true }),
-      optional: true,
-      ...(os && { os: [os] }),
-      ...(parent.engines && { engines: parent.engines }),
-    };
-    added++;
   }
 }
-const { '': root, ...rest } = lock.packages;
-lock.packages = { '': root, ...Object.fromEntries(Object.entries(rest).sort(([a], [b]) => (a < b ? -1 : 1))) };
+
+const sorted = Object.entries(packages).sort(([a], [b]) => (a < b ? -1 : 1)); // '', the root, stays first
+lock.packages = Object.fromEntries(sorted);
 writeFileSync('package-lock.json', `${JSON.stringify(lock, null, 2)}\n`);
-console.log('added', added);
+console.log(`${added} packages added to package-lock.json`);
+
+/** @param {string} name @param {string} version @param {Locked} parent */
+function entryFor(name, version, parent) {
+  const system = wordIn(name, SYSTEMS)?.replace('windows', 'win32');
+  const processor = wordIn(name, PROCESSORS);
+  return {
+    version,
+    ...(processor && { cpu: [processor] }),
+    ...(parent.dev && { dev: true }),
+    optional: true,
+    ...(system && { os: [system] }),
+    ...(parent.engines && { engines: parent.engines }),
+  };
+}
+
+/** @param {string} name @param {string[]} words */
+function wordIn(name, words) {
+  return words.find((word) => new RegExp(`(^|[-/])${word}([-.]|$)`).test(name));
+}

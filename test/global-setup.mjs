@@ -1,6 +1,6 @@
 import { startPostgres } from '../scripts/postgres.mjs';
 
-/** One server for the whole run. Durability is off: a test database never outlives its run. */
+/** One server for the whole run. Durability is off: no test database outlives its run. */
 export default async function globalSetup() {
   if (process.env.DATABASE_URL) {
     process.env.TEST_PG = process.env.DATABASE_URL;
@@ -16,6 +16,6 @@ export default async function globalSetup() {
       max_connections: 300,
     },
   });
-  process.env.TEST_PG = server.url; // what stands in process.env here reaches the workers
-  globalThis.testPostgres = server; // and this reaches the teardown
+  process.env.TEST_PG = server.url; // what stands in process.env here reaches the workers,
+  Object.assign(globalThis, { stopTestPostgres: server.stop }); // and what stands here the teardown
 }

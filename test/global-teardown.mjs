@@ -1,3 +1,5 @@
 export default async function globalTeardown() {
-  await globalThis.testPostgres?.stop();
+  /** @type {{ stopTestPostgres?: () => Promise<void> }} */
+  const { stopTestPostgres } = Object.assign({}, globalThis);
+  await stopTestPostgres?.();
 }

@@ -1,0 +1,27 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+
+const POLL_MS = 5;
+
+export interface UntilOptions {
+  timeoutMs?: number;
+  /** what is waited for, as the failure is to name it: "the job is completed" */
+  what: string;
+}
+
+/**
+ * Polls until the predicate answers something truthy, and returns that. The only place where a test waits by the clock.
+ * An error of the predicate fails the test at once.
+ */
+export async function until<T>(
+  predicate: () => T | Promise<T>,
+  { timeoutMs = 10_000, what }: UntilOptions,
+): Promise<Exclude<T, false | 0 | '' | null | undefined>> {
+  const deadline = Date.now() + timeoutMs;
+  for (;;) {
+    const value = await predicate();
+    if (value) return value as Exclude<T, false | 0 | '' | null | undefined>;
+    if (Date.now() >= deadline)
+      throw new Error(`Waited ${timeoutMs} ms in vain until ${what}. Last value: ${JSON.stringify(value)}`);
+    await sleep(POLL_MS);
+  }
+}
