@@ -1,5 +1,3 @@
 export default async function globalTeardown() {
-  /** @type {{ stopTestPostgres?: () => Promise<void> }} */
-  const { stopTestPostgres } = Object.assign({}, globalThis);
-  await stopTestPostgres?.();
+  await /** @type {any} */ (globalThis).stopTestPostgres?.();
 }

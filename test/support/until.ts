@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { inspect } from 'node:util';
 
 const POLL_MS = 5;
 
@@ -21,7 +22,7 @@ export async function until<T>(
     const value = await predicate();
     if (value) return value as Exclude<T, false | 0 | '' | null | undefined>;
     if (Date.now() >= deadline)
-      throw new Error(`Waited ${timeoutMs} ms in vain until ${what}. Last value: ${JSON.stringify(value)}`);
+      throw new Error(`Waited ${timeoutMs} ms in vain until ${what}. Last value: ${inspect(value)}`);
     await sleep(POLL_MS);
   }
 }
