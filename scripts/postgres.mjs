@@ -215,7 +215,7 @@ function startWatchdog(scratch) {
   });
   child.stdin.on('error', () => {}); // somebody killed the watchdog; stop() works without it
   child.unref();
-  /** @type {net.Socket} */ (/** @type {unknown} */ (child.stdin)).unref();
+  if (child.stdin instanceof net.Socket) child.stdin.unref();
   return {
     /** @param {number} pid  0: nothing to guard */
     guard: (pid) => void child.stdin.write(`${pid}\n`),

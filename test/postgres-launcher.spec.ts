@@ -9,7 +9,7 @@ import type { Readable } from 'node:stream';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
-import { freePort, startPostgres } from '../scripts/postgres.mjs';
+import { databaseUrl, freePort, startPostgres } from '../scripts/postgres.mjs';
 import { until } from './support/until.js';
 
 type Owner = ChildProcessByStdio<null, Readable, null>;
@@ -182,10 +182,33 @@ describe('startPostgres', () => {
   }
 });
 
+describe('databaseUrl', () => {
+  const given = process.env.DATABASE_URL;
+  afterEach(() => {
+    if (given === undefined) delete process.env.DATABASE_URL;
+    else process.env.DATABASE_URL = given;
+  });
+
+  it('starts nothing when DATABASE_URL names a server', async () => {
+    process.env.DATABASE_URL = 'postgres://elsewhere/app';
+    const database = await databaseUrl({ dir: path.join(tmp, 'kept') });
+    expect(database.url).toBe('postgres://elsewhere/app');
+    await database.stop();
+    expect(existsSync(path.join(tmp, 'kept'))).toBe(false);
+  });
+
+  it('starts a server when it does not', async () => {
+    delete process.env.DATABASE_URL;
+    const database = await databaseUrl({ dir: path.join(tmp, 'kept') });
+    expect(await query(database.url, 'SELECT 1 AS one')).toEqual([{ one: 1 }]);
+    await database.stop();
+  });
+});
+
 describe('freePort', () => {
   it('answers a port on which one can listen', async () => {
     const server = net.createServer().listen(await freePort(), '127.0.0.1');
-    await once(server, 'listening');
+    await expect(once(server, 'listening')).resolves.toEqual([]);
     server.close();
   });
 });

@@ -16,11 +16,11 @@ export interface UntilOptions {
 export async function until<T>(
   predicate: () => T | Promise<T>,
   { timeoutMs = 10_000, what }: UntilOptions,
-): Promise<Exclude<T, false | 0 | '' | null | undefined>> {
+): Promise<NonNullable<Awaited<T>>> {
   const deadline = Date.now() + timeoutMs;
   for (;;) {
     const value = await predicate();
-    if (value) return value as Exclude<T, false | 0 | '' | null | undefined>;
+    if (value) return value;
     if (Date.now() >= deadline)
       throw new Error(`Waited ${timeoutMs} ms in vain until ${what}. Last value: ${inspect(value)}`);
     await sleep(POLL_MS);
