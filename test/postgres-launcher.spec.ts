@@ -56,21 +56,17 @@ describe('startPostgres', () => {
 
   it('leaves nothing when its owner is killed during initdb', async () => {
     const owner = startOwner();
-    await until(async () => (await fs.readdir(tmp, { recursive: true })).find((name) => name.endsWith('/PG_VERSION')), {
-      what: 'initdb is at work',
-    });
+    await until(clusterBegun, { what: 'initdb is at work' });
 
     owner.kill('SIGKILL');
 
-    await until(async () => (await fs.readdir(tmp)).length === 0, { what: 'the folder is deleted' });
+    await until(async () => !(await fs.readdir(tmp)).some(isTemporaryData), { what: 'the folder is deleted' });
   });
 
   it('leaves no half-made cluster in a persistent folder when its owner is killed during initdb', async () => {
     const dir = path.join(tmp, 'kept');
     const owner = startOwner({ options: { dir } });
-    await until(async () => (await fs.readdir(tmp, { recursive: true })).find((name) => name.endsWith('/PG_VERSION')), {
-      what: 'initdb is at work',
-    });
+    await until(clusterBegun, { what: 'initdb is at work' });
 
     owner.kill('SIGKILL');
 
@@ -247,6 +243,11 @@ async function temporaryFolder(): Promise<string> {
   const folder = await fs.realpath(await fs.mkdtemp(path.join(os.tmpdir(), 'launcher-')));
   await fs.chmod(folder, 0o777);
   return folder;
+}
+
+async function clusterBegun(): Promise<boolean> {
+  const names = await fs.readdir(tmp, { recursive: true }).catch(() => []); // a folder was renamed while we read
+  return names.some((name) => name.endsWith('/PG_VERSION'));
 }
 
 /** nestmq-<uuid>, not nestmq-postgres-<version>, which are the copied binaries */
