@@ -1,0 +1,140 @@
+import type { ClaimedJob } from '../job/job.js';
+import type { LeaseBook } from '../job/lease-book.js';
+import type { Connection } from '../postgres/connection.js';
+import { claimJobs, claimJobsByKey, claimSuspect, type ClaimRow, type FeedNews } from '../statements/claim-jobs.js';
+import { run } from '../statements/statement.js';
+import { beginOwning, beginOwningSuspects } from '../statements/transaction.js';
+import type { Feed } from './feed.js';
+import type { Feeds } from './feeds.js';
+
+/** How much this process wants. */
+export interface Demand {
+  /** Jobs at most. */
+  readonly limit: number;
+  /** How many of them start at once. */
+  readonly slots: number;
+}
+
+export interface ClaimerSettings {
+  readonly schema: string;
+  /** Names of all handlers, for suspects, which are claimed one at a time whatever the group. */
+  readonly names: readonly string[];
+  readonly channels: readonly string[] | null;
+}
+
+/** Channels that one round trip asks at most. */
+const CHANNELS_PER_CLAIM = 8;
+
+/** Claims feed by feed: free slots → claimed jobs. */
+export class Claimer {
+  constructor(
+    private readonly connection: Connection,
+    private readonly feeds: Feeds,
+    private readonly book: LeaseBook,
+    private readonly settings: ClaimerSettings,
+    private readonly runnerId: () => string,
+  ) {}
+
+  /** Asks the feeds whose turn it is, all in one round trip, each for its share of the demand. */
+  async claim(demand: Demand): Promise<ClaimedJob[]> {
+    const feeds = this.feeds.next(Math.min(CHANNELS_PER_CLAIM, demand.limit));
+    const looks = this.share(feeds, demand).map(([feed, share]) => this.look(feed, share));
+    const answers = await Promise.allSettled(looks);
+    const failure = answers.find((answer) => answer.status === 'rejected');
+    const jobs = answers.flatMap((answer) => (answer.status === 'fulfilled' ? answer.value : []));
+    // What the others have leased is kept; the failed look comes again by itself when it is alone in failing.
+    if (failure !== undefined && jobs.length === 0) throw failure.reason;
+    return jobs;
+  }
+
+  /** Leases one job whose last lease was lost, if there is one. */
+  async claimSuspect(): Promise<ClaimedJob | undefined> {
+    const { schema, names, channels } = this.settings;
+    const lease = this.book.open();
+    try {
+      const jobs = await this.connection.transaction(
+        (client) => run(client, claimSuspect, { runner: this.runnerId(), lease, names, channels }),
+        beginOwningSuspects(schema),
+      );
+      this.book.fill(lease, jobs.length);
+      return jobs[0];
+    } catch (error) {
+      this.book.abandon(lease);
+      throw error;
+    }
+  }
+
+  /** Divides the demand evenly; two feeds of one group of handlers do not take its room twice. */
+  private share(feeds: readonly Feed[], { limit, slots }: Demand): [Feed, Demand][] {
+    const taken = new Map<number, number>();
+    return feeds.flatMap((feed, index): [Feed, Demand][] => {
+      const left = feeds.length - index;
+      const room = this.feeds.group(feed).capacity() - (taken.get(feed.group) ?? 0);
+      const share = { limit: Math.min(room, Math.ceil(limit / left)), slots: Math.min(room, Math.ceil(slots / left)) };
+      if (share.limit <= 0) return [];
+      limit -= share.limit;
+      slots -= share.slots;
+      taken.set(feed.group, (taken.get(feed.group) ?? 0) + share.limit);
+      return [[feed, share]];
+    });
+  }
+
+  private async look(feed: Feed, wanted: Demand): Promise<ClaimedJob[]> {
+    const { names } = this.feeds.group(feed);
+    // By key only for what starts at once: its answer is not in due order.
+    const byKey = feed.keyed && feed.looks % 2 === 1 && wanted.slots > 0;
+    feed.begin();
+    const lease = this.book.open();
+    try {
+      const params = {
+        runner: this.runnerId(),
+        lease,
+        channel: feed.channel,
+        priority: feed.priority,
+        names,
+        ...wanted,
+      };
+      const rows = await this.connection.transaction(
+        (client) =>
+          byKey
+            ? run(client, claimJobsByKey, {
+                ...params,
+                limit: wanted.slots,
+                afterKey: feed.afterKey,
+                share: Math.ceil(wanted.slots / 4),
+              })
+            : run(client, claimJobs, { ...params, after: feed.after }),
+        beginOwning(this.settings.schema, feed.channel),
+      );
+      const jobs = rows.flatMap(({ job }) => job ?? []);
+      this.book.fill(lease, jobs.length);
+      if (byKey) this.learnByKey(feed, rows, wanted.slots);
+      else this.learn(feed, rows);
+      return jobs;
+    } catch (error) {
+      this.book.abandon(lease);
+      feed.end(this.feeds.clock.nowMicros());
+      throw error;
+    }
+  }
+
+  private learn(feed: Feed, rows: readonly ClaimRow[]): void {
+    const news = newsOf(rows);
+    this.feeds.clock.heard(news.nowMicros);
+    feed.keyed ||= rows.some(({ job }) => job !== null && job.key !== '');
+    feed.learn(news);
+  }
+
+  /** A full claim stopped at its last job's key, any other has been through all the keys of its turn. */
+  private learnByKey(feed: Feed, rows: readonly ClaimRow[], limit: number): void {
+    const news = newsOf(rows);
+    feed.afterKey = (rows.length === limit ? rows.at(-1)?.job?.key : news.lastKey) ?? '';
+    feed.end(news.nowMicros);
+  }
+}
+
+function newsOf(rows: readonly ClaimRow[]): FeedNews {
+  const news = rows[0]?.feed;
+  if (!news) throw new Error('A claim answered no row; it always answers one.');
+  return news;
+}

@@ -1,0 +1,103 @@
+import { comparePositions, type Position } from '../job/job.js';
+import type { FeedNews } from '../statements/claim-jobs.js';
+
+/** Larger than any id: a position with it stands behind all jobs of its microsecond. */
+const LAST_ID = '9223372036854775807';
+
+/** Just before a place, so that a look behind it finds the job that stands there. */
+export const justBefore = ({ micros }: Position): Position => ({ micros: micros - 1, id: LAST_ID });
+
+/**
+ * What this process knows of one stream of jobs: those of one channel and priority that one group of handlers runs.
+ *
+ * Claims go forward: each looks behind the place where the last one ended, so it never walks over what is leased or
+ * gone. Transactions commit out of order, and jobs come back to old places: a notification or a survey then names a
+ * place that has been passed, and the next look starts there (`lookAgainFrom`), until it has caught up.
+ */
+export class Feed {
+  /** Everything free before it was seen and leased, but for what `lookAgainFrom` says. */
+  private position: Position;
+  private lookAgainFrom: Position | null = null;
+  private mayHaveMore = true;
+  private nextDue: number | null = null;
+  /** Told while a look was under way, whose snapshot may be older. */
+  private readonly told: Position[] = [];
+  private looking = false;
+  /** Jobs of it carry keys: claims by key take turns with claims in due order. */
+  keyed = false;
+  /** The key that had its turn last. */
+  afterKey = '';
+  /** Looks at it so far, for taking turns. */
+  looks = 0;
+
+  constructor(
+    readonly channel: string,
+    readonly priority: number,
+    readonly group: number,
+    firstJob: Position,
+  ) {
+    this.position = justBefore(firstJob);
+  }
+
+  /** Where the next look starts. */
+  get after(): Position {
+    return this.lookAgainFrom ?? this.position;
+  }
+
+  get ready(): boolean {
+    return !this.looking && (this.mayHaveMore || this.lookAgainFrom !== null);
+  }
+
+  get nextDueMicros(): number | null {
+    return this.nextDue;
+  }
+
+  /** A free job stands, or will be due, at this place. */
+  tell(place: Position, nowMicros: number): void {
+    if (this.looking) this.told.push(place);
+    else if (place.micros > nowMicros) this.nextDue = Math.min(this.nextDue ?? Infinity, place.micros);
+    else if (comparePositions(place, this.position) > 0) this.mayHaveMore = true;
+    else this.lookAgain(justBefore(place));
+  }
+
+  /** Makes the feed ready when its next job has become due. */
+  tick(nowMicros: number): void {
+    if (this.nextDue === null || this.nextDue > nowMicros) return;
+    this.nextDue = null;
+    this.mayHaveMore = true;
+  }
+
+  begin(): void {
+    this.looking = true;
+    this.looks += 1;
+  }
+
+  /** Takes in what a look in due order has found. */
+  learn(news: FeedNews): void {
+    if (news.exhausted) {
+      this.advance({ micros: news.nowMicros, id: LAST_ID });
+      this.lookAgainFrom = null;
+      this.mayHaveMore = false;
+      this.nextDue = news.nextDueMicros;
+    } else if (news.last !== null) {
+      const caughtUp = comparePositions(news.last, this.position) >= 0;
+      this.lookAgainFrom = this.lookAgainFrom === null || caughtUp ? null : news.last;
+      this.advance(news.last);
+    }
+    this.end(news.nowMicros);
+  }
+
+  /** Ends a look that taught nothing about the order: it failed, or it went by key. */
+  end(nowMicros: number): void {
+    this.looking = false;
+    for (const place of this.told.splice(0)) this.tell(place, nowMicros);
+  }
+
+  private advance(to: Position): void {
+    if (comparePositions(to, this.position) > 0) this.position = to;
+  }
+
+  private lookAgain(from: Position): void {
+    if (this.lookAgainFrom === null || comparePositions(from, this.lookAgainFrom) < 0) this.lookAgainFrom = from;
+  }
+}

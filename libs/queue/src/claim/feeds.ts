@@ -1,0 +1,129 @@
+import type { Position } from '../job/job.js';
+import type { FeedHead } from '../statements/survey-feeds.js';
+import type { WakeUp } from '../statements/wake-up.js';
+import { DatabaseClock } from './database-clock.js';
+import { Feed } from './feed.js';
+
+/** Handlers that are claimed for together: all without a limit of their own, or one with. */
+export interface HandlerGroup {
+  readonly names: readonly string[];
+  /** Channels for which a notification concerns it, `null`: all. A survey concerns every group. */
+  readonly channel: string | null;
+  /** How many more of its jobs this process may take now. */
+  readonly capacity: () => number;
+}
+
+/** Every so many claims of a channel take what is due longest, whatever its priority, so that nothing starves. */
+const OLDEST_FIRST_EVERY = 10;
+
+/** All feeds of this process, and whose turn it is. */
+export class Feeds {
+  /** channel → feeds; the order of the map is the order of turns. */
+  private readonly channels = new Map<string, Feed[]>();
+  private readonly turns = new Map<string, number>();
+  readonly clock = new DatabaseClock();
+
+  constructor(
+    private readonly groups: readonly HandlerGroup[],
+    private readonly served: ReadonlySet<string> | null,
+  ) {}
+
+  /** A notification, or what this process itself has put somewhere. */
+  tell({ channel, priority, key, position }: Extract<WakeUp, { kind: 'jobs' }>): void {
+    if (this.served?.has(channel) === false) return;
+    this.groups.forEach((group, index) => {
+      if (group.channel !== null && group.channel !== channel && this.find(channel, priority, index) === undefined)
+        return;
+      const feed = this.findOrAdd(channel, priority, index, position);
+      feed.keyed ||= key !== '';
+      feed.tell(position, this.clock.nowMicros());
+    });
+  }
+
+  /** What a survey has found: the first free job of every feed. Feeds that have none, and nothing coming, are forgotten. */
+  survey(heads: readonly FeedHead[]): void {
+    const now = this.clock.nowMicros();
+    const found = new Set<Feed>();
+    for (const { channel, priority, head, keyed } of heads) {
+      this.groups.forEach((_, index) => {
+        const feed = this.findOrAdd(channel, priority, index, head);
+        feed.keyed = keyed;
+        feed.tell(head, now);
+        found.add(feed);
+      });
+    }
+    for (const [channel, feeds] of this.channels) {
+      const kept = feeds.filter((feed) => found.has(feed) || feed.ready || feed.nextDueMicros !== null);
+      if (kept.length > 0) this.channels.set(channel, kept);
+      else this.channels.delete(channel);
+    }
+  }
+
+  /** Whether a look could find something that a group has room for. */
+  hasWork(): boolean {
+    const now = this.clock.nowMicros();
+    for (const feeds of this.channels.values()) {
+      if (feeds.some((feed) => this.isReady(feed, now))) return true;
+    }
+    return false;
+  }
+
+  /** The feeds that are next to be looked at, of different channels, at most `limit`. */
+  next(limit: number): Feed[] {
+    const now = this.clock.nowMicros();
+    const picked: Feed[] = [];
+    for (const [channel, feeds] of [...this.channels]) {
+      if (picked.length === limit) break;
+      const ready = feeds.filter((feed) => this.isReady(feed, now));
+      if (ready.length === 0) continue;
+      picked.push(this.choose(channel, ready));
+      // To the end of the round.
+      this.channels.delete(channel);
+      this.channels.set(channel, feeds);
+    }
+    return picked;
+  }
+
+  group(feed: Feed): HandlerGroup {
+    return this.groups[feed.group]!;
+  }
+
+  /** Milliseconds until the next job that is known of becomes due, `null` when there is none. */
+  msUntilDue(): number | null {
+    let next = Infinity;
+    for (const feeds of this.channels.values()) {
+      for (const { nextDueMicros } of feeds) if (nextDueMicros !== null && nextDueMicros < next) next = nextDueMicros;
+    }
+    return next === Infinity ? null : Math.max(1, Math.ceil((next - this.clock.nowMicros()) / 1_000));
+  }
+
+  private choose(channel: string, ready: readonly Feed[]): Feed {
+    const turn = (this.turns.get(channel) ?? 0) + 1;
+    this.turns.set(channel, turn);
+    const oldestFirst = turn % OLDEST_FIRST_EVERY === 0;
+    const rank = (feed: Feed): number => (oldestFirst ? feed.after.micros : feed.priority);
+    return ready.reduce((best, feed) => {
+      const difference = rank(feed) - rank(best) || feed.looks - best.looks;
+      return difference < 0 ? feed : best;
+    });
+  }
+
+  private isReady(feed: Feed, now: number): boolean {
+    feed.tick(now);
+    return feed.ready && this.group(feed).capacity() > 0;
+  }
+
+  private find(channel: string, priority: number, group: number): Feed | undefined {
+    return this.channels.get(channel)?.find((feed) => feed.priority === priority && feed.group === group);
+  }
+
+  private findOrAdd(channel: string, priority: number, group: number, first: Position): Feed {
+    const known = this.find(channel, priority, group);
+    if (known !== undefined) return known;
+    const feed = new Feed(channel, priority, group, first);
+    const feeds = this.channels.get(channel);
+    if (feeds === undefined) this.channels.set(channel, [feed]);
+    else feeds.push(feed);
+    return feed;
+  }
+}

@@ -1,0 +1,48 @@
+import { backoffMs, DEFAULT_BACKOFF } from '../job/backoff.js';
+import { MAX_DURATION_MS } from '../job/duration.js';
+import type { HandlerPolicy, RegisteredHandler } from '../job/handler.js';
+import type { ClaimedJob } from '../job/job.js';
+import { RELEASED, type Outcome } from '../job/outcome.js';
+import { RejectJob, RetryAfter, SnoozeJob } from '../job/steering.js';
+
+type FinalOutcome = Exclude<Outcome, { kind: 'unless-completed' }>;
+
+export interface FailedRun {
+  readonly job: ClaimedJob;
+  readonly handler: RegisteredHandler;
+  readonly policy: HandlerPolicy;
+  readonly error: unknown;
+  /** The run was aborted because the process is shutting down: what it threw says nothing about the job. */
+  readonly shuttingDown: boolean;
+}
+
+/** What a handler threw → how the run ended. All endings but the good one meet here. */
+export function outcomeOfError(run: FailedRun): FinalOutcome {
+  const { error, job } = run;
+  if (error instanceof RejectJob) return { kind: 'dead', reason: 'rejected', error };
+  if (error instanceof SnoozeJob) return { kind: 'snoozed', delayMs: error.delayMs };
+  if (run.shuttingDown) return RELEASED;
+  if (job.maxAttempts !== null && job.attempt >= job.maxAttempts) return { kind: 'dead', reason: 'exhausted', error };
+  return { kind: 'retry', delayMs: error instanceof RetryAfter ? error.delayMs : delayMs(run), error };
+}
+
+/** The spawn call's backoff, else the stored one, else the function that only this process has. */
+function delayMs({ job, handler, policy, error }: FailedRun): number {
+  const backoff = job.backoff ?? policy.backoff;
+  if (backoff !== null || handler.backoffFunction === null) return backoffMs(backoff ?? DEFAULT_BACKOFF, job.attempt);
+  return ownDelayMs(handler.backoffFunction, job, error) ?? backoffMs(DEFAULT_BACKOFF, job.attempt);
+}
+
+/** `undefined` when the function throws or answers no sensible number: a job must not be lost to it. */
+function ownDelayMs(
+  backoff: (attempt: number, error: unknown) => number,
+  job: ClaimedJob,
+  error: unknown,
+): number | undefined {
+  try {
+    const ms = Number(backoff(job.attempt, error));
+    return ms >= 0 && ms <= MAX_DURATION_MS ? Math.round(ms) : undefined;
+  } catch {
+    return undefined;
+  }
+}

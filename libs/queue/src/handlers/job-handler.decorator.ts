@@ -1,0 +1,38 @@
+import type { HandlerOptions } from '../job/handler.js';
+import type { Job } from '../job/job.js';
+
+/** What the decorator leaves on a method; checked and resolved at boot. */
+export interface HandlerMetadata {
+  readonly channel: string;
+  readonly options: HandlerOptions;
+}
+
+const HANDLER_METADATA = 'nestmq:handler';
+
+/**
+ * Makes a method of a provider or controller the handler of a job.
+ *
+ * The job's name is `Class.method` unless `name` says otherwise. Returning completes the job; throwing retries it, or
+ * ends it when no attempts are left; {@link RejectJob}, {@link RetryAfter} and {@link SnoozeJob} steer.
+ *
+ * @param channel named stream of jobs, 1 to 255 bytes; made by use
+ * @example
+ * \@JobHandler('mail', { retries: 4, backoff: '1s', timeout: '30s' })
+ * async welcome(job: Job<{ userId: string }>) { … }
+ */
+export function JobHandler(channel: string, options: HandlerOptions = {}) {
+  return <Payload, Result>(
+    _target: object,
+    _method: string,
+    descriptor: TypedPropertyDescriptor<(job: Job<Payload>) => Result>,
+  ): void => {
+    Reflect.defineMetadata(HANDLER_METADATA, { channel, options } satisfies HandlerMetadata, descriptor.value!);
+  };
+}
+
+/** What `@JobHandler` has left on a method, if anything. */
+export function handlerMetadataOf(method: unknown): HandlerMetadata | undefined {
+  return typeof method === 'function'
+    ? (Reflect.getMetadata(HANDLER_METADATA, method) as HandlerMetadata | undefined)
+    : undefined;
+}

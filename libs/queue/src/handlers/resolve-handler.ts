@@ -1,0 +1,113 @@
+import { createHash } from 'node:crypto';
+import { resolveBackoff } from '../job/backoff.js';
+import { durationMs } from '../job/duration.js';
+import { describe, InvalidOptionsError } from '../job/errors.js';
+import type { HandlerOptions, HandlerPolicy, HandlerPreset, RegisteredHandler } from '../job/handler.js';
+import type { Job } from '../job/job.js';
+import { checkInteger, checkName, checkPriority, checkRetries } from '../job/names.js';
+import type { HandlerMetadata } from './job-handler.decorator.js';
+
+const LIBRARY_DEFAULTS = { retries: 4, backoff: {}, retention: 0, priority: 0 } as const satisfies HandlerOptions;
+
+const KNOWN_OPTIONS = new Set<string>([
+  'name',
+  'formerNames',
+  'retries',
+  'backoff',
+  'timeout',
+  'schema',
+  'retention',
+  'deadRetention',
+  'concurrency',
+  'priority',
+  'preset',
+  'instance',
+] satisfies (keyof HandlerOptions)[]);
+
+export interface HandlerSource {
+  /** `Class.method` */
+  readonly label: string;
+  readonly metadata: HandlerMetadata;
+  readonly invoke: (job: Job) => unknown;
+}
+
+/**
+ * Puts a handler's options together and checks them.
+ *
+ * @param moduleDefaults `defaults` of the module
+ * @throws {InvalidOptionsError} naming the handler and the option
+ */
+export function resolveHandler(
+  { label, metadata, invoke }: HandlerSource,
+  moduleDefaults: HandlerPreset,
+): RegisteredHandler {
+  const options = mergeOptions(label, metadata.options, moduleDefaults);
+  const at = (option: string): string => `${label}: ${option}`;
+  const name = checkName(options.name ?? label, at('name'));
+  const policy = resolvePolicy(options, at);
+  return {
+    name,
+    formerNames: (options.formerNames ?? []).map((former) => checkName(former, at('formerNames'))),
+    channel: checkName(metadata.channel, at('channel')),
+    priority: checkPriority(options.priority, at('priority')),
+    concurrency:
+      options.concurrency === undefined ? null : checkInteger(options.concurrency, at('concurrency'), 1, 10_000),
+    policy,
+    policyId: policyIdOf(name, policy),
+    backoffFunction: typeof options.backoff === 'function' ? options.backoff : null,
+    schema: options.schema === undefined ? null : checkSchema(options.schema, at('schema')),
+    label,
+    invoke,
+  };
+}
+
+function mergeOptions(label: string, own: HandlerOptions, moduleDefaults: HandlerPreset): HandlerOptions {
+  const preset = typeof own.preset === 'function' ? own.preset(label) : own.preset;
+  const defaults = typeof moduleDefaults === 'function' ? moduleDefaults(label) : moduleDefaults;
+  const merged: HandlerOptions = { ...LIBRARY_DEFAULTS, ...defined(defaults), ...defined(preset), ...defined(own) };
+  for (const option of Object.keys(merged)) {
+    if (KNOWN_OPTIONS.has(option)) continue;
+    throw new InvalidOptionsError(
+      `${label}: ${option}`,
+      merged[option as keyof HandlerOptions],
+      `There is no such option. Known: ${[...KNOWN_OPTIONS].join(', ')}.`,
+    );
+  }
+  return merged;
+}
+
+/** An option given as `undefined` does not hide what stands below it. */
+function defined(options: HandlerOptions | undefined): HandlerOptions {
+  return Object.fromEntries(Object.entries(options ?? {}).filter(([, value]) => value !== undefined));
+}
+
+function resolvePolicy(options: HandlerOptions, at: (option: string) => string): HandlerPolicy {
+  const { backoff, timeout, retention, deadRetention } = options;
+  return {
+    retries: checkRetries(options.retries, at('retries')),
+    backoff: typeof backoff === 'function' ? null : resolveBackoff(backoff ?? {}, at('backoff')),
+    timeoutMs: timeout === undefined ? null : durationMs(timeout, at('timeout'), 1, 2_147_483_647),
+    retentionMs: durationMs(retention, at('retention')),
+    deadRetentionMs: deadRetention === undefined ? null : durationMs(deadRetention, at('deadRetention')),
+  };
+}
+
+function checkSchema(
+  schema: NonNullable<HandlerOptions['schema']>,
+  option: string,
+): NonNullable<HandlerOptions['schema']> {
+  if (typeof schema?.['~standard']?.validate === 'function') return schema;
+  throw new InvalidOptionsError(
+    option,
+    describe(schema),
+    'Give a Standard Schema: one of zod, valibot or arktype, for example.',
+  );
+}
+
+/** A hash of what the policy says, so that every process computes the same id without asking. */
+export function policyIdOf(name: string, policy: HandlerPolicy): string {
+  const { retries, backoff, timeoutMs, retentionMs, deadRetentionMs } = policy;
+  const numbers = backoff && [backoff.type, backoff.baseMs, backoff.factor, backoff.maxMs, backoff.jitter];
+  const content = JSON.stringify([name, retries, numbers, timeoutMs, retentionMs, deadRetentionMs]);
+  return createHash('sha256').update(content).digest().readBigInt64BE(0).toString();
+}

@@ -1,0 +1,54 @@
+import 'reflect-metadata';
+
+export {
+  QueueModule,
+  type QueueModuleAsyncOptions,
+  type QueueModuleOptions,
+  type QueueOptionsFactory,
+} from './queue.module.js';
+export { getJobSpawnerToken, getQueueToken } from './queue.module-definition.js';
+export type { QueueInstanceOptions, QueueOptions } from './queue.options.js';
+
+export { JobHandler } from './handlers/job-handler.decorator.js';
+export type { HandlerOptions, HandlerPreset } from './job/handler.js';
+export type { BackoffFunction, BackoffOptions, BackoffType } from './job/backoff.js';
+export type { Duration } from './job/duration.js';
+
+export type { CompleteOptions, Job, JobId, JobState, Json } from './job/job.js';
+export { RejectJob, RetryAfter, SnoozeJob } from './job/steering.js';
+
+export { JobSpawner } from './spawn/job-spawner.js';
+export type {
+  HandlerMethod,
+  JobSpawnOptions,
+  PayloadOf,
+  SpawnItem,
+  SpawnOptions,
+  SpawnResult,
+  TransactionOption,
+} from './spawn/spawn-options.js';
+
+export { Queue } from './inspect/queue.js';
+export type { ChannelStats, JobRecord } from './statements/inspect-jobs.js';
+export type { QueueEvent } from './job/events.js';
+export type { DeadReason } from './job/outcome.js';
+
+export {
+  DatabaseUnavailableError,
+  DuplicateHandlerError,
+  DuplicateInstanceError,
+  InvalidManagerError,
+  InvalidOptionsError,
+  InvalidTransitionError,
+  JobTimeoutError,
+  LeaseLostError,
+  PayloadInvalidError,
+  PayloadTooLargeError,
+  QueueClosedError,
+  QueueError,
+  SchemaMissingError,
+  SpawnItemError,
+  TransactionAbortedError,
+  UnknownJobError,
+  UnsupportedDataSourceError,
+} from './job/errors.js';

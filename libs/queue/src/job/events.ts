@@ -1,0 +1,39 @@
+import type { DeadReason } from './outcome.js';
+import type { JobId } from './job.js';
+
+interface JobFacts {
+  readonly id: JobId;
+  readonly channel: string;
+  readonly key: string;
+  readonly name: string;
+  readonly attempt: number;
+}
+
+/** What happened to a job, or to the runner of this process. Emitted after it is written, in this process only. */
+export type QueueEvent =
+  | ({ readonly type: 'started' } & JobFacts)
+  | ({ readonly type: 'completed'; readonly durationMs: number } & JobFacts)
+  | ({
+      readonly type: 'retrying';
+      readonly delayMs: number;
+      readonly error: unknown;
+      readonly durationMs: number;
+    } & JobFacts)
+  | ({
+      readonly type: 'dead';
+      readonly reason: DeadReason;
+      readonly error: unknown;
+      readonly durationMs: number;
+    } & JobFacts)
+  | ({ readonly type: 'snoozed'; readonly delayMs: number } & JobFacts)
+  | ({ readonly type: 'released' } & JobFacts)
+  /** A run ended, or asked for completion, after its lease was gone: what it did in the database has been refused. */
+  | ({ readonly type: 'lease-lost' } & JobFacts)
+  /** A run goes on longer than `stuckAfter`, or did not obey its abort within `abortGraceMs`. */
+  | ({ readonly type: 'stuck'; readonly runningMs: number } & JobFacts)
+  /** Jobs of a dead runner were put back (`waiting`) or given up (`dead`) by this process. */
+  | { readonly type: 'rescued'; readonly waiting: number; readonly dead: number }
+  /** The event loop was blocked: no job could start or end in this time. */
+  | { readonly type: 'event-loop-blocked'; readonly blockedMs: number; readonly running: readonly string[] }
+  /** Notifications arrive again (`true`), or do not, and the runner polls. */
+  | { readonly type: 'listening'; readonly listening: boolean };

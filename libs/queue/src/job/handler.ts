@@ -1,0 +1,95 @@
+import type { EntityManager } from 'typeorm';
+import type { StandardSchemaV1 } from '@standard-schema/spec';
+import type { Backoff, BackoffFunction, BackoffOptions } from './backoff.js';
+import type { Duration } from './duration.js';
+import type { ClaimedJob, Job } from './job.js';
+
+/** Options of `@JobHandler`. Precedence: library < module (`defaults`) < `preset` < decorator < spawn call. */
+export interface HandlerOptions {
+  /**
+   * Stable identity of the handler, at most 255 bytes, unique in the application. Default `Class.method`; give one
+   * where classes are renamed or minified.
+   */
+  name?: string;
+  /** Earlier names: jobs spawned under them still run here. */
+  formerNames?: readonly string[];
+  /** Runs after the first, 0 to 1 000 000, or `Infinity`. Default 4. */
+  retries?: number;
+  /**
+   * Wait before the next run. Default exponential from 1 s, doubled each time, at most 15 minutes, up to 10 % jitter.
+   * A function belongs to the process: another application's runner uses the default in its place.
+   */
+  backoff?: Duration | BackoffOptions | BackoffFunction;
+  /** A run that takes longer is aborted and counts as an error. Default none. */
+  timeout?: Duration;
+  /** Any Standard Schema (zod, valibot, arktype): checked at spawn, and again before each run, where its output is the payload. */
+  schema?: StandardSchemaV1;
+  /** How long a completed job and its result are kept. Default 0: deleted on success. */
+  retention?: Duration;
+  /** How long a dead job is kept. Default for ever. */
+  deadRetention?: Duration;
+  /** Most runs of this handler at once in one process. Default the runner's `concurrency.max`. */
+  concurrency?: number;
+  /** Smaller runs first within a channel, −32 768 to 32 767. Default 0. */
+  priority?: number;
+  /** Options shared by several handlers; what stands beside it wins. A function gets the handler's `Class.method`. */
+  preset?: HandlerPreset;
+  /** Name of the `QueueModule` instance that serves the handler. Default the unnamed one. */
+  instance?: string;
+}
+
+export type HandlerPreset =
+  | Omit<HandlerOptions, 'preset' | 'name' | 'formerNames' | 'instance'>
+  | ((handler: string) => Omit<HandlerOptions, 'preset' | 'name' | 'formerNames' | 'instance'>);
+
+/**
+ * What a handler promises to its jobs. Stored once per version, and jobs refer to it, so that a runner of an older
+ * release obeys what the spawner's release said.
+ */
+export interface HandlerPolicy {
+  /** `null`: for ever. */
+  readonly retries: number | null;
+  /** `null`: a function, which only the process that has it can call. */
+  readonly backoff: Backoff | null;
+  readonly timeoutMs: number | null;
+  readonly retentionMs: number;
+  /** `null`: for ever. */
+  readonly deadRetentionMs: number | null;
+}
+
+/** A handler found in the application, its options resolved. */
+export interface RegisteredHandler {
+  readonly name: string;
+  readonly formerNames: readonly string[];
+  readonly channel: string;
+  readonly priority: number;
+  /** `null`: only the runner's own limit. */
+  readonly concurrency: number | null;
+  readonly policy: HandlerPolicy;
+  /** Identity of the policy: a hash of its content. */
+  readonly policyId: string;
+  readonly backoffFunction: BackoffFunction | null;
+  readonly schema: StandardSchemaV1 | null;
+  /** `Class.method`, for messages. */
+  readonly label: string;
+  invoke(job: Job): unknown;
+}
+
+/** Where the executor finds handlers. */
+export interface HandlerLookup {
+  find(jobName: string): RegisteredHandler | undefined;
+}
+
+/** Writes a completion through the transaction of the handler that asks for it. */
+export interface CompletionPort {
+  /**
+   * @param completion `manager` of the open transaction · `result` JSON text · `retentionMs` 0: delete
+   * @throws {LeaseLostError} when the job is no longer this run's
+   */
+  completeIn(completion: {
+    readonly job: ClaimedJob;
+    readonly manager: EntityManager;
+    readonly result: string | null;
+    readonly retentionMs: number;
+  }): Promise<void>;
+}

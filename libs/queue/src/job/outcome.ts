@@ -1,0 +1,20 @@
+/** How a run ended: what the executor says and the settler writes. */
+export type Outcome =
+  /** `result` is JSON text, `null` where it is not kept. */
+  | { readonly kind: 'completed'; readonly result: string | null }
+  | { readonly kind: 'retry'; readonly delayMs: number; readonly error: unknown }
+  | { readonly kind: 'dead'; readonly reason: DeadReason; readonly error: unknown }
+  /** Runs again later, without having counted. */
+  | { readonly kind: 'snoozed'; readonly delayMs: number }
+  /** Not started, or ended by a shutdown: waits again at its old place, the attempt given back. */
+  | { readonly kind: 'released' }
+  /**
+   * The handler has called `job.complete({ manager })`. Whether its transaction has committed only the database knows;
+   * if it has not, the run ends as `otherwise`.
+   */
+  | { readonly kind: 'unless-completed'; readonly otherwise: Exclude<Outcome, { kind: 'unless-completed' }> };
+
+/** Why a job will not run again by itself. */
+export type DeadReason = 'exhausted' | 'rejected' | 'lease expired';
+
+export const RELEASED = { kind: 'released' } as const satisfies Outcome;

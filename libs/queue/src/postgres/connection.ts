@@ -1,0 +1,114 @@
+import pg from 'pg';
+import type { ClientConfig } from 'pg';
+import { QueueClosedError } from '../job/errors.js';
+import { begin, commit } from '../statements/transaction.js';
+import type { SqlClient, SqlQuery } from '../statements/statement.js';
+import { asQueueError } from './sqlstate.js';
+
+/** An answer that takes longer comes from a dead connection: the server's own limit is shorter (`transaction.ts`). */
+const ANSWER_TIMEOUT_MS = 30_000;
+
+export interface ConnectionSettings {
+  readonly options: ClientConfig;
+  readonly schema: string;
+  readonly namedStatements: boolean;
+  /** What it is for, shown as `application_name` and in messages. */
+  readonly role: string;
+}
+
+/** Statements sent within a transaction. They go out together, without waiting for each other's answers. */
+export type Pipeline = (client: SqlClient) => Promise<unknown>;
+
+/**
+ * One connection of our own, which handlers cannot use up. It connects when first used and anew after it broke; whoever
+ * uses it gets the error and decides when to try again.
+ */
+export class Connection {
+  private client: Promise<pg.Client> | null = null;
+  private closed = false;
+
+  constructor(private readonly settings: ConnectionSettings) {}
+
+  /**
+   * Runs statements in one READ COMMITTED transaction and one round trip: everything is written before the first answer
+   * is awaited, so the transaction can neither be left open by a blocked event loop nor cost a second trip.
+   *
+   * @param work  sends its statements at once and awaits only their answers
+   * @param start statement that opens the transaction, `begin` by default
+   */
+  async transaction<T>(work: (client: SqlClient) => Promise<T>, start: string = begin): Promise<T> {
+    return this.use(async (client) => {
+      const { stream } = (client as unknown as { connection: { stream: { cork(): void; uncork(): void } } }).connection;
+      stream.cork();
+      const begun = client.query(start);
+      const worked = work(this.sqlClient(client));
+      const committed = client.query(commit);
+      stream.uncork();
+      const [first, second, third] = await Promise.allSettled([begun, worked, committed]);
+      if (first.status === 'rejected') throw first.reason;
+      if (second.status === 'rejected') throw second.reason;
+      if (third.status === 'rejected') throw third.reason;
+      return second.value;
+    });
+  }
+
+  /** Sends single statements, each its own transaction, at the server's default isolation. */
+  async use<T>(work: (client: pg.Client) => Promise<T>): Promise<T> {
+    if (this.closed) throw new QueueClosedError('A connection was used');
+    try {
+      return await work(await (this.client ??= this.connect()));
+    } catch (error) {
+      throw asQueueError(error);
+    }
+  }
+
+  /** Waits for what is under way, then ends the connection. Later use is refused. */
+  async close(): Promise<void> {
+    this.closed = true;
+    const client = await this.client?.catch(() => null);
+    this.client = null;
+    await client?.end().catch(() => undefined);
+  }
+
+  /** Gives up the connection at once: its answers can no longer be trusted. The next use makes another one. */
+  async discard(): Promise<void> {
+    const client = await this.client?.catch(() => null);
+    this.client = null;
+    (client as unknown as { connection?: { stream?: { destroy(): void } } } | null)?.connection?.stream?.destroy();
+  }
+
+  sqlClient(client: pg.Client): SqlClient {
+    const { schema, namedStatements } = this.settings;
+    return {
+      schema,
+      namedStatements,
+      query: (query: SqlQuery) => client.query(query) as Promise<{ rows: unknown[][] }>,
+    };
+  }
+
+  private async connect(): Promise<pg.Client> {
+    const { options, role } = this.settings;
+    const client = new pg.Client({
+      ...options,
+      application_name: `nestmq ${role}`,
+      pipeline: true,
+      query_timeout: ANSWER_TIMEOUT_MS,
+    });
+    let gone = false;
+    const forget = (): void => {
+      if (!gone) this.client = null;
+      gone = true;
+    };
+    // Without a listener an 'error' of an idle connection ends the process; the next use sees that it is gone.
+    client.on('error', forget);
+    client.on('end', forget);
+    try {
+      await client.connect();
+    } catch (error) {
+      forget();
+      await client.end().catch(() => undefined);
+      throw error;
+    }
+    return client;
+  }
+}

@@ -1,0 +1,53 @@
+import type { DataSource, EntityManager } from 'typeorm';
+import { InvalidManagerError } from '../job/errors.js';
+import type { SqlClient, SqlQuery } from '../statements/statement.js';
+import { asQueueError } from './sqlstate.js';
+
+/** The part of pg's client that we use; structural, since an application may have another copy of pg. */
+interface PgClient {
+  query(query: SqlQuery): Promise<{ rows: unknown[][] }>;
+  getTransactionStatus?(): string | null;
+}
+
+/**
+ * The connection of a caller's open transaction. Statements go to pg's client itself: TypeORM's `query` has no place
+ * for the name of a prepared statement.
+ *
+ * @throws {InvalidManagerError} unless the manager has an open transaction on this DataSource
+ */
+export async function transactionClient(
+  manager: EntityManager,
+  settings: { readonly dataSource: DataSource; readonly schema: string; readonly namedStatements: boolean },
+): Promise<SqlClient> {
+  const { queryRunner } = manager ?? {};
+  // The names differ between TypeORM 0.3 (`connection`) and 1 (`dataSource`).
+  const owner = manager as unknown as { connection?: DataSource; dataSource?: DataSource } | null;
+  if ((owner?.dataSource ?? owner?.connection) !== settings.dataSource) {
+    throw new InvalidManagerError(
+      'it belongs to another DataSource. Use the manager that `dataSource.transaction` gives.',
+    );
+  }
+  if (!queryRunner?.isTransactionActive) {
+    throw new InvalidManagerError(
+      'it has no open transaction. Use the manager that `dataSource.transaction` gives, inside its callback.',
+    );
+  }
+  const client = (await queryRunner.connect()) as PgClient;
+  return {
+    schema: settings.schema,
+    namedStatements: settings.namedStatements,
+    query: async (query) => {
+      try {
+        return await client.query(query);
+      } catch (error) {
+        throw asQueueError(error);
+      }
+    },
+  };
+}
+
+/** Whether a statement has failed in the transaction, so that its COMMIT would be answered with ROLLBACK. */
+export async function isAborted(manager: EntityManager): Promise<boolean> {
+  const client = (await manager.queryRunner?.connect()) as PgClient | undefined;
+  return client?.getTransactionStatus?.() === 'E';
+}

@@ -1,0 +1,165 @@
+import {
+  Logger,
+  type BeforeApplicationShutdown,
+  type OnApplicationBootstrap,
+  type OnApplicationShutdown,
+  type OnModuleDestroy,
+  type OnModuleInit,
+} from '@nestjs/common';
+import type { ClientConfig } from 'pg';
+import { Subject } from 'rxjs';
+import type { DataSource } from 'typeorm';
+import { HandlerRegistry } from './handlers/handler.registry.js';
+import { Policies } from './handlers/policies.js';
+import { Queue } from './inspect/queue.js';
+import { DatabaseUnavailableError, messageOf, SchemaMissingError } from './job/errors.js';
+import type { QueueEvent } from './job/events.js';
+import type { LoopBoard } from './maintenance/loop.js';
+import { Connection } from './postgres/connection.js';
+import { connectionOptionsOf } from './postgres/connection-options.js';
+import { Notifier } from './postgres/notifier.js';
+import { withPoolClient } from './postgres/pool-client.js';
+import { TransactionWatch } from './postgres/transaction-watch.js';
+import type { ResolvedQueueOptions } from './queue.options.js';
+import { QueueRunner } from './runner/queue-runner.js';
+import { Completion } from './settle/completion.js';
+import { JobSpawner } from './spawn/job-spawner.js';
+import { SpawnQueue } from './spawn/spawn-queue.js';
+import { findSchemaVersion, SCHEMA_VERSION } from './statements/check-schema.js';
+import { run } from './statements/statement.js';
+
+export interface QueueInstanceParts {
+  readonly name: string;
+  readonly options: ResolvedQueueOptions;
+  readonly dataSource: DataSource;
+  /** Fills the registry once all providers exist. */
+  readonly explore: (registry: HandlerRegistry) => void;
+  readonly board: () => LoopBoard | null;
+  /** Throws when another module has the same name. */
+  readonly checkUnique: () => void;
+}
+
+/** How long after boot it is looked whether signals will reach the shutdown hooks. */
+const HOOKS_CHECK_MS = 5_000;
+
+/** One queue of an application, put together from its parts, in Nest's phases. */
+export class QueueInstance
+  implements OnModuleInit, OnApplicationBootstrap, OnModuleDestroy, BeforeApplicationShutdown, OnApplicationShutdown
+{
+  readonly spawner: JobSpawner;
+  readonly queue: Queue;
+  private readonly logger: Logger;
+  private readonly events = new Subject<QueueEvent>();
+  private readonly registry: HandlerRegistry;
+  private readonly connectionOptions: ClientConfig;
+  private readonly side: Connection;
+  private readonly notifier: Notifier;
+  private readonly policies: Policies;
+  private readonly watch: TransactionWatch;
+  private runner: QueueRunner | null = null;
+  private hooksTimer: NodeJS.Timeout | undefined;
+
+  constructor(private readonly parts: QueueInstanceParts) {
+    const { options, dataSource } = parts;
+    const { schema, namedStatements } = options;
+    this.logger = new Logger(parts.name === 'default' ? 'QueueModule' : `QueueModule ${parts.name}`);
+    this.registry = new HandlerRegistry(options.defaults);
+    this.connectionOptions = connectionOptionsOf(dataSource);
+    this.side = new Connection({ options: this.connectionOptions, schema, namedStatements, role: 'spawn' });
+    this.notifier = new Notifier(this.side, schema, this.logger);
+    this.policies = new Policies((work) => this.side.transaction(work), this.logger);
+    this.watch = new TransactionWatch(dataSource);
+    this.spawner = new JobSpawner(
+      this.registry,
+      { ...options, dataSource },
+      new SpawnQueue(this.side, (wakeUps) => this.wake(wakeUps)),
+      (manager) => this.watch.watch(manager),
+    );
+    this.queue = new Queue({
+      schema,
+      names: () => this.registry.names(),
+      events: this.events.asObservable(),
+      read: (work) => withPoolClient(dataSource, { schema, namedStatements }, work),
+      write: (work, begin) => this.side.transaction(work, begin),
+      wake: (messages) => this.wake(messages),
+    });
+  }
+
+  async onModuleInit(): Promise<void> {
+    this.parts.checkUnique();
+    this.parts.explore(this.registry);
+    this.watch.start();
+    await this.checkSchema();
+  }
+
+  onApplicationBootstrap(): void {
+    if (!this.parts.options.runner) return;
+    this.runner = this.makeRunner();
+    this.runner.start();
+    this.hooksTimer = setTimeout(() => this.checkShutdownHooks(), HOOKS_CHECK_MS).unref();
+  }
+
+  onModuleDestroy(): void {
+    clearTimeout(this.hooksTimer);
+    this.runner?.stopClaiming();
+  }
+
+  /** TypeORM closes its pool in the next phase: until then handlers may use it, and spawn. */
+  async beforeApplicationShutdown(): Promise<void> {
+    await this.runner?.drain();
+  }
+
+  async onApplicationShutdown(): Promise<void> {
+    await this.spawner.close();
+    await this.notifier.idle();
+    this.watch.stop();
+    await this.side.close();
+    this.events.complete();
+  }
+
+  private wake(messages: readonly string[]): void {
+    this.runner?.tell(messages);
+    this.notifier.send(messages);
+  }
+
+  private makeRunner(): QueueRunner {
+    const { name, options, dataSource } = this.parts;
+    const { listenUrl } = options;
+    return new QueueRunner(
+      {
+        ...options,
+        instance: name,
+        options: this.connectionOptions,
+        listenOptions: listenUrl === null ? this.connectionOptions : { connectionString: listenUrl, keepAlive: true },
+      },
+      {
+        registry: this.registry,
+        policies: this.policies,
+        completion: new Completion({ ...options, dataSource }),
+        notifier: this.notifier,
+        board: this.parts.board(),
+        logger: this.logger,
+        emit: (event) => this.events.next(event),
+        observed: () => this.events.observed,
+      },
+    );
+  }
+
+  /** A missing migration ends the boot; a database that is down does not: the loops go on trying. */
+  private async checkSchema(): Promise<void> {
+    const { schema } = this.parts.options;
+    try {
+      const [version] = await this.side.transaction((client) => run(client, findSchemaVersion, {}));
+      if (version !== SCHEMA_VERSION) throw new SchemaMissingError(schema, version ?? 'nothing is there');
+      await this.policies.store(this.registry.handlers());
+    } catch (error) {
+      if (!(error instanceof DatabaseUnavailableError)) throw error;
+      this.logger.warn(`Started without the database, which is tried again: ${messageOf(error)}`);
+    }
+  }
+
+  private checkShutdownHooks(): void {
+    if (process.listenerCount('SIGTERM') > 0 || process.listenerCount('SIGINT') > 0) return;
+    this.logger.warn('Running jobs are cut off by a SIGTERM: call app.enableShutdownHooks() so that they can end.');
+  }
+}

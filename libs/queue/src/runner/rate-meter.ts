@@ -1,0 +1,52 @@
+/** Samples that are shorter say more about chance than about speed. */
+const MIN_SAMPLE_JOBS = 16;
+
+/**
+ * How fast this process runs jobs while it has any: the measure for how many to hold ahead of the slots, so that fast
+ * handlers never wait for a claim and slow ones hold no job that another process could run.
+ */
+export class RateMeter {
+  private busySince: number | null = null;
+  private ended = 0;
+  private totalMs = 0;
+  private jobsPerMs = 0;
+  private jobMs = Infinity;
+
+  constructor(private readonly prefetchMs: number) {}
+
+  /** A job starts. */
+  begin(now: number): void {
+    this.busySince ??= now;
+  }
+
+  /** A job has ended, after so long. */
+  end(durationMs: number): void {
+    this.ended += 1;
+    this.totalMs += durationMs;
+  }
+
+  /** Nothing is left to run: what was measured says nothing about what comes next. */
+  idle(): void {
+    this.busySince = null;
+    this.ended = 0;
+    this.totalMs = 0;
+    this.jobsPerMs = 0;
+    this.jobMs = Infinity;
+  }
+
+  /** Jobs to hold ahead of the slots: none until a rate is measured, none where a job takes longer than the prefetch. */
+  ahead(now: number): number {
+    this.sample(now);
+    return this.jobMs > this.prefetchMs ? 0 : Math.floor(this.jobsPerMs * this.prefetchMs);
+  }
+
+  private sample(now: number): void {
+    if (this.busySince === null || this.ended < MIN_SAMPLE_JOBS) return;
+    const rate = this.ended / Math.max(0.1, now - this.busySince);
+    this.jobsPerMs = this.jobsPerMs === 0 ? rate : this.jobsPerMs * 0.7 + rate * 0.3;
+    this.jobMs = this.totalMs / this.ended;
+    this.busySince = now;
+    this.ended = 0;
+    this.totalMs = 0;
+  }
+}

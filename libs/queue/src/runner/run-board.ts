@@ -1,0 +1,69 @@
+import type { RunningJob } from '../execute/running-job.js';
+import type { RegisteredHandler } from '../job/handler.js';
+import { LeaseLostError } from '../job/errors.js';
+
+export interface ActiveRun {
+  readonly job: RunningJob;
+  readonly handler: RegisteredHandler;
+  leaseLost: boolean;
+  stuckReported: boolean;
+}
+
+/** The runs under way in this process. */
+export class RunBoard {
+  private readonly runs = new Set<ActiveRun>();
+  private idleWaiters: (() => void)[] = [];
+
+  add(run: ActiveRun): void {
+    this.runs.add(run);
+  }
+
+  remove(run: ActiveRun): void {
+    this.runs.delete(run);
+    if (this.runs.size === 0) for (const resolve of this.idleWaiters.splice(0)) resolve();
+  }
+
+  get suspects(): number {
+    let count = 0;
+    for (const { job } of this.runs) if (job.claimed.suspect) count += 1;
+    return count;
+  }
+
+  /** Names of what runs, for a warning. */
+  labels(): string[] {
+    return [...new Set([...this.runs].map(({ handler }) => handler.label))];
+  }
+
+  /** Aborts the runs whose lease is gone. */
+  lose(isLost: (lease: number, runner: string) => boolean): void {
+    for (const run of this.runs) {
+      const { claimed } = run.job;
+      if (run.leaseLost || !isLost(claimed.lease, claimed.runner)) continue;
+      run.leaseLost = true;
+      run.job.abort(new LeaseLostError(claimed.id, claimed.name));
+    }
+  }
+
+  abortAll(reason: (run: ActiveRun) => Error): void {
+    for (const run of this.runs) run.job.abort(reason(run));
+  }
+
+  /** Runs that go on longer than this and were not told of before. */
+  takeStuck(olderThanMs: number, now: number): ActiveRun[] {
+    const stuck = [...this.runs].filter((run) => !run.stuckReported && now - run.job.startedAt > olderThanMs);
+    for (const run of stuck) run.stuckReported = true;
+    return stuck;
+  }
+
+  /** Resolves when nothing runs any more, or after `withinMs`; says whether it is idle. */
+  async idle(withinMs: number): Promise<boolean> {
+    if (this.runs.size === 0) return true;
+    let timer: NodeJS.Timeout | undefined;
+    await Promise.race([
+      new Promise<void>((resolve) => this.idleWaiters.push(resolve)),
+      new Promise<void>((resolve) => (timer = setTimeout(resolve, withinMs))),
+    ]);
+    clearTimeout(timer);
+    return this.runs.size === 0;
+  }
+}

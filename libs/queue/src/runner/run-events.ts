@@ -1,0 +1,28 @@
+import type { QueueEvent } from '../job/events.js';
+import type { ClaimedJob } from '../job/job.js';
+import type { Outcome } from '../job/outcome.js';
+import type { Settled } from '../settle/settler.js';
+
+export function factsOf({ id, channel, key, name, attempt }: ClaimedJob) {
+  return { id, channel, key, name, attempt };
+}
+
+/** What is told of a run once its end is written. */
+export function eventOf({ run: { job, outcome, durationMs }, result }: Settled): QueueEvent {
+  const facts = factsOf(job);
+  if (result === 'lost') return { type: 'lease-lost', ...facts };
+  if (result === 'completed-by-handler') return { type: 'completed', durationMs, ...facts };
+  const written: Outcome = outcome.kind === 'unless-completed' ? outcome.otherwise : outcome;
+  switch (written.kind) {
+    case 'completed':
+      return { type: 'completed', durationMs, ...facts };
+    case 'retry':
+      return { type: 'retrying', delayMs: written.delayMs, error: written.error, durationMs, ...facts };
+    case 'dead':
+      return { type: 'dead', reason: written.reason, error: written.error, durationMs, ...facts };
+    case 'snoozed':
+      return { type: 'snoozed', delayMs: written.delayMs, ...facts };
+    default:
+      return { type: 'released', ...facts };
+  }
+}

@@ -1,0 +1,94 @@
+import type { RegisteredHandler } from '../job/handler.js';
+import type { ClaimedJob } from '../job/job.js';
+import type { Demand } from '../claim/claimer.js';
+import { RateMeter } from './rate-meter.js';
+
+export interface SlotsSettings {
+  readonly min: number;
+  readonly max: number;
+  readonly prefetchMs: number;
+}
+
+/** One claim takes no more: its lease row has to stay within a page. */
+const MAX_CLAIM = 500;
+
+/** What runs here, what waits ahead of its slot, and how much more this process wants. */
+export class Slots {
+  /** Taken ahead, in the order of the claims. */
+  private ahead: ClaimedJob[] = [];
+  private next = 0;
+  private running = 0;
+  private readonly perHandler = new Map<RegisteredHandler, number>();
+  private readonly rate: RateMeter;
+
+  constructor(private readonly settings: SlotsSettings) {
+    this.rate = new RateMeter(settings.prefetchMs);
+  }
+
+  get runningCount(): number {
+    return this.running;
+  }
+
+  get aheadCount(): number {
+    return this.ahead.length - this.next;
+  }
+
+  get full(): boolean {
+    return this.running >= this.settings.max;
+  }
+
+  /** How many more jobs of a handler with a limit of its own may be taken. */
+  room(handler: RegisteredHandler): number {
+    return (handler.concurrency ?? Infinity) - (this.perHandler.get(handler) ?? 0);
+  }
+
+  /** What to claim now; a limit of 0: nothing. */
+  demand(now: number): Demand {
+    const { min, max } = this.settings;
+    const ahead = this.rate.ahead(now);
+    const inHand = this.running + this.aheadCount;
+    if (inHand >= min + (ahead * 3) / 4) return { limit: 0, slots: 0 };
+    return { limit: Math.min(MAX_CLAIM, max + ahead - inHand), slots: Math.max(0, max - inHand) };
+  }
+
+  take(job: ClaimedJob, handler: RegisteredHandler): void {
+    this.ahead.push(job);
+    if (handler.concurrency !== null) this.perHandler.set(handler, (this.perHandler.get(handler) ?? 0) + 1);
+  }
+
+  /** The next job that has a free slot. */
+  start(now: number): ClaimedJob | undefined {
+    if (this.full) return undefined;
+    const job = this.ahead[this.next];
+    if (job === undefined) return undefined;
+    this.next += 1;
+    if (this.next === this.ahead.length) {
+      this.ahead = [];
+      this.next = 0;
+    }
+    this.running += 1;
+    this.rate.begin(now);
+    return job;
+  }
+
+  end(handler: RegisteredHandler, durationMs: number): void {
+    this.running -= 1;
+    this.leave(handler);
+    this.rate.end(durationMs);
+    if (this.running === 0 && this.aheadCount === 0) this.rate.idle();
+  }
+
+  /** Takes back jobs that have not started. */
+  withdraw(which: (job: ClaimedJob) => boolean, handlerOf: (job: ClaimedJob) => RegisteredHandler): ClaimedJob[] {
+    const waiting = this.ahead.slice(this.next);
+    const withdrawn = waiting.filter(which);
+    this.ahead = waiting.filter((job) => !which(job));
+    this.next = 0;
+    for (const job of withdrawn) this.leave(handlerOf(job));
+    return withdrawn;
+  }
+
+  private leave(handler: RegisteredHandler): void {
+    if (handler.concurrency !== null) this.perHandler.set(handler, (this.perHandler.get(handler) ?? 1) - 1);
+  }
+}

@@ -1,0 +1,73 @@
+import type { HandlerPolicy } from '../job/handler.js';
+import type { ClaimedJob } from '../job/job.js';
+import type { Outcome } from '../job/outcome.js';
+import type { FinishEntry, RequeueEntry, RunFence } from '../statements/settle-jobs.js';
+import { errorText } from './error-text.js';
+
+/** A run that has ended, and how. */
+export interface EndedRun {
+  readonly job: ClaimedJob;
+  readonly outcome: Outcome;
+  readonly policy: HandlerPolicy;
+  readonly durationMs: number;
+}
+
+/**
+ * What the settler writes for it: one of three statements, or a look whether the handler's transaction has written it.
+ * `unsure`: written only if the handler's transaction has not completed the job, which may still be open.
+ */
+export type Settlement = { readonly run: EndedRun; readonly unsure?: boolean } & (
+  | { readonly write: 'complete'; readonly entry: RunFence }
+  | { readonly write: 'finish'; readonly entry: RunFence & FinishEntry }
+  | { readonly write: 'requeue'; readonly entry: RunFence & RequeueEntry }
+  | { readonly write: 'confirm'; readonly entry: RunFence; readonly otherwise: Settlement }
+);
+
+/** Outcome → statement and row. Every ending of a run meets here. */
+export function settlementOf(run: EndedRun): Settlement {
+  const { job, outcome, policy } = run;
+  const fence: RunFence = { id: job.id, run: job.run, lease: job.lease };
+  switch (outcome.kind) {
+    case 'completed':
+      if (policy.retentionMs === 0) return { run, write: 'complete', entry: fence };
+      return { run, write: 'finish', entry: completed(fence, job, outcome.result, policy.retentionMs) };
+    case 'retry':
+      return requeue(run, fence, { attempt: job.attempt, delayMs: outcome.delayMs, error: errorText(outcome.error) });
+    case 'snoozed':
+      return requeue(run, fence, { attempt: job.attempt - 1, delayMs: outcome.delayMs, error: null });
+    case 'released':
+      return requeue(run, fence, { attempt: job.attempt - 1, delayMs: null, error: null });
+    case 'dead':
+      return { run, write: 'finish', entry: dead(fence, job, outcome.reason, outcome.error, policy.deadRetentionMs) };
+    case 'unless-completed':
+      return {
+        run,
+        write: 'confirm',
+        entry: fence,
+        otherwise: { ...settlementOf({ ...run, outcome: outcome.otherwise }), unsure: true },
+      };
+  }
+}
+
+function requeue(run: EndedRun, fence: RunFence, entry: RequeueEntry): Settlement {
+  return { run, write: 'requeue', entry: { ...fence, ...entry } };
+}
+
+export function completed(
+  fence: RunFence,
+  job: ClaimedJob,
+  result: string | null,
+  keepMs: number,
+): RunFence & FinishEntry {
+  return { ...fence, state: 'completed', attempt: job.attempt, reason: null, error: null, result, keepMs };
+}
+
+function dead(
+  fence: RunFence,
+  job: ClaimedJob,
+  reason: string,
+  error: unknown,
+  keepMs: number | null,
+): RunFence & FinishEntry {
+  return { ...fence, state: 'dead', attempt: job.attempt, reason, error: errorText(error), result: null, keepMs };
+}

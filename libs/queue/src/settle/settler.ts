@@ -1,0 +1,219 @@
+import type { Logger } from '@nestjs/common';
+import { messageOf } from '../job/errors.js';
+import type { LeaseBook } from '../job/lease-book.js';
+import { RetryDelay } from '../job/retry-delay.js';
+import type { Connection } from '../postgres/connection.js';
+import { isRetryable } from '../postgres/sqlstate.js';
+import {
+  completeJobs,
+  endLeases,
+  findUnsettled,
+  finishJobs,
+  requeueJobs,
+  type RequeuedRow,
+} from '../statements/settle-jobs.js';
+import { run, type SqlClient } from '../statements/statement.js';
+import { settlementOf, type EndedRun, type Settlement } from './settlement.js';
+
+/** What came of a settlement, told to the runner. */
+export type Settled =
+  | { readonly run: EndedRun; readonly result: 'written'; readonly requeued?: RequeuedRow }
+  /** The handler's own transaction had completed the job. */
+  | { readonly run: EndedRun; readonly result: 'completed-by-handler' }
+  /** The job was no longer this run's: nothing was written. */
+  | { readonly run: EndedRun; readonly result: 'lost' };
+
+/** Runs that one transaction settles at most. */
+const BATCH = 1_000;
+
+/** How often a completion is looked at whose transaction is still open when its handler has returned. */
+const OPEN_TRANSACTION_DELAY_MS = 200;
+
+/**
+ * Writes outcomes, as many in one transaction as have gathered while the last one was under way. Nothing waits for a
+ * timer, and a failed write is repeated until it has been done: the statements do nothing twice.
+ */
+export class Settler {
+  private waiting: Settlement[] = [];
+  private endedLeases: number[] = [];
+  private working = false;
+  private readonly delay = new RetryDelay({ minMs: 100, maxMs: 5_000 });
+  private idleWaiters: (() => void)[] = [];
+  private openTransactions = 0;
+
+  constructor(
+    private readonly connection: Connection,
+    private readonly book: LeaseBook,
+    private readonly runnerId: () => string,
+    private readonly onSettled: (settled: Settled) => void,
+    private readonly logger: Logger,
+  ) {}
+
+  /** Runs that have ended and are not written yet. */
+  get backlog(): number {
+    return this.waiting.length;
+  }
+
+  settle(run: EndedRun): void {
+    this.enqueue(settlementOf(run));
+  }
+
+  private enqueue(settlement: Settlement): void {
+    this.waiting.push(settlement);
+    if (this.working) return;
+    this.working = true;
+    // After this turn of the event loop: what ends in the same turn goes out together.
+    setImmediate(() => void this.work());
+  }
+
+  /** Resolves when everything that has ended is written. */
+  async idle(): Promise<void> {
+    if (!this.working && this.openTransactions === 0) return;
+    await new Promise<void>((resolve) => this.idleWaiters.push(resolve));
+  }
+
+  private async work(): Promise<void> {
+    while (this.waiting.length > 0 || this.endedLeases.length > 0) {
+      const batch = this.waiting.splice(0, BATCH);
+      await this.writeUntilDone(batch, this.countDown(batch));
+    }
+    this.working = false;
+    this.announceIdle();
+  }
+
+  private announceIdle(): void {
+    if (this.working || this.openTransactions > 0) return;
+    for (const resolve of this.idleWaiters.splice(0)) resolve();
+  }
+
+  /** Leases that have no other unsettled job: they end together with their last ones. */
+  private countDown(batch: readonly Settlement[]): number[] {
+    const ended = this.endedLeases.splice(0);
+    for (const { write, unsure, entry } of batch) {
+      if (write !== 'confirm' && !unsure && this.book.settling(entry.lease)) ended.push(entry.lease);
+    }
+    return ended;
+  }
+
+  private async writeUntilDone(batch: readonly Settlement[], ended: readonly number[]): Promise<void> {
+    for (let repeated = false; ; repeated = true) {
+      try {
+        await this.write(batch, ended, repeated);
+        this.delay.reset();
+        return;
+      } catch (error) {
+        if (!isRetryable(error) && batch.length > 0) return this.writeApart(batch, ended, error);
+        this.logger.warn(`Settling ${batch.length} runs failed, will try again: ${messageOf(error)}`);
+        await this.delay.wait();
+      }
+    }
+  }
+
+  /** One run's data spoils the statement for all: each is written by itself, and that one is put back. */
+  private async writeApart(batch: readonly Settlement[], ended: readonly number[], cause: unknown): Promise<void> {
+    const [only] = batch;
+    if (batch.length === 1 && only) {
+      const { job } = only.run;
+      this.logger.error(`The end of job ${job.id} (${job.name}) cannot be written: ${messageOf(cause)}`);
+      const outcome = {
+        kind: 'retry',
+        delayMs: 60_000,
+        error: new Error('The end of the run could not be written.', { cause }),
+      } as const;
+      if (only.run.outcome.kind !== 'retry') {
+        return this.writeUntilDone([settlementOf({ ...only.run, outcome })], ended);
+      }
+      this.onSettled({ run: only.run, result: 'lost' });
+      return this.writeUntilDone([], ended);
+    }
+    for (const settlement of batch) await this.writeUntilDone([settlement], []);
+    await this.writeUntilDone([], ended);
+  }
+
+  private async write(batch: readonly Settlement[], ended: readonly number[], repeated: boolean): Promise<void> {
+    const { complete, finish, requeue, confirm } = divide(batch);
+    const runner = this.runnerId();
+    const answers = await this.connection.transaction((client) => {
+      const send = <T>(entries: readonly unknown[], statement: () => Promise<T[]>): Promise<T[]> =>
+        entries.length > 0 ? statement() : Promise.resolve([]);
+      return Promise.all([
+        send(complete, () =>
+          run(client, completeJobs, { runner, entries: complete.map((s) => s.entry), endedLeases: [] }),
+        ),
+        send(finish, () => run(client, finishJobs, { runner, entries: finish.map((s) => s.entry) })),
+        send(requeue, () => run(client, requeueJobs, { runner, entries: requeue.map((s) => s.entry) })),
+        send(confirm, () => run(client, findUnsettled, { runner, entries: confirm.map((s) => s.entry) })),
+        this.endLeases(client, runner, ended),
+      ]);
+    });
+    for (const lease of ended) this.book.close(lease);
+    const [completed, finished, requeued, unsettled] = answers;
+    this.report(complete, completed[0] === 'all' ? 'all' : new Set(completed[0]), repeated);
+    this.report(finish, new Set(finished), repeated);
+    const places = new Map(requeued.map((row) => [row.id, row]));
+    this.report(requeue, new Set(places.keys()), repeated, places);
+    this.confirmed(confirm, new Set(unsettled));
+  }
+
+  private async endLeases(client: SqlClient, runner: string, leases: readonly number[]): Promise<unknown> {
+    return leases.length > 0 ? run(client, endLeases, { runner, leases }) : undefined;
+  }
+
+  /** A batch that was sent twice may have been written the first time: then its runs are missing, and are not lost. */
+  private report(
+    settlements: readonly Settlement[],
+    taken: ReadonlySet<string> | 'all',
+    repeated: boolean,
+    places?: ReadonlyMap<string, RequeuedRow>,
+  ): void {
+    for (const settlement of settlements) {
+      const { run: ended, unsure, entry } = settlement;
+      const written = taken === 'all' || taken.has(entry.id);
+      if (unsure && !written) {
+        this.confirmLater(settlement);
+        continue;
+      }
+      if (unsure) this.settled(entry.lease);
+      const requeued = places?.get(entry.id);
+      if (written || repeated) this.onSettled({ run: ended, result: 'written', ...(requeued && { requeued }) });
+      else this.onSettled({ run: ended, result: 'lost' });
+    }
+  }
+
+  /** A job that is gone was completed by its handler; one that is there was not, or its transaction is still open. */
+  private confirmed(confirm: readonly Of<'confirm'>[], unsettled: ReadonlySet<string>): void {
+    for (const { run: ended, entry, otherwise } of confirm) {
+      if (unsettled.has(entry.id)) this.waiting.push(otherwise);
+      else {
+        this.settled(entry.lease);
+        this.onSettled({ run: ended, result: 'completed-by-handler' });
+      }
+    }
+  }
+
+  /** The row is locked: the handler returned and left its transaction open. Its end decides, whenever it comes. */
+  private confirmLater(otherwise: Settlement): void {
+    this.openTransactions += 1;
+    setTimeout(() => {
+      this.openTransactions -= 1;
+      this.enqueue({ run: otherwise.run, write: 'confirm', entry: otherwise.entry, otherwise });
+    }, OPEN_TRANSACTION_DELAY_MS);
+  }
+
+  private settled(lease: number): void {
+    if (this.book.settling(lease)) this.endedLeases.push(lease);
+  }
+}
+
+type Of<Write extends Settlement['write']> = Extract<Settlement, { write: Write }>;
+
+function divide(batch: readonly Settlement[]): {
+  complete: Of<'complete'>[];
+  finish: Of<'finish'>[];
+  requeue: Of<'requeue'>[];
+  confirm: Of<'confirm'>[];
+} {
+  const divided = { complete: [], finish: [], requeue: [], confirm: [] } as ReturnType<typeof divide>;
+  for (const settlement of batch) (divided[settlement.write] as Settlement[]).push(settlement);
+  return divided;
+}

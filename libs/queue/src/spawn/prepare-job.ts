@@ -1,0 +1,121 @@
+import { resolveBackoff } from '../job/backoff.js';
+import { durationMs, MAX_DURATION_MS } from '../job/duration.js';
+import { InvalidOptionsError, messageOf, PayloadInvalidError, PayloadTooLargeError } from '../job/errors.js';
+import type { RegisteredHandler } from '../job/handler.js';
+import { checkKey, checkName, checkPriority, checkRetries } from '../job/names.js';
+import { validatePayload } from '../job/validate-payload.js';
+import type { NewJob } from '../statements/insert-jobs.js';
+import type { JobSpawnOptions } from './spawn-options.js';
+
+/** Whom a job is for: a handler of this application, or a bare name where open names are allowed. */
+export type Target = { readonly name: string; readonly handler: RegisteredHandler | null };
+
+const KNOWN_OPTIONS = new Set<string>([
+  'key',
+  'delay',
+  'runAt',
+  'retries',
+  'backoff',
+  'priority',
+  'channel',
+  'bytes',
+  'metadata',
+] satisfies (keyof JobSpawnOptions)[]);
+
+const OPEN_NAME_RETRIES = 4;
+
+/**
+ * Checks everything that can be told before any SQL, and encodes the payload.
+ *
+ * @throws {InvalidOptionsError | PayloadInvalidError | PayloadTooLargeError}
+ */
+export async function prepareJob(
+  { name, handler }: Target,
+  payload: unknown,
+  options: JobSpawnOptions,
+  maxPayloadBytes: number,
+): Promise<NewJob> {
+  checkKnown(options);
+  if (handler?.schema) await validatePayload(handler.schema, name, payload);
+  const encoded = encode(payload, name, 'payload');
+  const metadata = options.metadata === undefined ? null : encode(options.metadata, name, 'metadata');
+  const bytes = options.bytes === undefined ? null : checkBytes(options.bytes);
+  const sizeBytes = byteLength(encoded) + byteLength(metadata) + (bytes?.length ?? 0);
+  if (sizeBytes > maxPayloadBytes) throw new PayloadTooLargeError(name, sizeBytes, maxPayloadBytes);
+  const retries =
+    options.retries === undefined ? (handler?.policy.retries ?? null) : checkRetries(options.retries, 'retries');
+  const openRetries = handler === null && options.retries === undefined ? OPEN_NAME_RETRIES : retries;
+  return {
+    channel: options.channel === undefined ? channelOf(name, handler) : checkName(options.channel, 'channel'),
+    key: options.key === undefined ? '' : checkKey(options.key, 'key'),
+    name: checkName(name, 'name'),
+    priority: options.priority === undefined ? (handler?.priority ?? 0) : checkPriority(options.priority, 'priority'),
+    maxAttempts: openRetries === null ? null : openRetries + 1,
+    policyId: handler?.policyId ?? null,
+    backoff: options.backoff === undefined ? null : checkBackoff(options.backoff),
+    delayMs: options.delay === undefined ? 0 : durationMs(options.delay, 'delay'),
+    runAtMs: options.runAt === undefined ? null : checkRunAt(options.runAt),
+    payload: encoded,
+    bytes,
+    metadata,
+  };
+}
+
+function channelOf(name: string, handler: RegisteredHandler | null): string {
+  if (handler !== null) return handler.channel;
+  throw new InvalidOptionsError(
+    'channel',
+    undefined,
+    `Job "${name}" has no handler here, so its channel must be given.`,
+  );
+}
+
+function checkKnown(options: JobSpawnOptions): void {
+  for (const option of Object.keys(options)) {
+    if (KNOWN_OPTIONS.has(option)) continue;
+    throw new InvalidOptionsError(
+      option,
+      options[option as keyof JobSpawnOptions],
+      `There is no such option. Known: ${[...KNOWN_OPTIONS].join(', ')}.`,
+    );
+  }
+}
+
+/** JSON text, `null` for `undefined`: a job without payload. */
+function encode(value: unknown, name: string, what: string): string | null {
+  let text: string | undefined;
+  try {
+    text = JSON.stringify(value);
+  } catch (cause) {
+    throw new PayloadInvalidError(name, [`${what} is not JSON: ${messageOf(cause)}`], { cause });
+  }
+  if (text === undefined && value !== undefined)
+    throw new PayloadInvalidError(name, [`${what} is a ${typeof value}, which is not JSON`]);
+  return text ?? null;
+}
+
+function byteLength(text: string | null): number {
+  return text === null ? 0 : Buffer.byteLength(text);
+}
+
+function checkBytes(bytes: unknown): Buffer {
+  if (bytes instanceof Uint8Array) return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  throw new InvalidOptionsError('bytes', bytes, 'Give a Buffer or a Uint8Array.');
+}
+
+function checkBackoff(backoff: unknown): NewJob['backoff'] {
+  if (typeof backoff === 'function') {
+    throw new InvalidOptionsError(
+      'backoff',
+      backoff,
+      'A function cannot be stored with a job: give it with @JobHandler.',
+    );
+  }
+  return resolveBackoff(backoff as Parameters<typeof resolveBackoff>[0], 'backoff');
+}
+
+function checkRunAt(runAt: unknown): number {
+  const ms = runAt instanceof Date ? runAt.getTime() : Number.NaN;
+  if (Math.abs(ms - Date.now()) <= MAX_DURATION_MS || ms < Date.now()) return Math.max(0, ms);
+  throw new InvalidOptionsError('runAt', runAt, 'Give a valid Date at most ten years ahead.');
+}

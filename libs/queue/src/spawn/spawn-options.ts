@@ -1,0 +1,59 @@
+import type { EntityManager } from 'typeorm';
+import type { BackoffOptions } from '../job/backoff.js';
+import type { Duration } from '../job/duration.js';
+import type { Job, JobId, Json } from '../job/job.js';
+
+/** What may be said of one job when it is sent. */
+export interface JobSpawnOptions {
+  /** Divides the channel, for fairness: at most 1 KiB. Default `''`. */
+  key?: string;
+  /** Not before this time from now, by the database's clock. Default 0. */
+  delay?: Duration;
+  /** Not before this instant. With `delay` the later one counts. A past one means now. */
+  runAt?: Date;
+  /** Runs after the first, instead of the handler's. */
+  retries?: number;
+  /** Instead of the handler's. A function cannot be stored: give it with `@JobHandler`. */
+  backoff?: Duration | BackoffOptions;
+  /** Smaller runs first within the channel, −32 768 to 32 767. Default the handler's. */
+  priority?: number;
+  /** Another channel than the handler's. Channels are made by use. */
+  channel?: string;
+  /** Binary payload, beside or instead of the JSON one. Counts towards `maxPayloadBytes`. */
+  bytes?: Uint8Array;
+  /** JSON object for the spawner's own purposes, such as a trace id. Counts towards `maxPayloadBytes`. */
+  metadata?: { readonly [field: string]: Json | undefined };
+}
+
+/** What may be said of a call. */
+export interface TransactionOption {
+  /**
+   * EntityManager of an open transaction: the job exists when it commits, and never when it rolls back. Without it the
+   * job is committed when the call resolves.
+   */
+  manager?: EntityManager;
+}
+
+export type SpawnOptions = JobSpawnOptions & TransactionOption;
+
+/** One job of a `spawnMany` call. */
+export interface SpawnItem<Payload = unknown> extends JobSpawnOptions {
+  payload: Payload;
+}
+
+export interface SpawnResult {
+  readonly id: JobId;
+  /** `false` when an idempotency key found an earlier job. */
+  readonly isNew: boolean;
+}
+
+/** The methods of a class that can handle jobs. */
+export type HandlerMethod<T> = {
+  [Method in keyof T]: T[Method] extends (job: Job<never>) => unknown ? Method : never;
+}[keyof T] &
+  string;
+
+/** The payload that a handler method asks for. */
+export type PayloadOf<T, Method extends keyof T> = T[Method] extends (job: Job<infer Payload>) => unknown
+  ? Payload
+  : never;

@@ -1,0 +1,80 @@
+import { chunksOf, insertJobs, type NewJob } from '../statements/insert-jobs.js';
+import { run } from '../statements/statement.js';
+import type { JobId } from '../job/job.js';
+import type { Connection } from '../postgres/connection.js';
+
+interface Call {
+  readonly jobs: readonly NewJob[];
+  readonly resolve: (ids: JobId[]) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/** Jobs that one merged INSERT takes at most; a single larger call goes out whole. */
+const BATCH = 1_000;
+
+/**
+ * Spawns outside of transactions. Calls that come while an INSERT is under way go out together in the next one, so ten
+ * concurrent callers need not wait for ten commits in turn. They share its fate only where validation could not tell:
+ * when the INSERT fails each call is tried by itself.
+ */
+export class SpawnQueue {
+  private readonly calls: Call[] = [];
+  private working: Promise<void> | null = null;
+
+  constructor(
+    private readonly connection: Connection,
+    private readonly onInserted: (wakeUps: readonly string[]) => void,
+  ) {}
+
+  insert(jobs: readonly NewJob[]): Promise<JobId[]> {
+    return new Promise((resolve, reject) => {
+      this.calls.push({ jobs, resolve, reject });
+      this.working ??= this.work();
+    });
+  }
+
+  /** Resolves when every call has been answered. */
+  async idle(): Promise<void> {
+    await this.working;
+  }
+
+  private async work(): Promise<void> {
+    // Calls made in the same turn go out together.
+    await Promise.resolve();
+    while (this.calls.length > 0) await this.send(this.take());
+    this.working = null;
+  }
+
+  private take(): Call[] {
+    let size = 0;
+    let count = 0;
+    for (const { jobs } of this.calls) {
+      if (count > 0 && size + jobs.length > BATCH) break;
+      size += jobs.length;
+      count += 1;
+    }
+    return this.calls.splice(0, count);
+  }
+
+  private async send(calls: readonly Call[]): Promise<void> {
+    try {
+      const jobs = calls.flatMap((call) => call.jobs);
+      const ids = await this.write(jobs);
+      let from = 0;
+      for (const call of calls) call.resolve(ids.slice(from, (from += call.jobs.length)));
+    } catch (error) {
+      const [only] = calls;
+      if (calls.length === 1 && only) only.reject(error);
+      else for (const call of calls) await this.send([call]);
+    }
+  }
+
+  private async write(jobs: readonly NewJob[]): Promise<JobId[]> {
+    const chunks = chunksOf(jobs);
+    const rows = await this.connection.transaction((client) =>
+      Promise.all(chunks.map((chunk) => run(client, insertJobs, { jobs: chunk }))),
+    );
+    this.onInserted(rows.flatMap(([row]) => row?.wakeUps ?? []));
+    return rows.flatMap(([row]) => row?.ids ?? []);
+  }
+}

@@ -1,0 +1,280 @@
+import type { Backoff } from '../job/backoff.js';
+import type { ClaimedJob, JobId, Position } from '../job/job.js';
+import { defineStatement, micros, timeOf } from './statement.js';
+
+export interface ClaimParams {
+  readonly runner: string;
+  /** Number of the lease that the claim is to make, unique in the runner. */
+  readonly lease: number;
+  readonly channel: string;
+  readonly priority: number;
+  /** Look behind this place only. */
+  readonly after: Position;
+  readonly names: readonly string[];
+  readonly limit: number;
+  /** How many of them start at once: their start is recorded with the lease. */
+  readonly slots: number;
+}
+
+/** A job as it was leased; the first row of an answer also carries what is known of the feed, and may have no job. */
+export interface ClaimRow {
+  readonly job: ClaimedJob | null;
+  readonly feed: FeedNews | null;
+}
+
+export interface FeedNews {
+  /** The database's clock, microseconds. */
+  readonly nowMicros: number;
+  /** Place of the last leased job, `null` when none was. */
+  readonly last: Position | null;
+  /** Everything due behind `after` is leased now. */
+  readonly exhausted: boolean;
+  /** When the next job of the feed will be due, microseconds; known only when the feed is exhausted. */
+  readonly nextDueMicros: number | null;
+  /** The last key that had its turn, `null` when there was none. */
+  readonly lastKey: string | null;
+}
+
+/** The claim's parameters that all its statements share. */
+const [RUNNER, LEASE, CHANNEL, PRIORITY, LIMIT, SLOTS, NAMES] = ['$1', '$2', '$3', '$4', '$7', '$8', '$9'];
+
+const jobColumns = [
+  ...['id', 'run', 'attempt', 'max_attempts', 'key', 'name', 'policy_id', 'backoff'],
+  ...['payload', 'payload_bytes', 'metadata', 'created_at', 'due_at'],
+];
+
+/** Times go out as floating point, which is cheap and good to the microsecond for display; positions are exact. */
+const answeredColumns = jobColumns.map((column) => {
+  if (column === 'payload' || column === 'metadata') return `job.${column}::text`;
+  return column.endsWith('_at') ? `date_part('epoch', job.${column}) * 1000000` : `job.${column}`;
+});
+
+/** A job whose (id, run) no lease names. `NOT IN` makes a hashed subplan, whatever the statistics say. */
+const unleased = (leases: string): string =>
+  `(id, run) NOT IN (SELECT unnest(lease.job_ids), unnest(lease.runs) FROM ${leases})`;
+
+/**
+ * The rest of a claim, behind the CTE `free`, which holds the candidates in order.
+ *
+ * A job on its last attempt is never taken ahead of a slot: from the first such one on, the rest stays. A lease that
+ * must outlive a crash of the server, because it records a last start, is the only durable one: to forget any other
+ * means that its jobs are free again, which saves an fsync for each claim.
+ */
+const leaseFree = (schema: string, { nextDue, lastKey }: { nextDue: string; lastKey: string }): string => `
+  cut AS MATERIALIZED (
+    SELECT due_at, id
+    FROM (SELECT due_at, id, attempt, max_attempts FROM free OFFSET ${SLOTS}) AS ahead
+    WHERE attempt + 1 >= max_attempts
+    LIMIT 1
+  ), taken AS MATERIALIZED (
+    SELECT * FROM free WHERE NOT EXISTS (SELECT FROM cut WHERE (free.due_at, free.id) >= (cut.due_at, cut.id))
+  ), last AS MATERIALIZED (
+    SELECT due_at, id FROM taken ORDER BY due_at DESC, id DESC LIMIT 1
+  ), leased AS (
+    INSERT INTO ${schema}.lease (runner_id, number, channel, priority, job_ids, runs, started, hi_due_at, hi_id)
+    SELECT ${RUNNER}, ${LEASE}, ${CHANNEL}, ${PRIORITY}, job_ids, runs, started, last.due_at, last.id
+    FROM last, (
+      SELECT array_agg(id) AS job_ids, array_agg(run) AS runs, least(count(*), ${SLOTS}) AS started FROM taken
+    ) AS batch
+  ), news AS MATERIALIZED (
+    SELECT
+      ${micros('statement_timestamp()')} AS now_micros,
+      (SELECT ${micros('due_at')} FROM last) AS last_micros,
+      (SELECT id FROM last) AS last_id,
+      (SELECT count(*) FROM free) < ${LIMIT} AND NOT EXISTS (SELECT FROM cut) AS exhausted,
+      CASE WHEN NOT (SELECT coalesce(bool_or(attempt + 1 >= max_attempts), false) FROM taken)
+        THEN set_config('synchronous_commit', 'off', true) END AS durability
+  )
+  SELECT
+    ${answeredColumns.join(', ')},
+    CASE WHEN first THEN now_micros END,
+    CASE WHEN first THEN last_micros END,
+    CASE WHEN first THEN last_id END,
+    CASE WHEN first THEN exhausted END,
+    CASE WHEN first AND exhausted THEN (${nextDue}) END,
+    CASE WHEN first THEN (${lastKey}) END,
+    CASE WHEN first THEN durability END
+  FROM news
+  LEFT JOIN (SELECT *, row_number() OVER () AS ordinal FROM taken) AS job ON true
+  CROSS JOIN LATERAL (SELECT coalesce(ordinal, 1) = 1 AS first) AS header`;
+
+/**
+ * Leases the next due jobs of one channel and priority, in due order, behind a position. Writes one lease row and
+ * touches no job. Right only in a transaction that owns the channel (`beginOwning`). Index `job_feed`.
+ */
+export const claimJobs = defineStatement<ClaimParams, ClaimRow>({
+  name: 'claim_jobs_v1',
+  text: (schema) => `
+  WITH free AS MATERIALIZED (
+    SELECT ${jobColumns.join(', ')}
+    FROM ${schema}.job
+    WHERE channel = ${CHANNEL}
+      AND priority = ${PRIORITY}
+      AND NOT suspect
+      AND (due_at, id) > (${timeOf('$5')}, $6::bigint)
+      AND due_at <= statement_timestamp()
+      AND name = ANY(${NAMES}::text[])
+      AND ${unleased(`
+        ${schema}.lease
+        WHERE lease.channel = ${CHANNEL}
+          AND lease.priority = ${PRIORITY}
+          AND (lease.hi_due_at, lease.hi_id) > (${timeOf('$5')}, $6::bigint)`)}
+      AND NOT EXISTS (SELECT FROM ${schema}.paused_channel WHERE paused_channel.channel = ${CHANNEL})
+    ORDER BY due_at, id
+    LIMIT ${LIMIT}
+  ),${leaseFree(schema, {
+    nextDue: `
+      SELECT ${micros('due_at')}
+      FROM ${schema}.job
+      WHERE channel = ${CHANNEL} AND priority = ${PRIORITY} AND NOT suspect
+        AND due_at > statement_timestamp() AND name = ANY(${NAMES}::text[])
+      ORDER BY due_at, id
+      LIMIT 1`,
+    lastKey: 'SELECT NULL::text',
+  })}`,
+  values: (p) => [p.runner, p.lease, p.channel, p.priority, p.after.micros, p.after.id, p.limit, p.slots, p.names],
+  row: claimRow,
+});
+
+export interface ClaimByKeyParams extends Omit<ClaimParams, 'after'> {
+  /** The key that had its turn last. */
+  readonly afterKey: string;
+  /** Most jobs of one key. */
+  readonly share: number;
+}
+
+/** Keys that one claim visits at most, so that keys which have future jobs only cannot hold it up. */
+export const KEYS_PER_CLAIM = 64;
+
+/**
+ * Leases due jobs of the next keys in turn, a share of each, so that a key with a long backlog holds up no other. Never
+ * takes ahead of the slots. Right only in a transaction that owns the channel. Index `job_key_feed`.
+ */
+export const claimJobsByKey = defineStatement<ClaimByKeyParams, ClaimRow>({
+  name: 'claim_jobs_by_key_v1',
+  text: (schema) => {
+    const nextKey = (after: string): string => `
+      SELECT next.key
+      FROM ${schema}.job AS next
+      WHERE next.channel = ${CHANNEL} AND next.priority = ${PRIORITY} AND NOT next.suspect AND next.key <> ''
+        AND next.key > ${after}
+      ORDER BY next.key
+      LIMIT 1`;
+    return `
+  WITH RECURSIVE walk AS (
+    (${nextKey('$5::text COLLATE "C"')})
+    UNION ALL
+    SELECT (${nextKey('walk.key')}) FROM walk WHERE walk.key IS NOT NULL
+  ), turn AS MATERIALIZED (
+    SELECT key FROM walk WHERE key IS NOT NULL LIMIT ${KEYS_PER_CLAIM}
+  ), free AS MATERIALIZED (
+    SELECT job.*
+    FROM turn CROSS JOIN LATERAL (
+      SELECT ${jobColumns.join(', ')}
+      FROM ${schema}.job
+      WHERE channel = ${CHANNEL}
+        AND priority = ${PRIORITY}
+        AND key = turn.key
+        AND key <> ''
+        AND NOT suspect
+        AND due_at <= statement_timestamp()
+        AND name = ANY(${NAMES}::text[])
+        AND ${unleased(`${schema}.lease WHERE lease.channel = ${CHANNEL} AND lease.priority = ${PRIORITY}`)}
+        AND NOT EXISTS (SELECT FROM ${schema}.paused_channel WHERE paused_channel.channel = ${CHANNEL})
+      ORDER BY due_at, id
+      LIMIT $6
+    ) AS job
+    LIMIT ${LIMIT}
+  ),${leaseFree(schema, { nextDue: 'SELECT NULL::bigint', lastKey: 'SELECT max(key) FROM turn' })}`;
+  },
+  values: (p) => [p.runner, p.lease, p.channel, p.priority, p.afterKey, p.share, p.limit, p.slots, p.names],
+  row: claimRow,
+});
+
+export interface ClaimSuspectParams {
+  readonly runner: string;
+  readonly lease: number;
+  readonly names: readonly string[];
+  /** `null`: every channel. */
+  readonly channels: readonly string[] | null;
+}
+
+/**
+ * Leases one job whose last lease was lost, its start recorded. Right only in a transaction that owns the suspects
+ * (`beginOwningSuspects`); ordinary claims pass suspects by. Durable, so that the count of starts is exact. Index
+ * `job_suspect`.
+ */
+export const claimSuspect = defineStatement<ClaimSuspectParams, ClaimedJob>({
+  name: 'claim_suspect_v1',
+  text: (schema) => `
+  WITH free AS MATERIALIZED (
+    SELECT ${jobColumns.join(', ')}, channel, priority
+    FROM ${schema}.job
+    WHERE suspect
+      AND due_at <= statement_timestamp()
+      AND name = ANY($3::text[])
+      AND ($4::text[] IS NULL OR channel = ANY($4::text[]))
+      AND ${unleased(`${schema}.lease`)}
+      AND NOT EXISTS (SELECT FROM ${schema}.paused_channel WHERE paused_channel.channel = job.channel)
+    ORDER BY due_at, id
+    LIMIT 1
+  ), leased AS (
+    INSERT INTO ${schema}.lease (runner_id, number, channel, priority, job_ids, runs, started, hi_due_at, hi_id)
+    SELECT $1, $2, channel, priority, ARRAY[id], ARRAY[run], 1, due_at, id FROM free
+  )
+  SELECT ${answeredColumns.join(', ')}, channel, priority FROM free AS job`,
+  values: (p) => [p.runner, p.lease, p.names, p.channels],
+  row: (columns, { runner, lease }) =>
+    claimedJob(columns, {
+      runner,
+      lease,
+      channel: columns[13] as string,
+      priority: columns[14] as number,
+      suspect: true,
+    }),
+});
+
+type LeaseFacts = Pick<ClaimedJob, 'runner' | 'lease' | 'channel' | 'priority' | 'suspect'>;
+
+function claimRow(columns: unknown[], params: Omit<LeaseFacts, 'suspect'>): ClaimRow {
+  const { runner, lease, channel, priority } = params;
+  return {
+    job: columns[0] === null ? null : claimedJob(columns, { runner, lease, channel, priority, suspect: false }),
+    feed: columns[13] === null ? null : feedNews(columns),
+  };
+}
+
+function feedNews(columns: unknown[]): FeedNews {
+  const [now, lastMicros, lastId, exhausted, nextDue, lastKey] = columns.slice(13);
+  return {
+    nowMicros: Number(now),
+    last: lastId === null ? null : { micros: Number(lastMicros), id: lastId as JobId },
+    exhausted: exhausted as boolean,
+    nextDueMicros: nextDue === null ? null : Number(nextDue),
+    lastKey: lastKey as string | null,
+  };
+}
+
+/** Columns in the order of `jobColumns`. */
+function claimedJob(columns: unknown[], { runner, lease, channel, priority, suspect }: LeaseFacts): ClaimedJob {
+  return {
+    id: columns[0] as JobId,
+    run: columns[1] as number,
+    runner,
+    lease,
+    channel,
+    priority,
+    suspect,
+    attempt: (columns[2] as number) + 1,
+    maxAttempts: columns[3] as number | null,
+    key: columns[4] as string,
+    name: columns[5] as string,
+    policyId: columns[6] as string | null,
+    backoff: columns[7] as Backoff | null,
+    payload: columns[8] as string | null,
+    bytes: columns[9] as Buffer | null,
+    metadata: columns[10] as string | null,
+    createdAtMicros: columns[11] as number,
+    dueAtMicros: columns[12] as number,
+  };
+}

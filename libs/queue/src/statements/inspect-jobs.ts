@@ -1,0 +1,140 @@
+import type { JobId, JobState, Json } from '../job/job.js';
+import { defineStatement } from './statement.js';
+
+/** A job as it is read: live or finished. */
+export interface JobRecord {
+  readonly id: JobId;
+  readonly state: JobState;
+  readonly channel: string;
+  readonly key: string;
+  readonly name: string;
+  readonly priority: number;
+  /** Runs that have begun, as far as the database knows. */
+  readonly attempts: number;
+  /** `Infinity`: retried for ever. */
+  readonly maxAttempts: number;
+  readonly payload: unknown;
+  readonly bytes: Buffer | null;
+  readonly metadata: { readonly [field: string]: Json | undefined };
+  readonly createdAt: Date;
+  readonly dueAt: Date;
+  readonly finishedAt: Date | null;
+  /** Text of the last error, at most 8 KiB. */
+  readonly lastError: string | null;
+  /** Why it is dead. */
+  readonly reason: string | null;
+  /** What the handler returned, where `retention` keeps it. */
+  readonly result: unknown;
+  /** Its last lease was lost, and it will run as the only suspect of a process. */
+  readonly suspect: boolean;
+  /** The runner that has it, `null` unless it is running. */
+  readonly runner: string | null;
+}
+
+/**
+ * One job, live or finished. Running is what a lease names; its run counts when the database knows of the start. Indexes
+ * `job_pkey`, `finished_job_pkey`.
+ */
+export const getJob = defineStatement<{ id: JobId }, JobRecord>({
+  name: 'get_job_v1',
+  text: (schema) => `
+  SELECT job.id, CASE WHEN held.runner_id IS NULL THEN 'waiting' ELSE 'running' END, channel, key, name, priority,
+    job.attempt + coalesce(held.begun, false)::integer, max_attempts, payload, payload_bytes, metadata, created_at, due_at,
+    NULL::timestamptz, last_error, NULL::text, NULL::json, suspect, held.runner_id
+  FROM ${schema}.job
+  LEFT JOIN LATERAL (
+    SELECT lease.runner_id,
+      array_position(lease.job_ids, job.id) <= lease.started OR job.id = ANY (coalesce(runner.running, '{}')) AS begun
+    FROM ${schema}.lease
+    LEFT JOIN ${schema}.runner ON runner.id = lease.runner_id
+    WHERE lease.runs[array_position(lease.job_ids, job.id)] = job.run
+    LIMIT 1
+  ) AS held ON true
+  WHERE job.id = $1
+  UNION ALL
+  SELECT id, state, channel, key, name, priority, attempt, max_attempts, payload, payload_bytes, metadata, created_at, due_at,
+    finished_at, last_error, reason, result, false, NULL
+  FROM ${schema}.finished_job
+  WHERE id = $1`,
+  values: ({ id }) => [id],
+  row: (columns) => ({
+    id: columns[0] as JobId,
+    state: columns[1] as JobState,
+    channel: columns[2] as string,
+    key: columns[3] as string,
+    name: columns[4] as string,
+    priority: columns[5] as number,
+    attempts: columns[6] as number,
+    maxAttempts: (columns[7] as number | null) ?? Infinity,
+    payload: columns[8],
+    bytes: columns[9] as Buffer | null,
+    metadata: (columns[10] as JobRecord['metadata'] | null) ?? {},
+    createdAt: columns[11] as Date,
+    dueAt: columns[12] as Date,
+    finishedAt: columns[13] as Date | null,
+    lastError: columns[14] as string | null,
+    reason: columns[15] as string | null,
+    result: columns[16],
+    suspect: columns[17] as boolean,
+    runner: columns[18] as string | null,
+  }),
+});
+
+/** What stands in one channel. */
+export interface ChannelStats {
+  readonly channel: string;
+  readonly paused: boolean;
+  /** Waiting for their first run, due in the future. */
+  readonly scheduled: number;
+  /** Due and free. */
+  readonly ready: number;
+  /** Waiting for a further run. */
+  readonly retrying: number;
+  readonly running: number;
+  readonly dead: number;
+  /** How long the longest due free job has been due, `null` when there is none. */
+  readonly oldestReadyMs: number | null;
+  /** Names of waiting jobs that no handler of this application has: nobody will run them here. */
+  readonly unknownNames: readonly string[];
+}
+
+/**
+ * Counts the jobs of every channel. Reads all live jobs: a statement for people and tests, not for a loop.
+ */
+export const countChannels = defineStatement<{ names: readonly string[] }, ChannelStats>({
+  name: 'count_channels_v1',
+  text: (schema) => `
+  WITH leased AS (
+    SELECT unnest(job_ids) AS id, unnest(runs) AS run FROM ${schema}.lease
+  ), live AS (
+    SELECT job.channel,
+      count(*) FILTER (WHERE leased.id IS NOT NULL) AS running,
+      count(*) FILTER (WHERE leased.id IS NULL AND attempt > 0) AS retrying,
+      count(*) FILTER (WHERE leased.id IS NULL AND attempt = 0 AND due_at > statement_timestamp()) AS scheduled,
+      count(*) FILTER (WHERE leased.id IS NULL AND attempt = 0 AND due_at <= statement_timestamp()) AS ready,
+      min(due_at) FILTER (WHERE leased.id IS NULL AND due_at <= statement_timestamp()) AS oldest,
+      array_agg(DISTINCT name) FILTER (WHERE leased.id IS NULL AND name <> ALL ($1::text[])) AS unknown
+    FROM ${schema}.job LEFT JOIN leased ON leased.id = job.id AND leased.run = job.run
+    GROUP BY job.channel
+  ), finished AS (
+    SELECT channel, count(*) AS dead FROM ${schema}.finished_job WHERE state = 'dead' GROUP BY channel
+  )
+  SELECT channel, paused_channel.channel IS NOT NULL, coalesce(scheduled, 0), coalesce(ready, 0), coalesce(retrying, 0),
+    coalesce(running, 0), coalesce(dead, 0), date_part('epoch', statement_timestamp() - oldest) * 1000, to_json(unknown)
+  FROM live
+  FULL JOIN finished USING (channel)
+  FULL JOIN ${schema}.paused_channel USING (channel)
+  ORDER BY channel`,
+  values: ({ names }) => [names],
+  row: ([channel, paused, scheduled, ready, retrying, running, dead, oldest, unknown]) => ({
+    channel: channel as string,
+    paused: paused as boolean,
+    scheduled: Number(scheduled),
+    ready: Number(ready),
+    retrying: Number(retrying),
+    running: Number(running),
+    dead: Number(dead),
+    oldestReadyMs: oldest === null ? null : Number(oldest),
+    unknownNames: (unknown as string[] | null) ?? [],
+  }),
+});

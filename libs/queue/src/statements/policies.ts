@@ -1,0 +1,50 @@
+import type { Backoff } from '../job/backoff.js';
+import type { HandlerPolicy } from '../job/handler.js';
+import { defineStatement } from './statement.js';
+
+export interface StoredPolicy {
+  readonly id: string;
+  readonly name: string;
+  readonly policy: HandlerPolicy;
+}
+
+/** Stores the policies of handlers, each version once. The id is a hash of the content, so a second time changes nothing. */
+export const storePolicies = defineStatement<{ policies: readonly StoredPolicy[] }, string>({
+  name: 'store_policies_v1',
+  text: (schema) => `
+  INSERT INTO ${schema}.handler_policy (id, name, retries, backoff, timeout_ms, retention_ms, dead_retention_ms)
+  SELECT * FROM unnest($1::bigint[], $2::text[], $3::integer[], $4::json[], $5::bigint[], $6::bigint[], $7::bigint[])
+  ON CONFLICT (id) DO NOTHING
+  RETURNING id`,
+  values: ({ policies }) => [
+    policies.map(({ id }) => id),
+    policies.map(({ name }) => name),
+    policies.map(({ policy }) => policy.retries),
+    policies.map(({ policy }) => policy.backoff && JSON.stringify(policy.backoff)),
+    policies.map(({ policy }) => policy.timeoutMs),
+    policies.map(({ policy }) => policy.retentionMs),
+    policies.map(({ policy }) => policy.deadRetentionMs),
+  ],
+  row: ([id]) => id as string,
+});
+
+/** The policies that jobs of another release refer to. Index `handler_policy_pkey`. */
+export const loadPolicies = defineStatement<{ ids: readonly string[] }, StoredPolicy>({
+  name: 'load_policies_v1',
+  text: (schema) => `
+  SELECT id, name, retries, backoff, timeout_ms, retention_ms, dead_retention_ms
+  FROM ${schema}.handler_policy
+  WHERE id = ANY ($1::bigint[])`,
+  values: ({ ids }) => [ids],
+  row: ([id, name, retries, backoff, timeoutMs, retentionMs, deadRetentionMs]) => ({
+    id: id as string,
+    name: name as string,
+    policy: {
+      retries: retries as number | null,
+      backoff: backoff as Backoff | null,
+      timeoutMs: timeoutMs === null ? null : Number(timeoutMs),
+      retentionMs: Number(retentionMs),
+      deadRetentionMs: deadRetentionMs === null ? null : Number(deadRetentionMs),
+    },
+  }),
+});

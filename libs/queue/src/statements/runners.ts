@@ -1,0 +1,119 @@
+import type { JobId } from '../job/job.js';
+import { defineStatement } from './statement.js';
+
+export interface RegisterParams {
+  readonly runner: string;
+  readonly host: string;
+  readonly pid: number;
+}
+
+/** Enters a runner before its first claim: leases of a runner without a row are taken for a dead one's. */
+export const registerRunner = defineStatement<RegisterParams, true>({
+  name: 'register_runner_v1',
+  text: (schema) => `INSERT INTO ${schema}.runner (id, host, pid) VALUES ($1, $2, $3) RETURNING true`,
+  values: ({ runner, host, pid }) => [runner, host, pid],
+  row: () => true,
+});
+
+export interface HeartbeatParams {
+  readonly runner: string;
+  /** Leases that this runner holds, or has asked for and not yet got. */
+  readonly held: readonly number[];
+  /** The highest number given to a lease so far. */
+  readonly highest: number;
+  /** Jobs whose handlers have begun. */
+  readonly started: readonly JobId[];
+}
+
+export interface Peer {
+  readonly id: string;
+  /** Its counter. */
+  readonly beat: number;
+  /** How long ago its last heartbeat was, by the database's clock. */
+  readonly ageMs: number;
+}
+
+export interface HeartbeatRow {
+  /** `false`: somebody has declared this runner dead, all of its leases are lost. */
+  readonly alive: boolean;
+  /** Numbers of held leases that are gone. In-flight ones may be among them: they do not exist yet. */
+  readonly missing: readonly number[];
+  /** Leases this runner did not know of, given back: the answer to a claim was lost. */
+  readonly dropped: number;
+  /** Every other living runner. */
+  readonly peers: readonly Peer[];
+  /** Runners that are dead, or were removed, and still have leases. */
+  readonly orphaned: boolean;
+}
+
+/**
+ * Keeps every lease of a process alive with one small statement: a counter goes up. It also records which jobs have
+ * started, gives back leases whose claim was answered to nobody, and brings what the process must know: lost leases and
+ * the counters of the others. Only numbers up to `highest` are judged, so that a list which is older than a claim
+ * cannot drop that claim's lease. Modelled on the beat counters of Oban Pro's producers.
+ */
+export const heartbeat = defineStatement<HeartbeatParams, HeartbeatRow>({
+  name: 'heartbeat_v1',
+  text: (schema) => `
+  WITH me AS (
+    UPDATE ${schema}.runner
+    SET beat = beat + 1, beat_at = clock_timestamp(), running = $4::bigint[]
+    WHERE id = $1 AND dead_at IS NULL
+    RETURNING id
+  ), dropped AS (
+    DELETE FROM ${schema}.lease
+    WHERE runner_id = $1 AND number <= $3 AND number <> ALL ($2::integer[])
+    RETURNING number
+  )
+  SELECT
+    EXISTS (SELECT FROM me),
+    (SELECT json_agg(held) FROM unnest($2::integer[]) AS held
+      WHERE NOT EXISTS (SELECT FROM ${schema}.lease WHERE runner_id = $1 AND number = held)),
+    (SELECT count(*) FROM dropped),
+    (SELECT json_agg(json_build_array(id::text, beat, date_part('epoch', clock_timestamp() - beat_at) * 1000))
+      FROM ${schema}.runner WHERE id <> $1 AND dead_at IS NULL),
+    EXISTS (
+      SELECT FROM ${schema}.lease
+      WHERE runner_id <> $1
+        AND NOT EXISTS (SELECT FROM ${schema}.runner WHERE runner.id = lease.runner_id AND dead_at IS NULL)
+    )`,
+  values: ({ runner, held, highest, started }) => [runner, held, highest, started],
+  row: ([alive, missing, dropped, peers, orphaned]) => ({
+    alive: alive as boolean,
+    missing: (missing as number[] | null) ?? [],
+    dropped: Number(dropped),
+    peers: ((peers as [string, number, number][] | null) ?? []).map(([id, beat, ageMs]) => ({ id, beat, ageMs })),
+    orphaned: orphaned as boolean,
+  }),
+});
+
+/** Declares a runner dead whose counter has stood still. A beat in the meantime wins: the counter is another one then. */
+export const declareDead = defineStatement<{ runner: string; beat: number }, true>({
+  name: 'declare_dead_v1',
+  text: (schema) => `
+  UPDATE ${schema}.runner SET dead_at = clock_timestamp()
+  WHERE id = $1 AND beat = $2 AND dead_at IS NULL
+  RETURNING true`,
+  values: ({ runner, beat }) => [runner, beat],
+  row: () => true,
+});
+
+/** Marks the start of a shutdown: what does not end in time gets its attempt back from the rescuer. */
+export const markStopping = defineStatement<{ runner: string }, true>({
+  name: 'mark_stopping_v1',
+  text: (schema) => `UPDATE ${schema}.runner SET stopping = true WHERE id = $1 RETURNING true`,
+  values: ({ runner }) => [runner],
+  row: () => true,
+});
+
+/** Removes a runner that has gone and left no lease, and dead ones whose leases are all rescued. */
+export const forgetRunners = defineStatement<{ runner: string | null }, string>({
+  name: 'forget_runners_v1',
+  text: (schema) => `
+  DELETE FROM ${schema}.runner
+  WHERE (id = $1 OR dead_at IS NOT NULL)
+    AND NOT EXISTS (SELECT FROM ${schema}.lease WHERE lease.runner_id = runner.id)
+  RETURNING id`,
+  values: ({ runner }) => [runner],
+  row: ([id]) => id as string,
+});

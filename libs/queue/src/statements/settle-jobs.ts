@@ -1,0 +1,184 @@
+import type { JobId } from '../job/job.js';
+import { defineStatement } from './statement.js';
+import { wakeUpMessage } from './wake-up.js';
+
+/** What identifies a run: the fence of every write about it. */
+export interface RunFence {
+  readonly id: JobId;
+  readonly run: number;
+  readonly lease: number;
+}
+
+interface Fenced<Entry> {
+  readonly runner: string;
+  readonly entries: readonly (RunFence & Entry)[];
+}
+
+/** The ids of the jobs that were still this runner's, and are written. */
+export type TakenRow = JobId;
+
+const fenceColumns = (entries: readonly RunFence[]): unknown[] => [
+  entries.map((entry) => entry.id),
+  entries.map((entry) => entry.run),
+  entries.map((entry) => entry.lease),
+];
+
+/**
+ * The fence: the job has the run's stamp and the lease is there. Both are needed. The lease alone would let a statement
+ * that waited for a rescuer delete what another runner has by now, since a waiting statement reads only the row it
+ * waited for again; that row's stamp has changed then.
+ */
+const fence = (schema: string): string => `job.id = done.id
+      AND job.run = done.run
+      AND EXISTS (SELECT FROM ${schema}.lease WHERE lease.runner_id = $1 AND lease.number = done.lease)`;
+
+/**
+ * Completes runs of jobs that are not kept, and drops the leases of which nothing is left. Answers the ids as one text,
+ * a job left out was someone else's to finish. Locks job rows only, so that a completion inside a long transaction
+ * holds up nothing but its own job. Sent twice, it does nothing twice. Indexes `job_pkey`, `lease_pkey`.
+ */
+export const completeJobs = defineStatement<
+  Fenced<unknown> & { endedLeases: readonly number[] },
+  readonly TakenRow[] | 'all'
+>({
+  name: 'complete_jobs_v1',
+  text: (schema) => `
+  WITH completed AS (
+    DELETE FROM ${schema}.job
+    USING unnest($2::bigint[], $3::integer[], $4::integer[]) AS done (id, run, lease)
+    WHERE ${fence(schema)}
+    RETURNING job.id
+  ), ended AS (
+    DELETE FROM ${schema}.lease WHERE runner_id = $1 AND number = ANY($5::integer[])
+  )
+  SELECT count(*), CASE WHEN count(*) < cardinality($2::bigint[]) THEN string_agg(id::text, ',') END FROM completed`,
+  values: ({ runner, entries, endedLeases }) => [runner, ...fenceColumns(entries), endedLeases],
+  row: ([count, ids], { entries }) =>
+    Number(count) === entries.length ? 'all' : typeof ids === 'string' ? ids.split(',') : [],
+});
+
+export interface FinishEntry {
+  readonly state: 'completed' | 'dead';
+  readonly attempt: number;
+  readonly reason: string | null;
+  readonly error: string | null;
+  /** JSON text. */
+  readonly result: string | null;
+  /** How long the finished job is kept, `null`: for ever. */
+  readonly keepMs: number | null;
+}
+
+/**
+ * Ends runs of jobs that are kept: completed ones with retention, and dead ones. A job whose row is locked is passed
+ * by: it is being completed by its handler's transaction, or rescued. Index `job_pkey`.
+ */
+export const finishJobs = defineStatement<Fenced<FinishEntry>, TakenRow>({
+  name: 'finish_jobs_v1',
+  text: (schema) => `
+  WITH done AS (
+    SELECT *
+    FROM unnest($2::bigint[], $3::integer[], $4::integer[], $5::text[], $6::integer[], $7::text[], $8::text[], $9::json[], $10::bigint[])
+      AS done (id, run, lease, state, attempt, reason, error, result, keep_ms)
+  ), held AS MATERIALIZED (
+    SELECT job.id FROM ${schema}.job, done WHERE ${fence(schema)} FOR UPDATE OF job SKIP LOCKED
+  ), gone AS (
+    DELETE FROM ${schema}.job USING held, done WHERE job.id = held.id AND done.id = held.id RETURNING job.*, done.state, done.attempt AS attempts, done.reason, done.error, done.result, done.keep_ms
+  )
+  INSERT INTO ${schema}.finished_job (
+    id, state, attempt, max_attempts, priority, due_at, created_at, delete_at, policy_id,
+    channel, key, name, payload, payload_bytes, metadata, backoff, reason, last_error, result
+  )
+  SELECT
+    id, state, attempts, max_attempts, priority, due_at, created_at,
+    clock_timestamp() + keep_ms * interval '1 millisecond', policy_id,
+    channel, key, name, payload, payload_bytes, metadata, backoff, reason, coalesce(error, last_error), result
+  FROM gone
+  RETURNING id`,
+  values: ({ runner, entries }) => [
+    runner,
+    ...fenceColumns(entries),
+    entries.map((entry) => entry.state),
+    entries.map((entry) => entry.attempt),
+    entries.map((entry) => entry.reason),
+    entries.map((entry) => entry.error),
+    entries.map((entry) => entry.result),
+    entries.map((entry) => entry.keepMs),
+  ],
+  row: ([id]) => id as JobId,
+});
+
+export interface RequeueEntry {
+  /** Runs that have counted: the one that ended, or one less when it does not count. */
+  readonly attempt: number;
+  /** `null`: at its old place. */
+  readonly delayMs: number | null;
+  readonly error: string | null;
+}
+
+export interface RequeuedRow {
+  readonly id: JobId;
+  readonly dueMicros: number;
+  /** What to wake runners with, where the job returned to an old place. */
+  readonly message: string;
+}
+
+/**
+ * Ends runs of jobs that will run again: retries, snoozes, releases. Raises the stamp, so that nothing that carries the
+ * old one can be written any more. A locked row is passed by, as in `finishJobs`. Index `job_pkey`.
+ */
+export const requeueJobs = defineStatement<Fenced<RequeueEntry>, RequeuedRow>({
+  name: 'requeue_jobs_v1',
+  text: (schema) => `
+  WITH done AS (
+    SELECT *
+    FROM unnest($2::bigint[], $3::integer[], $4::integer[], $5::integer[], $6::bigint[], $7::text[])
+      AS done (id, run, lease, attempt, delay_ms, error)
+  ), held AS MATERIALIZED (
+    SELECT job.id FROM ${schema}.job, done WHERE ${fence(schema)} FOR UPDATE OF job SKIP LOCKED
+  ), requeued AS (
+    UPDATE ${schema}.job
+    SET
+      run = job.run + 1,
+      attempt = done.attempt,
+      due_at = CASE WHEN done.delay_ms IS NULL THEN job.due_at ELSE clock_timestamp() + done.delay_ms * interval '1 millisecond' END,
+      suspect = false,
+      last_error = coalesce(done.error, job.last_error)
+    FROM held, done
+    WHERE job.id = held.id AND done.id = held.id
+    RETURNING job.id, job.due_at, job.priority, job.channel, job.key
+  )
+  SELECT id, ${wakeUpMessage} FROM requeued`,
+  values: ({ runner, entries }) => [
+    runner,
+    ...fenceColumns(entries),
+    entries.map((entry) => entry.attempt),
+    entries.map((entry) => entry.delayMs),
+    entries.map((entry) => entry.error),
+  ],
+  row: ([id, message]) => ({
+    id: id as JobId,
+    dueMicros: (JSON.parse(message as string) as [number])[0],
+    message: message as string,
+  }),
+});
+
+/** Which of these runs are still unsettled, without waiting for whoever has locked them. Index `job_pkey`. */
+export const findUnsettled = defineStatement<Fenced<unknown>, JobId>({
+  name: 'find_unsettled_v1',
+  text: (schema) => `
+  SELECT job.id
+  FROM ${schema}.job, unnest($2::bigint[], $3::integer[], $4::integer[]) AS done (id, run, lease)
+  WHERE ${fence(schema)}`,
+  values: ({ runner, entries }) => [runner, ...fenceColumns(entries)],
+  row: ([id]) => id as JobId,
+});
+
+/** Drops leases of which every job has been settled. Index `lease_pkey`. */
+export const endLeases = defineStatement<{ runner: string; leases: readonly number[] }, never>({
+  name: 'end_leases_v1',
+  text: (schema) => `DELETE FROM ${schema}.lease WHERE runner_id = $1 AND number = ANY($2::integer[])`,
+  values: ({ runner, leases }) => [runner, leases],
+  row: () => {
+    throw new Error('end_leases answers no rows');
+  },
+});

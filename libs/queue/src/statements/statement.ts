@@ -1,0 +1,66 @@
+/** What a statement is sent through: a connection that belongs to one schema of tables. */
+export interface SqlClient {
+  readonly schema: string;
+  /** `false` where a pooler between us and the server cannot keep named statements. */
+  readonly namedStatements: boolean;
+  query(query: SqlQuery): Promise<{ rows: unknown[][] }>;
+}
+
+export interface SqlQuery {
+  readonly name?: string;
+  readonly text: string;
+  readonly values: unknown[];
+  readonly rowMode: 'array';
+}
+
+interface StatementDefinition<Params, Row> {
+  /** Ends in a version, raised whenever the text changes: a server refuses a name that comes back with other text. */
+  name: string;
+  /** Constant but for the schema, which is checked as an identifier before. */
+  text: (schema: string) => string;
+  values: (params: Params) => unknown[];
+  row: (columns: unknown[], params: Params) => Row;
+}
+
+export interface Statement<Params, Row> {
+  query(client: SqlClient, params: Params): SqlQuery;
+  row: (columns: unknown[], params: Params) => Row;
+}
+
+/** Declares a statement. Its text is built once for each schema. */
+export function defineStatement<Params, Row>(definition: StatementDefinition<Params, Row>): Statement<Params, Row> {
+  const texts = new Map<string, string>();
+  const textFor = (schema: string): string => {
+    const known = texts.get(schema);
+    if (known !== undefined) return known;
+    const text = definition.text(schema).trim();
+    texts.set(schema, text);
+    return text;
+  };
+  return {
+    row: definition.row,
+    query: (client, params) => ({
+      ...(client.namedStatements && { name: `${client.schema}.${definition.name}` }),
+      text: textFor(client.schema),
+      values: definition.values(params),
+      rowMode: 'array',
+    }),
+  };
+}
+
+/** The only way to send a statement. */
+export async function run<Params, Row>(
+  client: SqlClient,
+  statement: Statement<Params, Row>,
+  params: Params,
+): Promise<Row[]> {
+  const { rows } = await client.query(statement.query(client, params));
+  return rows.map((columns) => statement.row(columns, params));
+}
+
+/** Microseconds since 1970, exact. `extract` answers numeric, so nothing is rounded. */
+export const micros = (column: string): string => `(extract(epoch FROM ${column}) * 1000000)::bigint`;
+
+/** A time from microseconds since 1970. */
+export const timeOf = (parameter: string): string =>
+  `('epoch'::timestamptz + ${parameter}::bigint * interval '1 microsecond')`;

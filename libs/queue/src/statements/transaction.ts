@@ -1,0 +1,32 @@
+import { createHash } from 'node:crypto';
+
+/**
+ * Every transaction of ours says its level: under an administrator's default of REPEATABLE READ a claim that waited for
+ * the lock would keep its old snapshot and lease the same jobs again. The time limit ends what hangs on a half-open
+ * connection, and an administrator's shorter one must not end a claim half way for ever.
+ */
+const BEGIN = `BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = 20000; SET LOCAL lock_timeout = 0`;
+
+/**
+ * The hot statements have one right plan each, the walk of an index; on a table that was never analyzed, or was analyzed
+ * empty, the planner must not think of another one. `bench/plans.ts` and a test show the plans.
+ */
+const PIN_PLAN = `SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL jit = off`;
+
+export const begin = `${BEGIN}; ${PIN_PLAN}`;
+
+/** Opens a transaction that owns the claims of a channel: the next statement's snapshot is younger than the lock. */
+export const beginOwning = (schema: string, channel: string): string =>
+  `${begin}; SELECT pg_advisory_xact_lock(${lockKey(schema, channel)})`;
+
+/** The same for the jobs whose lease was lost: they are few, and one runner at a time looks among all of them. */
+export const beginOwningSuspects = (schema: string): string => beginOwning(schema, '');
+
+export const commit = 'COMMIT';
+
+export const rollback = 'ROLLBACK';
+
+/** A 64-bit key, the same in every process. A collision makes two channels take turns, no more. */
+function lockKey(schema: string, channel: string): string {
+  return createHash('sha256').update(`nestmq\0${schema}\0${channel}`).digest().readBigInt64BE(0).toString();
+}

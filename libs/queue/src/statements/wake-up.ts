@@ -1,0 +1,56 @@
+import type { Position } from '../job/job.js';
+import { defineStatement, micros } from './statement.js';
+
+/** What a notification tells: the lowest place at which something became free. A hint only: polling finds it anyway. */
+export type WakeUp =
+  | {
+      readonly kind: 'jobs';
+      readonly position: Position;
+      readonly priority: number;
+      readonly channel: string;
+      readonly key: string;
+    }
+  /** A channel was resumed, or jobs came back as suspects: look everywhere. */
+  | { readonly kind: 'survey' }
+  /** The listener's own, to see whether notifications arrive. */
+  | { readonly kind: 'probe'; readonly token: string };
+
+export const SURVEY_MESSAGE = '["survey"]';
+
+export const probeMessage = (token: string): string => JSON.stringify(['probe', token]);
+
+/** The message about a row with the columns due_at, id, priority, channel and key. At most 8 000 bytes: keys are bounded. */
+export const wakeUpMessage = `json_build_array(${micros('due_at')}, id::text, priority, channel, key)::text`;
+
+/** Reads a message; `undefined` when somebody else wrote it. */
+export function parseWakeUp(message: string): WakeUp | undefined {
+  let parts: unknown;
+  try {
+    parts = JSON.parse(message);
+  } catch {
+    return undefined;
+  }
+  if (!Array.isArray(parts)) return undefined;
+  const [first, id, priority, channel, key] = parts as unknown[];
+  if (first === 'survey') return { kind: 'survey' };
+  if (first === 'probe') return { kind: 'probe', token: String(id) };
+  if (typeof first !== 'number' || typeof channel !== 'string') return undefined;
+  return {
+    kind: 'jobs',
+    position: { micros: first, id: String(id) },
+    priority: Number(priority),
+    channel,
+    key: String(key),
+  };
+}
+
+/** One name a schema, so that a long job channel can never exceed what Postgres allows. */
+export const notifyChannelOf = (schema: string): string => `${schema}_wake_up`;
+
+/** Sends wake-ups. Never part of a transaction that writes: NOTIFY locks the whole cluster until that is durable. */
+export const notify = defineStatement<{ notifyChannel: string; messages: readonly string[] }, number>({
+  name: 'notify_v1',
+  text: () => `SELECT count(pg_notify($1, message)) FROM unnest($2::text[]) AS message`,
+  values: ({ notifyChannel, messages }) => [notifyChannel, messages],
+  row: ([count]) => Number(count),
+});
