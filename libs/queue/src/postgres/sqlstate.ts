@@ -11,7 +11,7 @@ const CONNECTION_ENDED =
   /^(Connection terminated|Client has encountered a connection error|Client was closed|Query read timeout|timeout expired)/;
 
 export function sqlStateOf(error: unknown): string {
-  const { code, driverError } = (error ?? {}) as { code?: unknown; driverError?: { code?: unknown } };
+  const { code, driverError } = (error ?? {}) as { code?: string | number; driverError?: { code?: string } };
   return String(driverError?.code ?? code ?? '');
 }
 

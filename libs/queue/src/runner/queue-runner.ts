@@ -197,7 +197,10 @@ export class QueueRunner {
   private async claimUntilStopped(): Promise<void> {
     while (!this.stopping) {
       try {
-        if (!(await this.claimOnce())) await this.wakeup.wait(this.feeds.msUntilDue());
+        if (!(await this.claimOnce())) {
+          this.slots.rest();
+          await this.wakeup.wait(this.feeds.msUntilDue());
+        }
         this.delay.reset();
       } catch (error) {
         if (this.stopping) return;

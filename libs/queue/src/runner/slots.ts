@@ -75,6 +75,10 @@ export class Slots {
     this.running -= 1;
     this.leave(handler);
     this.rate.end(durationMs);
+  }
+
+  /** There was nothing to claim: when nothing runs either, the measured rate says nothing about what comes next. */
+  rest(): void {
     if (this.running === 0 && this.aheadCount === 0) this.rate.idle();
   }
 
