@@ -1,0 +1,113 @@
+import { describe, expect, it } from '@jest/globals';
+import type { Position } from '../job/job.js';
+import { Feed, justBefore } from './feed.js';
+
+const at = (micros: number, id = 1): Position => ({ micros, id: String(id) });
+const NOW = 1_000;
+const newFeed = (first = at(100)): Feed => new Feed('mail', 0, 0, first);
+
+/** A look that took everything there was. */
+function exhaust(feed: Feed, nextDueMicros: number | null = null): void {
+  feed.begin();
+  feed.learn({ exhausted: true, last: null, nextDueMicros, nowMicros: NOW, lastKey: null } as never);
+}
+
+/** A look that was full, its last job at this place. */
+function takeUpTo(feed: Feed, last: Position): void {
+  feed.begin();
+  feed.learn({ exhausted: false, last, nextDueMicros: null, nowMicros: NOW, lastKey: null } as never);
+}
+
+describe('Feed', () => {
+  it('starts just before the first job it was told of', () => {
+    expect(newFeed(at(100)).after).toEqual(justBefore(at(100)));
+    expect(newFeed().ready).toBe(true);
+  });
+
+  it('goes on behind the last job of a full look, and is ready at once', () => {
+    const feed = newFeed();
+    takeUpTo(feed, at(200, 7));
+    expect(feed.after).toEqual(at(200, 7));
+    expect(feed.ready).toBe(true);
+  });
+
+  it('is idle after an exhausted look, until it is told of a job', () => {
+    const feed = newFeed();
+    exhaust(feed);
+    expect(feed.ready).toBe(false);
+    feed.tell(at(NOW + 5), NOW + 10);
+    expect(feed.ready).toBe(true);
+  });
+
+  it('is not looked at twice at once', () => {
+    const feed = newFeed();
+    feed.begin();
+    expect(feed.ready).toBe(false);
+  });
+
+  it('looks again from a place that it has passed: transactions commit out of order', () => {
+    const feed = newFeed();
+    takeUpTo(feed, at(500));
+    feed.tell(at(300, 9), NOW);
+    expect(feed.after).toEqual(justBefore(at(300)));
+    expect(feed.ready).toBe(true);
+  });
+
+  it('looks again from the lowest of several places', () => {
+    const feed = newFeed();
+    takeUpTo(feed, at(500));
+    feed.tell(at(300), NOW);
+    feed.tell(at(200), NOW);
+    feed.tell(at(400), NOW);
+    expect(feed.after).toEqual(justBefore(at(200)));
+  });
+
+  it('goes on from the old place until it has caught up, and does not forget how far it had been', () => {
+    const feed = newFeed();
+    takeUpTo(feed, at(500));
+    feed.tell(at(100, 2), NOW);
+    takeUpTo(feed, at(300));
+    expect(feed.after).toEqual(at(300));
+    takeUpTo(feed, at(500, 2));
+    expect(feed.after).toEqual(at(500, 2));
+    expect(feed.ready).toBe(true);
+  });
+
+  it('keeps what it was told during a look, whose snapshot may be older', () => {
+    const feed = newFeed();
+    feed.begin();
+    feed.tell(at(50), NOW);
+    feed.learn({ exhausted: true, last: null, nextDueMicros: null, nowMicros: NOW, lastKey: null } as never);
+    expect(feed.ready).toBe(true);
+    expect(feed.after).toEqual(justBefore(at(50)));
+  });
+
+  it('loses nothing when a look fails', () => {
+    const feed = newFeed();
+    feed.begin();
+    feed.tell(at(50), NOW);
+    feed.end(NOW);
+    expect(feed.ready).toBe(true);
+    expect(feed.after.micros).toBeLessThan(50);
+  });
+
+  it('becomes ready when its next job is due, and not before', () => {
+    const feed = newFeed();
+    exhaust(feed, NOW + 500);
+    feed.tick(NOW + 499);
+    expect(feed.ready).toBe(false);
+    feed.tick(NOW + 500);
+    expect(feed.ready).toBe(true);
+    expect(feed.nextDueMicros).toBeNull();
+  });
+
+  it('remembers the earliest of the due times it was told of', () => {
+    const feed = newFeed();
+    exhaust(feed, NOW + 500);
+    feed.tell(at(NOW + 700), NOW);
+    expect(feed.nextDueMicros).toBe(NOW + 500);
+    feed.tell(at(NOW + 300), NOW);
+    expect(feed.nextDueMicros).toBe(NOW + 300);
+    expect(feed.ready).toBe(false);
+  });
+});

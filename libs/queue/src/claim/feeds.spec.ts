@@ -1,0 +1,141 @@
+import { describe, expect, it } from '@jest/globals';
+import type { Position } from '../job/job.js';
+import type { WakeUp } from '../statements/wake-up.js';
+import type { Feed } from './feed.js';
+import { Feeds, type HandlerGroup } from './feeds.js';
+
+const PAST: Position = { micros: 1_000, id: '1' };
+const SHARED: HandlerGroup = { names: ['a'], channel: null, capacity: () => Infinity };
+
+interface Job {
+  channel?: string;
+  priority?: number;
+  key?: string;
+  position?: Position;
+}
+
+const news = (job: Job = {}): Extract<WakeUp, { kind: 'jobs' }> => ({
+  kind: 'jobs',
+  channel: job.channel ?? 'mail',
+  priority: job.priority ?? 0,
+  key: job.key ?? '',
+  position: job.position ?? PAST,
+});
+
+const head = (job: Job = {}) => ({
+  channel: job.channel ?? 'mail',
+  priority: job.priority ?? 0,
+  head: job.position ?? PAST,
+  keyed: job.key !== undefined,
+});
+
+const channelsOf = (feeds: readonly Feed[]): string[] => feeds.map(({ channel }) => channel);
+
+/** A look that leaves more to do, as a full claim does. */
+function look(feed: Feed): Feed {
+  feed.begin();
+  feed.end(feed.after.micros + 1);
+  return feed;
+}
+
+/** A look that takes all there is. */
+function exhaust(feed: Feed, nextDueMicros: number | null = null, nowMicros = 2_000): void {
+  feed.begin();
+  feed.learn({ exhausted: true, last: null, nextDueMicros, nowMicros, lastKey: null } as never);
+}
+
+describe('Feeds', () => {
+  it('have no work until they are told of some', () => {
+    const feeds = new Feeds([SHARED], null);
+    expect(feeds.hasWork()).toBe(false);
+    feeds.tell(news());
+    expect(feeds.hasWork()).toBe(true);
+  });
+
+  it('take channels in turn: the one that was looked at goes to the end of the round', () => {
+    const feeds = new Feeds([SHARED], null);
+    for (const channel of ['a', 'b', 'c']) feeds.tell(news({ channel }));
+    const turns = [1, 2, 3, 4, 5, 6].map(() => channelsOf(feeds.next(1).map(look)));
+    expect(turns.flat()).toEqual(['a', 'b', 'c', 'a', 'b', 'c']);
+  });
+
+  it('are asked for several channels at once, never for one twice', () => {
+    const feeds = new Feeds([SHARED], null);
+    for (const channel of ['a', 'b', 'c']) feeds.tell(news({ channel }));
+    feeds.tell(news({ channel: 'a', priority: 5 }));
+    expect(channelsOf(feeds.next(8))).toEqual(['a', 'b', 'c']);
+  });
+
+  it('take the smaller priority first within a channel', () => {
+    const feeds = new Feeds([SHARED], null);
+    feeds.tell(news({ priority: 5 }));
+    feeds.tell(news({ priority: -5 }));
+    expect(feeds.next(1)[0]?.priority).toBe(-5);
+  });
+
+  it('take what is due longest at every tenth claim of a channel, whatever its priority, so that nothing starves', () => {
+    const feeds = new Feeds([SHARED], null);
+    feeds.tell(news({ priority: 9, position: { micros: 10, id: '1' } }));
+    feeds.tell(news({ priority: 0, position: { micros: 5_000, id: '2' } }));
+    const priorities = Array.from({ length: 20 }, () => look(feeds.next(1)[0]!).priority);
+    expect(priorities.flatMap((priority, turn) => (priority === 9 ? [turn + 1] : []))).toEqual([10, 20]);
+  });
+
+  it('leave a group out that has no room', () => {
+    let room = 0;
+    const feeds = new Feeds([{ ...SHARED, capacity: () => room }], null);
+    feeds.tell(news());
+    expect(feeds.hasWork()).toBe(false);
+    expect(feeds.next(8)).toEqual([]);
+    room = 1;
+    expect(feeds.next(8)).toHaveLength(1);
+  });
+
+  it('tell a notification to the groups of its channel, and a survey to all: a job may have been sent elsewhere', () => {
+    const limited: HandlerGroup = { names: ['b'], channel: 'images', capacity: () => 1 };
+    const feeds = new Feeds([SHARED, limited], null);
+    feeds.tell(news({ channel: 'mail' }));
+    expect(feeds.next(1).map(({ group }) => group)).toEqual([0]);
+    feeds.survey([head({ channel: 'mail' })]);
+    for (const feed of feeds.next(8)) exhaust(feed);
+    expect(feeds.next(8).map(({ group }) => group)).toEqual([1]);
+  });
+
+  it('do not hear of channels that are not served', () => {
+    const feeds = new Feeds([SHARED], new Set(['mail']));
+    feeds.tell(news({ channel: 'images' }));
+    expect(feeds.hasWork()).toBe(false);
+  });
+
+  it('know when the next job is due', () => {
+    const feeds = new Feeds([SHARED], null);
+    expect(feeds.msUntilDue()).toBeNull();
+    feeds.tell(news({ channel: 'a' }));
+    const now = feeds.clock.nowMicros();
+    exhaust(feeds.next(1)[0]!, now + 60_000_000, now);
+    feeds.tell(news({ channel: 'b' }));
+    exhaust(feeds.next(1)[0]!, now + 30_000_000, now);
+    expect(feeds.msUntilDue()).toBeGreaterThan(29_000);
+    expect(feeds.msUntilDue()).toBeLessThanOrEqual(30_000);
+  });
+
+  it('go by the clock of the database', () => {
+    const feeds = new Feeds([SHARED], null);
+    feeds.clock.heard(5_000_000_000);
+    feeds.tell(news({ position: { micros: 5_060_000_000, id: '1' } }));
+    exhaust(feeds.next(1)[0]!, 5_060_000_000, 5_000_000_000);
+    expect(feeds.hasWork()).toBe(false);
+    feeds.clock.heard(5_060_000_001);
+    expect(feeds.hasWork()).toBe(true);
+  });
+
+  it('are forgotten by a survey when they have no job and nothing coming', () => {
+    const feeds = new Feeds([SHARED], null);
+    feeds.tell(news({ channel: 'gone' }));
+    exhaust(feeds.next(1)[0]!);
+    feeds.survey([head({ channel: 'mail' })]);
+    expect(channelsOf(feeds.next(8))).toEqual(['mail']);
+    feeds.tell(news({ channel: 'gone' }));
+    expect(channelsOf(feeds.next(8))).toContain('gone');
+  });
+});

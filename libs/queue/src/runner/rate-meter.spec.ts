@@ -1,0 +1,50 @@
+import { describe, expect, it } from '@jest/globals';
+import { RateMeter } from './rate-meter.js';
+
+const PREFETCH_MS = 5;
+
+/** So many jobs of `jobMs` each, ended within `busyMs`. */
+function measured(jobs: number, jobMs: number, busyMs: number): RateMeter {
+  const meter = new RateMeter(PREFETCH_MS);
+  meter.begin(0);
+  for (let i = 0; i < jobs; i++) meter.end(jobMs);
+  meter.ahead(busyMs);
+  return meter;
+}
+
+describe('RateMeter', () => {
+  it('holds nothing ahead until a rate is measured', () => {
+    const meter = new RateMeter(PREFETCH_MS);
+    expect(meter.ahead(0)).toBe(0);
+    meter.begin(0);
+    for (let i = 0; i < 15; i++) meter.end(0.1);
+    expect(meter.ahead(1)).toBe(0);
+  });
+
+  it('holds ahead what starts within the prefetch at the measured rate', () => {
+    expect(measured(1_000, 0.05, 10).ahead(10)).toBe(500);
+  });
+
+  it('holds nothing ahead when handlers take longer than the prefetch, however many run at once', () => {
+    expect(measured(1_000, 5.1, 10).ahead(10)).toBe(0);
+  });
+
+  it('holds nothing ahead with a prefetch of 0', () => {
+    const meter = new RateMeter(0);
+    meter.begin(0);
+    for (let i = 0; i < 100; i++) meter.end(0);
+    expect(meter.ahead(1)).toBe(0);
+  });
+
+  it('forgets the rate when nothing is left to run', () => {
+    const meter = measured(1_000, 0.05, 10);
+    meter.idle();
+    expect(meter.ahead(20)).toBe(0);
+  });
+
+  it('follows a rate that changes', () => {
+    const meter = measured(1_000, 0.05, 10);
+    for (let i = 0; i < 100; i++) meter.end(20);
+    expect(meter.ahead(30)).toBe(0);
+  });
+});

@@ -1,0 +1,44 @@
+import { describe, expect, it } from '@jest/globals';
+import fc from 'fast-check';
+import { notifyChannelOf, parseWakeUp, probeMessage, SURVEY_MESSAGE } from './wake-up.js';
+
+describe('parseWakeUp', () => {
+  it('reads the place, priority, channel and key of jobs', () => {
+    expect(parseWakeUp('[1764000000000001, "9007199254740993", -3, "mail", "größe \\"1\\""]')).toEqual({
+      kind: 'jobs',
+      position: { micros: 1_764_000_000_000_001, id: '9007199254740993' },
+      priority: -3,
+      channel: 'mail',
+      key: 'größe "1"',
+    });
+  });
+
+  it('reads what it writes itself', () => {
+    expect(parseWakeUp(SURVEY_MESSAGE)).toEqual({ kind: 'survey' });
+    expect(parseWakeUp(probeMessage('abc'))).toEqual({ kind: 'probe', token: 'abc' });
+  });
+
+  it.each([
+    '',
+    '{}',
+    'null',
+    '5',
+    '[]',
+    '["other"]',
+    '[5]',
+    '["1", "2", 0, "mail", ""]',
+    '[1, "2", 0',
+    'ping',
+    '[null,1]',
+  ])('takes no notice of what somebody else wrote: %p', (message) => expect(parseWakeUp(message)).toBeUndefined());
+
+  it('never throws', () => {
+    fc.assert(fc.property(fc.oneof(fc.string(), fc.json()), (message) => void parseWakeUp(message)));
+  });
+});
+
+describe('notifyChannelOf', () => {
+  it('fits Postgres’s 63 bytes for the longest schema name', () => {
+    expect(Buffer.byteLength(notifyChannelOf('s'.repeat(40)))).toBeLessThanOrEqual(63);
+  });
+});
