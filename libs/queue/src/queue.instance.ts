@@ -57,6 +57,7 @@ export class QueueInstance
   private readonly policies: Policies;
   private readonly watch: TransactionWatch;
   private runner: QueueRunner | null = null;
+  private prepared = false;
   private hooksTimer: NodeJS.Timeout | undefined;
 
   constructor(private readonly parts: QueueInstanceParts) {
@@ -89,7 +90,7 @@ export class QueueInstance
     this.parts.checkUnique();
     this.parts.explore(this.registry);
     this.watch.start();
-    await this.checkSchema();
+    await this.boot();
   }
 
   onApplicationBootstrap(): void {
@@ -128,6 +129,7 @@ export class QueueInstance
     return new QueueRunner(
       {
         ...options,
+        ...options.concurrency,
         instance: name,
         options: this.connectionOptions,
         listenOptions: listenUrl === null ? this.connectionOptions : { connectionString: listenUrl, keepAlive: true },
@@ -137,6 +139,7 @@ export class QueueInstance
         policies: this.policies,
         completion: new Completion({ ...options, dataSource }),
         notifier: this.notifier,
+        prepare: () => this.prepare(),
         board: this.parts.board(),
         logger: this.logger,
         emit: (event) => this.events.next(event),
@@ -145,17 +148,24 @@ export class QueueInstance
     );
   }
 
-  /** A missing migration ends the boot; a database that is down does not: the loops go on trying. */
-  private async checkSchema(): Promise<void> {
-    const { schema } = this.parts.options;
+  /** A missing migration ends the boot; a database that is down does not: the runner goes on trying. */
+  private async boot(): Promise<void> {
     try {
-      const [version] = await this.side.transaction((client) => run(client, findSchemaVersion, {}));
-      if (version !== SCHEMA_VERSION) throw new SchemaMissingError(schema, version ?? 'nothing is there');
-      await this.policies.store(this.registry.handlers());
+      await this.prepare();
     } catch (error) {
       if (!(error instanceof DatabaseUnavailableError)) throw error;
       this.logger.warn(`Started without the database, which is tried again: ${messageOf(error)}`);
     }
+  }
+
+  /** Once: makes sure of the tables, and stores what the handlers promise. */
+  private async prepare(): Promise<void> {
+    if (this.prepared) return;
+    const { schema } = this.parts.options;
+    const [version] = await this.side.transaction((client) => run(client, findSchemaVersion, {}));
+    if (version !== SCHEMA_VERSION) throw new SchemaMissingError(schema, version ?? 'nothing is there');
+    await this.policies.store(this.registry.handlers());
+    this.prepared = true;
   }
 
   private checkShutdownHooks(): void {

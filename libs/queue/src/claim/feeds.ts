@@ -55,7 +55,10 @@ export class Feeds {
     for (const [channel, feeds] of this.channels) {
       const kept = feeds.filter((feed) => found.has(feed) || feed.ready || feed.nextDueMicros !== null);
       if (kept.length > 0) this.channels.set(channel, kept);
-      else this.channels.delete(channel);
+      else {
+        this.channels.delete(channel);
+        this.turns.delete(channel);
+      }
     }
   }
 

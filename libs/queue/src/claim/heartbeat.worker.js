@@ -15,7 +15,6 @@ import pg from 'pg';
 /**
  * @typedef {object} Settings
  * @property {import('pg').ClientConfig} options
- * @property {string} begin
  * @property {string} text of the heartbeat statement
  * @property {number} intervalMs
  * @property {number} blockedLimitMs
@@ -37,7 +36,9 @@ let stopping = false;
 let client = null;
 /** @type {(() => void) | null} */
 let wake = null;
-/** @type {((report: Report) => void) | null} */
+/** A heartbeat was asked for; it may have been during one that knew less. */
+let hurried = false;
+/** @type {((report: Report | null) => void) | null} */
 let onReport = null;
 /** @type {((password: string | undefined) => void) | null} */
 let onPassword = null;
@@ -49,7 +50,10 @@ port.on('message', (message) => {
     onReport?.(message.report);
   }
   if (message.type === 'password') onPassword?.(message.password);
-  if (message.type === 'beat') wake?.();
+  if (message.type === 'beat') {
+    hurried = true;
+    wake?.();
+  }
   if (message.type === 'stop') {
     stopping = true;
     wake?.();
@@ -61,6 +65,7 @@ void main();
 async function main() {
   while (!stopping) {
     const began = performance.now();
+    hurried = false;
     try {
       await beat();
     } catch (error) {
@@ -70,7 +75,7 @@ async function main() {
         message: error instanceof Error ? error.message || String(error) : String(error),
       });
     }
-    if (!stopping) await pause(Math.max(50, settings.intervalMs - (performance.now() - began)));
+    if (!stopping && !hurried) await pause(Math.max(50, settings.intervalMs - (performance.now() - began)));
   }
   await disconnect();
   port.close();
@@ -86,7 +91,7 @@ async function beat() {
   }
   const connection = await connect();
   const [, { rows }] = await Promise.all([
-    connection.query(settings.begin),
+    connection.query('BEGIN ISOLATION LEVEL READ COMMITTED'),
     connection.query({
       text: settings.text,
       values: [current.runner, current.held, current.highest, current.started],
@@ -97,7 +102,7 @@ async function beat() {
   port.postMessage({ type: 'beaten', columns: rows[0], report: current, at: Date.now() });
 }
 
-/** @returns {Promise<Report | null>} `null` before the first one has come */
+/** @returns {Promise<Report | null>} `null` while the runner is not registered */
 function askForReport() {
   return new Promise((resolve) => {
     const timer = setTimeout(() => done(report), REPORT_PATIENCE_MS);

@@ -4,7 +4,6 @@ import type { ClientConfig } from 'pg';
 import { messageOf } from '../job/errors.js';
 import type { LeaseBook, LeaseReport } from '../job/lease-book.js';
 import { heartbeat, type HeartbeatRow } from '../statements/runners.js';
-import { begin } from '../statements/transaction.js';
 
 export interface LeaseKeeperSettings {
   readonly schema: string;
@@ -46,7 +45,8 @@ export class LeaseKeeper {
   constructor(
     private readonly settings: LeaseKeeperSettings,
     private readonly book: LeaseBook,
-    private readonly runnerId: () => string,
+    /** `null` while the runner is not registered: there is nothing to keep alive. */
+    private readonly runnerId: () => string | null,
     private readonly events: LeaseKeeperEvents,
     private readonly logger: Logger,
   ) {}
@@ -62,7 +62,6 @@ export class LeaseKeeper {
       workerData: {
         options: withoutFunctions(asksForPassword || password === undefined ? rest : { ...rest, password }),
         asksForPassword,
-        begin,
         text,
         intervalMs: heartbeatMs,
         blockedLimitMs,
@@ -127,14 +126,20 @@ export class LeaseKeeper {
   private report(askedAt: number): void {
     const blockedMs = Date.now() - askedAt;
     if (blockedMs > BLOCKED_MS) this.events.blocked(blockedMs);
-    this.worker?.postMessage({ type: 'report', report: { ...this.book.report(), runner: this.runnerId() } });
+    const runner = this.runnerId();
+    const report = runner === null ? null : { ...this.book.report(), runner };
+    this.worker?.postMessage({ type: 'report', report });
   }
 
   private beaten(columns: unknown[], report: LeaseReport & { runner: string }, sentAt: number): void {
     const row = heartbeat.row(columns, { ...report });
     // An answer about an id that has been given up since says nothing.
     if (report.runner !== this.runnerId()) return;
-    if (!row.alive) return this.events.declaredDead();
+    if (!row.alive) {
+      this.beatenAt = Number.NEGATIVE_INFINITY;
+      this.events.declaredDead();
+      return;
+    }
     // As old as the message, should the event loop have been blocked since.
     this.beatenAt = performance.now() - Math.max(0, Date.now() - sentAt);
     const filled = new Set(report.filled);

@@ -89,7 +89,7 @@ describe('outcomeOfError', () => {
   });
 
   it('asks the handler’s function with the attempt and the error', () => {
-    const backoffFunction = jest.fn((attempt: number) => attempt * 10.4);
+    const backoffFunction = jest.fn((attempt: number, _error: unknown) => attempt * 10.4);
     expect(outcomeOf({ error, attempt: 3, policyBackoff: null, backoffFunction })).toMatchObject({ delayMs: 31 });
     expect(backoffFunction).toHaveBeenCalledWith(3, error);
   });

@@ -178,15 +178,6 @@ export class InvalidTransitionError extends QueueError {
   }
 }
 
-/** No job has this id. */
-export class JobNotFoundError extends QueueError {
-  readonly code = 'not_found';
-
-  constructor(readonly jobId: string) {
-    super(`There is no job with id ${jobId}. It may have been completed with retention 0, or pruned.`);
-  }
-}
-
 /** The schema is missing or older than this package. Thrown at boot. */
 export class SchemaMissingError extends QueueError {
   readonly code = 'schema_missing';

@@ -16,6 +16,8 @@ export interface ListenerSettings {
 }
 
 export interface ListenerEvents {
+  /** The connection is there (again): what was sent in the meantime has to be looked for. */
+  connected(): void;
   wakeUp(wakeUp: WakeUp): void;
   /** `true` when notifications were seen to arrive, `false` when they no longer do. */
   listening(listening: boolean): void;
@@ -49,6 +51,10 @@ export class Listener {
 
   start(): void {
     this.loop ??= this.connectUntilStopped();
+  }
+
+  get connected(): boolean {
+    return this.client !== null;
   }
 
   async stop(): Promise<void> {
@@ -112,6 +118,7 @@ export class Listener {
       if (this.stopped) return;
       await client.query(`LISTEN "${notifyChannelOf(this.settings.schema)}"`);
       this.client = client;
+      this.events.connected();
       this.scheduleProbe(client, 0);
       const error = await lost;
       if (error !== undefined) throw error;

@@ -1,4 +1,5 @@
 import type { RunningJob } from '../execute/running-job.js';
+import type { ClaimedJob } from '../job/job.js';
 import type { RegisteredHandler } from '../job/handler.js';
 import { LeaseLostError } from '../job/errors.js';
 
@@ -23,29 +24,23 @@ export class RunBoard {
     if (this.runs.size === 0) for (const resolve of this.idleWaiters.splice(0)) resolve();
   }
 
-  get suspects(): number {
-    let count = 0;
-    for (const { job } of this.runs) if (job.claimed.suspect) count += 1;
-    return count;
-  }
-
   /** Names of what runs, for a warning. */
   labels(): string[] {
     return [...new Set([...this.runs].map(({ handler }) => handler.label))];
   }
 
   /** Aborts the runs whose lease is gone. */
-  lose(isLost: (lease: number, runner: string) => boolean): void {
+  lose(isLost: (job: ClaimedJob) => boolean): void {
     for (const run of this.runs) {
       const { claimed } = run.job;
-      if (run.leaseLost || !isLost(claimed.lease, claimed.runner)) continue;
+      if (run.leaseLost || !isLost(claimed)) continue;
       run.leaseLost = true;
       run.job.abort(new LeaseLostError(claimed.id, claimed.name));
     }
   }
 
-  abortAll(reason: (run: ActiveRun) => Error): void {
-    for (const run of this.runs) run.job.abort(reason(run));
+  abortAll(reason: Error): void {
+    for (const { job } of this.runs) job.abort(reason);
   }
 
   /** Runs that go on longer than this and were not told of before. */

@@ -27,7 +27,7 @@ describe('Slots', () => {
     const slots = filled(6);
     const started = [1, 2, 3, 4, 5, 6].map(() => slots.start(0)?.id);
     expect(started).toEqual(['0', '1', '2', '3', undefined, undefined]);
-    expect(slots.full).toBe(true);
+    expect(slots.runningCount).toBe(4);
     slots.end(handler(), 1);
     expect(slots.start(0)?.id).toBe('4');
   });
@@ -48,6 +48,13 @@ describe('Slots', () => {
       () => handler(),
     );
     expect(slots.demand(3.2)).toEqual({ limit: 52, slots: 2 });
+  });
+
+  it('gives a suspect the next free slot, before what was taken ahead', () => {
+    const slots = filled(3);
+    slots.start(0);
+    slots.take({ ...job(9), suspect: true }, handler());
+    expect([slots.start(0)?.id, slots.start(0)?.id]).toEqual(['9', '1']);
   });
 
   it('takes back only what has not started', () => {

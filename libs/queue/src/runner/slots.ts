@@ -33,10 +33,6 @@ export class Slots {
     return this.ahead.length - this.next;
   }
 
-  get full(): boolean {
-    return this.running >= this.settings.max;
-  }
-
   /** How many more jobs of a handler with a limit of its own may be taken. */
   room(handler: RegisteredHandler): number {
     return (handler.concurrency ?? Infinity) - (this.perHandler.get(handler) ?? 0);
@@ -51,14 +47,16 @@ export class Slots {
     return { limit: Math.min(MAX_CLAIM, max + ahead - inHand), slots: Math.max(0, max - inHand) };
   }
 
+  /** A suspect gets the next free slot: its start is recorded already. */
   take(job: ClaimedJob, handler: RegisteredHandler): void {
-    this.ahead.push(job);
+    if (job.suspect) this.ahead.splice(this.next, 0, job);
+    else this.ahead.push(job);
     if (handler.concurrency !== null) this.perHandler.set(handler, (this.perHandler.get(handler) ?? 0) + 1);
   }
 
   /** The next job that has a free slot. */
   start(now: number): ClaimedJob | undefined {
-    if (this.full) return undefined;
+    if (this.running >= this.settings.max) return undefined;
     const job = this.ahead[this.next];
     if (job === undefined) return undefined;
     this.next += 1;

@@ -1,5 +1,6 @@
 import type { Logger } from '@nestjs/common';
 import { messageOf } from '../job/errors.js';
+import type { ClaimedJob } from '../job/job.js';
 import type { LeaseBook } from '../job/lease-book.js';
 import { RetryDelay } from '../job/retry-delay.js';
 import type { Connection } from '../postgres/connection.js';
@@ -23,6 +24,13 @@ export type Settled =
   /** The job was no longer this run's: nothing was written. */
   | { readonly run: EndedRun; readonly result: 'lost' };
 
+interface Batch {
+  readonly runner: string;
+  readonly settlements: readonly Settlement[];
+  /** Leases that end with it. */
+  readonly ended: readonly number[];
+}
+
 /** Runs that one transaction settles at most. */
 const BATCH = 1_000;
 
@@ -35,16 +43,17 @@ const OPEN_TRANSACTION_DELAY_MS = 200;
  */
 export class Settler {
   private waiting: Settlement[] = [];
-  private endedLeases: number[] = [];
+  /** Of which every job is settled, but which were not known to end when their last one was sent. */
+  private endedLeases: { readonly runner: string; readonly lease: number }[] = [];
   private working = false;
   private readonly delay = new RetryDelay({ minMs: 100, maxMs: 5_000 });
   private idleWaiters: (() => void)[] = [];
-  private openTransactions = 0;
+  private readonly stopSignal = new AbortController();
+  private readonly openTransactions = new Set<NodeJS.Timeout>();
 
   constructor(
     private readonly connection: Connection,
     private readonly book: LeaseBook,
-    private readonly runnerId: () => string,
     private readonly onSettled: (settled: Settled) => void,
     private readonly logger: Logger,
   ) {}
@@ -68,71 +77,83 @@ export class Settler {
 
   /** Resolves when everything that has ended is written. */
   async idle(): Promise<void> {
-    if (!this.working && this.openTransactions === 0) return;
+    if (!this.working && this.openTransactions.size === 0) return;
     await new Promise<void>((resolve) => this.idleWaiters.push(resolve));
   }
 
+  /** Gives up writing: what is left stays with its leases. */
+  stop(): void {
+    this.stopSignal.abort();
+    for (const timer of this.openTransactions) clearTimeout(timer);
+  }
+
   private async work(): Promise<void> {
-    while (this.waiting.length > 0 || this.endedLeases.length > 0) {
-      const batch = this.waiting.splice(0, BATCH);
-      await this.writeUntilDone(batch, this.countDown(batch));
+    while (!this.stopSignal.signal.aborted && (this.waiting.length > 0 || this.endedLeases.length > 0)) {
+      const batch = this.takeBatch();
+      await this.writeUntilDone(batch);
     }
     this.working = false;
     this.announceIdle();
   }
 
   private announceIdle(): void {
-    if (this.working || this.openTransactions > 0) return;
+    if (this.working || this.openTransactions.size > 0) return;
     for (const resolve of this.idleWaiters.splice(0)) resolve();
   }
 
-  /** Leases that have no other unsettled job: they end together with their last ones. */
-  private countDown(batch: readonly Settlement[]): number[] {
-    const ended = this.endedLeases.splice(0);
-    for (const { write, unsure, entry } of batch) {
+  /** What has gathered, of one runner: this process has another id after it was declared dead. */
+  private takeBatch(): Batch {
+    const runner = this.waiting[0]?.run.job.runner ?? this.endedLeases[0]!.runner;
+    const settlements = this.waiting.slice(0, BATCH).filter(({ run: { job } }) => job.runner === runner);
+    const taken = new Set(settlements);
+    this.waiting = this.waiting.filter((settlement) => !taken.has(settlement));
+    const ended = this.endedLeases.filter((lease) => lease.runner === runner).map(({ lease }) => lease);
+    this.endedLeases = this.endedLeases.filter((lease) => lease.runner !== runner);
+    for (const { write, unsure, entry } of settlements) {
       if (write !== 'confirm' && !unsure && this.book.settling(entry.lease)) ended.push(entry.lease);
     }
-    return ended;
+    return { runner, settlements, ended };
   }
 
-  private async writeUntilDone(batch: readonly Settlement[], ended: readonly number[]): Promise<void> {
+  private async writeUntilDone(batch: Batch): Promise<void> {
     for (let repeated = false; ; repeated = true) {
       try {
-        await this.write(batch, ended, repeated);
+        await this.write(batch, repeated);
         this.delay.reset();
         return;
       } catch (error) {
-        if (!isRetryable(error) && batch.length > 0) return this.writeApart(batch, ended, error);
-        this.logger.warn(`Settling ${batch.length} runs failed, will try again: ${messageOf(error)}`);
-        await this.delay.wait();
+        const { length } = batch.settlements;
+        if (!isRetryable(error) && length > 0) return this.writeApart(batch, error);
+        this.logger.warn(`Settling ${length} runs failed, will try again: ${messageOf(error)}`);
+        await this.delay.wait(this.stopSignal.signal);
+        if (this.stopSignal.signal.aborted) return;
       }
     }
   }
 
   /** One run's data spoils the statement for all: each is written by itself, and that one is put back. */
-  private async writeApart(batch: readonly Settlement[], ended: readonly number[], cause: unknown): Promise<void> {
-    const [only] = batch;
-    if (batch.length === 1 && only) {
-      const { job } = only.run;
-      this.logger.error(`The end of job ${job.id} (${job.name}) cannot be written: ${messageOf(cause)}`);
-      const outcome = {
-        kind: 'retry',
-        delayMs: 60_000,
-        error: new Error('The end of the run could not be written.', { cause }),
-      } as const;
-      if (only.run.outcome.kind !== 'retry') {
-        return this.writeUntilDone([settlementOf({ ...only.run, outcome })], ended);
-      }
-      this.onSettled({ run: only.run, result: 'lost' });
-      return this.writeUntilDone([], ended);
-    }
-    for (const settlement of batch) await this.writeUntilDone([settlement], []);
-    await this.writeUntilDone([], ended);
+  private async writeApart({ runner, settlements, ended }: Batch, cause: unknown): Promise<void> {
+    const [only] = settlements;
+    if (settlements.length === 1 && only) await this.putBack(only, cause);
+    else
+      for (const settlement of settlements) await this.writeUntilDone({ runner, settlements: [settlement], ended: [] });
+    await this.writeUntilDone({ runner, settlements: [], ended });
   }
 
-  private async write(batch: readonly Settlement[], ended: readonly number[], repeated: boolean): Promise<void> {
-    const { complete, finish, requeue, confirm } = divide(batch);
-    const runner = this.runnerId();
+  private async putBack({ run: ended }: Settlement, cause: unknown): Promise<void> {
+    const { job } = ended;
+    this.logger.error(`The end of job ${job.id} (${job.name}) cannot be written: ${messageOf(cause)}`);
+    if (ended.outcome.kind === 'retry') {
+      this.onSettled({ run: ended, result: 'lost' });
+      return;
+    }
+    const error = new Error('The end of the run could not be written.', { cause });
+    const settlement = settlementOf({ ...ended, outcome: { kind: 'retry', delayMs: 60_000, error } });
+    await this.writeUntilDone({ runner: job.runner, settlements: [settlement], ended: [] });
+  }
+
+  private async write({ runner, settlements, ended }: Batch, repeated: boolean): Promise<void> {
+    const { complete, finish, requeue, confirm } = divide(settlements);
     const answers = await this.connection.transaction((client) => {
       const send = <T>(entries: readonly unknown[], statement: () => Promise<T[]>): Promise<T[]> =>
         entries.length > 0 ? statement() : Promise.resolve([]);
@@ -173,7 +194,7 @@ export class Settler {
         this.confirmLater(settlement);
         continue;
       }
-      if (unsure) this.settled(entry.lease);
+      if (unsure) this.settled(ended.job);
       const requeued = places?.get(entry.id);
       if (written || repeated) this.onSettled({ run: ended, result: 'written', ...(requeued && { requeued }) });
       else this.onSettled({ run: ended, result: 'lost' });
@@ -185,7 +206,7 @@ export class Settler {
     for (const { run: ended, entry, otherwise } of confirm) {
       if (unsettled.has(entry.id)) this.waiting.push(otherwise);
       else {
-        this.settled(entry.lease);
+        this.settled(ended.job);
         this.onSettled({ run: ended, result: 'completed-by-handler' });
       }
     }
@@ -193,15 +214,15 @@ export class Settler {
 
   /** The row is locked: the handler returned and left its transaction open. Its end decides, whenever it comes. */
   private confirmLater(otherwise: Settlement): void {
-    this.openTransactions += 1;
-    setTimeout(() => {
-      this.openTransactions -= 1;
+    const timer = setTimeout(() => {
+      this.openTransactions.delete(timer);
       this.enqueue({ run: otherwise.run, write: 'confirm', entry: otherwise.entry, otherwise });
     }, OPEN_TRANSACTION_DELAY_MS);
+    this.openTransactions.add(timer);
   }
 
-  private settled(lease: number): void {
-    if (this.book.settling(lease)) this.endedLeases.push(lease);
+  private settled({ runner, lease }: ClaimedJob): void {
+    if (this.book.settling(lease)) this.endedLeases.push({ runner, lease });
   }
 }
 

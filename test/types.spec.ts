@@ -1,0 +1,109 @@
+import { describe, expect, it } from '@jest/globals';
+import { JobHandler, type HandlerMethod, type Job, type JobSpawner, type PayloadOf, type SpawnResult } from 'nestmq';
+
+// `npm run typecheck` is the test: an expected error that does not come is an error. The calls are never made.
+
+class Mailer {
+  readonly from = 'a@example.org';
+
+  @JobHandler('mail')
+  async welcome(_job: Job<{ userId: string; cc?: string[] }>): Promise<void> {}
+
+  @JobHandler('mail')
+  tick(_job: Job): void {}
+
+  @JobHandler('mail')
+  none(_job: Job<undefined>): void {}
+
+  send(_to: string): void {}
+}
+
+abstract class Base {
+  abstract handle(job: Job<number>): Promise<string>;
+}
+
+class Hidden {
+  private constructor() {}
+
+  handle(_job: Job<boolean>): void {}
+}
+
+type Equal<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false;
+
+const holds = <Claim extends true>(claim: Claim): boolean => claim;
+
+export function typedCalls(jobs: JobSpawner): Promise<SpawnResult | SpawnResult[]>[] {
+  return [
+    jobs.spawn(Mailer, 'welcome', { userId: '1' }),
+    jobs.spawn(Mailer, 'welcome', { userId: '1', cc: ['2'] }, { key: 'k', delay: '5s', backoff: { type: 'fixed' } }),
+    jobs.spawn(Mailer, 'tick', { anything: true }),
+    jobs.spawn(Mailer, 'none', undefined),
+    jobs.spawn(Base, 'handle', 5),
+    jobs.spawn(Hidden as never as typeof Mailer, 'welcome', { userId: '1' }),
+    jobs.spawn('Mailer.welcome', { whatever: 1 }),
+    jobs.spawn('Mailer.welcome'),
+    jobs.spawnMany(Mailer, 'welcome', [{ payload: { userId: '1' }, key: 'k' }]),
+    jobs.spawnMany([{ name: 'Mailer.welcome', payload: 1 }]),
+    // @ts-expect-error a payload of the wrong type
+    jobs.spawn(Mailer, 'welcome', { userId: 1 }),
+    // @ts-expect-error a payload without a field
+    jobs.spawn(Mailer, 'welcome', {}),
+    // @ts-expect-error a payload with a field too many
+    jobs.spawn(Mailer, 'welcome', { userId: '1', bcc: [] }),
+    // @ts-expect-error no payload, where the handler wants one
+    jobs.spawn(Mailer, 'welcome'),
+    // @ts-expect-error a payload where the handler wants none
+    jobs.spawn(Mailer, 'none', 5),
+    // @ts-expect-error a method that is not there
+    jobs.spawn(Mailer, 'welcom', { userId: '1' }),
+    // @ts-expect-error a method that takes no job
+    jobs.spawn(Mailer, 'send', 'b@example.org'),
+    // @ts-expect-error a property that is no method
+    jobs.spawn(Mailer, 'from', 'x'),
+    // @ts-expect-error an abstract handler's payload counts too
+    jobs.spawn(Base, 'handle', 'five'),
+    // @ts-expect-error an instance instead of the class
+    jobs.spawn(new Mailer(), 'welcome', { userId: '1' }),
+    // @ts-expect-error an option that is not there
+    jobs.spawn(Mailer, 'welcome', { userId: '1' }, { ordered: true }),
+    // @ts-expect-error a duration with an unknown unit
+    jobs.spawn(Mailer, 'welcome', { userId: '1' }, { delay: '5w' }),
+    // @ts-expect-error a backoff function cannot be stored with a job
+    jobs.spawn(Mailer, 'welcome', { userId: '1' }, { backoff: () => 5 }),
+    // @ts-expect-error a date as text
+    jobs.spawn(Mailer, 'welcome', { userId: '1' }, { runAt: '2030-01-01' }),
+    // @ts-expect-error an item of the wrong type
+    jobs.spawnMany(Mailer, 'welcome', [{ payload: { userId: 1 } }]),
+    // @ts-expect-error an item without a name
+    jobs.spawnMany([{ payload: 1 }]),
+  ];
+}
+
+export class Refused {
+  // @ts-expect-error only methods that take a job can be handlers
+  @JobHandler('mail')
+  send(_to: string): void {}
+
+  // @ts-expect-error an option that is not there
+  @JobHandler('mail', { retires: 3 })
+  welcome(_job: Job): void {}
+}
+
+export function readOnly(job: Job<{ userId: string }>): void {
+  // @ts-expect-error a handler cannot change what it was given
+  job.attempt = 0;
+  // @ts-expect-error nor the payload as a whole
+  job.payload = { userId: '2' };
+  // @ts-expect-error a completion needs the manager of a transaction
+  void job.complete({});
+}
+
+describe('types', () => {
+  it('infer the payload and the methods of a handler class', () => {
+    expect(holds<Equal<PayloadOf<Mailer, 'welcome'>, { userId: string; cc?: string[] }>>(true)).toBe(true);
+    expect(holds<Equal<HandlerMethod<Mailer>, 'welcome' | 'tick' | 'none'>>(true)).toBe(true);
+    expect(holds<Equal<PayloadOf<Base, 'handle'>, number>>(true)).toBe(true);
+    expect(holds<Equal<Job<{ a: 1 }>['payload'], { a: 1 }>>(true)).toBe(true);
+    expect(holds<Equal<Job['payload'], unknown>>(true)).toBe(true);
+  });
+});
