@@ -1,0 +1,80 @@
+import { once } from 'node:events';
+import type { ChildProcess } from 'node:child_process';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Letters, startApplication, type BenchApplication } from '../application.js';
+import { clockMs } from '../clock.js';
+import { payloadOf } from '../payload.js';
+import { closeProcess, startProcess } from '../processes/start.js';
+import { createRawTables, RawRunner, RawSender } from '../raw/raw-queue.js';
+import type { Sample } from '../report.js';
+import { percentilesOf } from '../statistics.js';
+import { compare, type Workload } from '../workload.js';
+
+export const latency: Workload = {
+  name: 'latency',
+  description: 'idle runner, one job at a time: from the call of spawn to the first line of the handler',
+  async run(bench) {
+    const { database, settings } = bench;
+    await createRawTables(database.admin);
+    const app = await startApplication(database.url);
+    const child = await startProcess('./sender.ts', { BENCH_URL: database.url });
+    const sender = await RawSender.open(database.url);
+    const runner = await RawRunner.open(database.url);
+    await compare(bench, { amount: settings.jobs ?? 500, warmUp: 100 }, [
+      {
+        system: 'nestmq',
+        name: 'spawn → handler, one process',
+        run: (samples) => sampleOneByOne(samples, app.letters, (n) => spawnHere(app, n)),
+      },
+      {
+        system: 'nestmq',
+        name: 'spawn → handler, two processes',
+        run: (samples) => sampleOneByOne(samples, app.letters, (n) => spawnThere(child, n)),
+      },
+      {
+        system: 'raw SQL',
+        name: 'INSERT, NOTIFY → handler',
+        run: (samples) =>
+          sampleOneByOne(samples, runner, async (n) => {
+            const calledAt = clockMs();
+            await sender.sendOne(payloadOf(n), { notify: true });
+            return calledAt;
+          }),
+      },
+    ]);
+    await closeProcess(child);
+    await Promise.all([app.close(), sender.close(), runner.close()]);
+  },
+};
+
+async function spawnHere(app: BenchApplication, n: number): Promise<number> {
+  const calledAt = clockMs();
+  await app.jobs.spawn(Letters, 'send', payloadOf(n));
+  return calledAt;
+}
+
+async function spawnThere(child: ChildProcess, n: number): Promise<number> {
+  const answer = once(child, 'message') as Promise<[{ calledAt: number }]>;
+  child.send({ spawn: n });
+  const [{ calledAt }] = await answer;
+  return calledAt;
+}
+
+/** @param send sends job n and answers when it was called */
+async function sampleOneByOne(
+  samples: number,
+  receiver: { onStart: (n: number) => void },
+  send: (n: number) => Promise<number>,
+): Promise<Sample> {
+  const latencies = new Float64Array(samples);
+  for (let n = 0; n < samples; n++) {
+    const started = new Promise<number>((resolve) => {
+      receiver.onStart = (got) => got === n && resolve(clockMs());
+    });
+    const calledAt = await send(n);
+    latencies[n] = (await started) - calledAt;
+    // The settlement is over by then, and no rhythm can fall into step with a timer.
+    await sleep(4 + Math.random() * 8);
+  }
+  return { jobs: samples, perSecond: null, latency: percentilesOf(latencies), usage: null };
+}
