@@ -39,13 +39,11 @@ export async function startApp({ url, queue = {}, typeorm = {}, ...metadata }: T
   const module = await Test.createTestingModule({
     ...metadata,
     imports: [
-      TypeOrmModule.forRoot({ type: 'postgres', url, retryAttempts: 0, ...typeorm } as DataSourceOptions),
+      TypeOrmModule.forRoot({ type: 'postgres', url, retryAttempts: 0, ...(typeorm as object) }),
       QueueModule.forRoot(queue),
       ...(metadata.imports ?? []),
     ],
-  })
-    .setLogger(false)
-    .compile();
+  }).compile();
   const events: QueueEvent[] = [];
   module.get(Queue).events.subscribe((event) => events.push(event));
   const testApp: TestApp = {

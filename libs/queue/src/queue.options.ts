@@ -117,21 +117,52 @@ export function resolveOptions(given: QueueOptions = {}): ResolvedQueueOptions {
     prefetchMs: checkInteger(options.prefetchMs, 'prefetchMs', 0, 1_000),
     pollMs: checkInteger(options.pollMs, 'pollMs', 100, 60_000),
     leaseMs: checkInteger(options.leaseMs, 'leaseMs', 1_000, 600_000),
-    blockedLimitMs: checkInteger(options.blockedLimitMs, 'blockedLimitMs', 0, DAY_MS),
+    blockedLimitMs: checkInteger(options.blockedLimitMs, 'blockedLimitMs', 100, DAY_MS),
     abortGraceMs: checkInteger(options.abortGraceMs, 'abortGraceMs', 0, DAY_MS),
     stuckAfterMs: durationMs(options.stuckAfter, 'stuckAfter', 1),
-    shutdownGraceMs: checkInteger(options.shutdown.graceMs ?? DEFAULTS.shutdown.graceMs, 'shutdown.graceMs', 0, DAY_MS),
+    shutdownGraceMs: resolveShutdown(options.shutdown),
     maxPayloadBytes: checkInteger(options.maxPayloadBytes, 'maxPayloadBytes', 1, 67_108_864),
     openNames: checkBoolean(options.openNames, 'openNames'),
-    defaults: options.defaults,
+    defaults: checkDefaults(options.defaults),
     listenUrl: options.listenUrl === undefined ? null : checkUrl(options.listenUrl),
     namedStatements: checkBoolean(options.preparedStatements, 'preparedStatements'),
     pruneEveryMs: durationMs(options.pruneEvery, 'pruneEvery', 100, DAY_MS),
   };
 }
 
-function resolveConcurrency(given: NonNullable<QueueOptions['concurrency']>): ResolvedQueueOptions['concurrency'] {
-  const { min, max } = typeof given === 'number' ? { min: given, max: given } : given;
+/** An object with some of these fields, and no others. */
+function checkFields<T extends object>(value: unknown, option: string, fields: readonly (keyof T & string)[]): T {
+  const known = fields.map((field) => `"${field}"`).join(' and ');
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw new InvalidOptionsError(option, value, `Give an object with ${known}.`);
+  }
+  for (const [field, given] of Object.entries(value)) {
+    if (fields.includes(field as keyof T & string)) continue;
+    throw new InvalidOptionsError(`${option}.${field}`, given, `There is no such option. Known: ${known}.`);
+  }
+  return value as T;
+}
+
+function resolveShutdown(given: unknown): number {
+  const { graceMs = DEFAULTS.shutdown.graceMs } = checkFields<{ graceMs?: number }>(given, 'shutdown', ['graceMs']);
+  return checkInteger(graceMs, 'shutdown.graceMs', 0, DAY_MS);
+}
+
+function checkDefaults(defaults: unknown): HandlerPreset {
+  if (typeof defaults === 'function') return defaults as HandlerPreset;
+  if (typeof defaults === 'object' && defaults !== null && !Array.isArray(defaults)) return defaults;
+  throw new InvalidOptionsError(
+    'defaults',
+    defaults,
+    'Give an object of handler options, or a function that answers one.',
+  );
+}
+
+function resolveConcurrency(given: unknown): ResolvedQueueOptions['concurrency'] {
+  const { min, max } =
+    typeof given === 'number'
+      ? { min: given, max: given }
+      : checkFields<{ min?: number; max?: number }>(given, 'concurrency', ['min', 'max']);
   const most = checkInteger(max ?? Math.max(min ?? 0, DEFAULTS.concurrency.max), 'concurrency.max', 1, 10_000);
   const least = checkInteger(min ?? Math.min(DEFAULTS.concurrency.min, most), 'concurrency.min', 1, 10_000);
   if (least > most)

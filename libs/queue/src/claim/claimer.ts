@@ -81,8 +81,7 @@ export class Claimer {
 
   private async look(feed: Feed, wanted: Demand): Promise<ClaimedJob[]> {
     const { names } = this.feeds.group(feed);
-    // By key only for what starts at once: its answer is not in due order.
-    const byKey = feed.keyed && feed.looks % 2 === 1 && wanted.slots > 0;
+    const byKey = feed.keyed && feed.looks % 2 === 1;
     feed.begin();
     const lease = this.book.open();
     try {
@@ -97,18 +96,13 @@ export class Claimer {
       const rows = await this.connection.transaction(
         (client) =>
           byKey
-            ? run(client, claimJobsByKey, {
-                ...params,
-                limit: wanted.slots,
-                afterKey: feed.afterKey,
-                share: Math.ceil(wanted.slots / 4),
-              })
+            ? run(client, claimJobsByKey, { ...params, afterKey: feed.afterKey, share: Math.ceil(wanted.limit / 4) })
             : run(client, claimJobs, { ...params, after: feed.after }),
         beginOwning(this.settings.schema, feed.channel),
       );
       const jobs = rows.flatMap(({ job }) => job ?? []);
       this.book.fill(lease, jobs.length);
-      if (byKey) this.learnByKey(feed, rows, wanted.slots);
+      if (byKey) this.learnByKey(feed, rows, wanted.limit);
       else this.learn(feed, rows);
       return jobs;
     } catch (error) {

@@ -48,6 +48,11 @@ export class Feed {
     return !this.looking && (this.mayHaveMore || this.lookAgainFrom !== null);
   }
 
+  /** A look at it is under way. */
+  get busy(): boolean {
+    return this.looking;
+  }
+
   get nextDueMicros(): number | null {
     return this.nextDue;
   }

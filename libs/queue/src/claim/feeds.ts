@@ -7,7 +7,7 @@ import { Feed } from './feed.js';
 /** Handlers that are claimed for together: all without a limit of their own, or one with. */
 export interface HandlerGroup {
   readonly names: readonly string[];
-  /** Channels for which a notification concerns it, `null`: all. A survey concerns every group. */
+  /** Its jobs' usual channel, `null`: any. Notifications of others concern it only when they name one of its jobs. */
   readonly channel: string | null;
   /** How many more of its jobs this process may take now. */
   readonly capacity: () => number;
@@ -29,13 +29,13 @@ export class Feeds {
   ) {}
 
   /** A notification, or what this process itself has put somewhere. */
-  tell({ channel, priority, key, position }: Extract<WakeUp, { kind: 'jobs' }>): void {
+  tell({ channel, priority, keyed, name, position }: Extract<WakeUp, { kind: 'jobs' }>): void {
     if (this.served?.has(channel) === false) return;
     this.groups.forEach((group, index) => {
-      if (group.channel !== null && group.channel !== channel && this.find(channel, priority, index) === undefined)
-        return;
+      const concerned = group.channel === null || group.channel === channel || group.names.includes(name);
+      if (!concerned && this.find(channel, priority, index) === undefined) return;
       const feed = this.findOrAdd(channel, priority, index, position);
-      feed.keyed ||= key !== '';
+      feed.keyed ||= keyed;
       feed.tell(position, this.clock.nowMicros());
     });
   }
@@ -53,7 +53,7 @@ export class Feeds {
       });
     }
     for (const [channel, feeds] of this.channels) {
-      const kept = feeds.filter((feed) => found.has(feed) || feed.ready || feed.nextDueMicros !== null);
+      const kept = feeds.filter((feed) => found.has(feed) || feed.ready || feed.busy || feed.nextDueMicros !== null);
       if (kept.length > 0) this.channels.set(channel, kept);
       else {
         this.channels.delete(channel);
@@ -126,7 +126,11 @@ export class Feeds {
     const feed = new Feed(channel, priority, group, first);
     const feeds = this.channels.get(channel);
     if (feeds === undefined) this.channels.set(channel, [feed]);
-    else feeds.push(feed);
+    else {
+      // As if it had had its turns: a new one shall not have all of them until it has caught up.
+      feed.looks = Math.max(...feeds.map(({ looks }) => looks));
+      feeds.push(feed);
+    }
     return feed;
   }
 }

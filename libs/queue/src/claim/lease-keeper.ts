@@ -88,9 +88,19 @@ export class LeaseKeeper {
     await done;
   }
 
-  async stop(): Promise<void> {
+  /** Nobody shall wait for a heartbeat any more: the process stops. */
+  release(): void {
     this.stopped = true;
     for (const resolve of this.waiting.splice(0)) resolve();
+  }
+
+  /** A connection broke: whoever comes back may find the leases gone, so nothing starts before the next heartbeat. */
+  distrust(): void {
+    this.beatenAt = Number.NEGATIVE_INFINITY;
+  }
+
+  async stop(): Promise<void> {
+    this.release();
     const { worker } = this;
     this.worker = null;
     if (worker === null) return;
@@ -113,6 +123,7 @@ export class LeaseKeeper {
         this.beaten(message.columns, message.report, message.at);
         break;
       case 'failed':
+        this.distrust();
         this.logger.warn(`Heartbeat failed, will try again: ${message.message}`);
         break;
       case 'gave-up':
@@ -136,7 +147,7 @@ export class LeaseKeeper {
     // An answer about an id that has been given up since says nothing.
     if (report.runner !== this.runnerId()) return;
     if (!row.alive) {
-      this.beatenAt = Number.NEGATIVE_INFINITY;
+      this.distrust();
       this.events.declaredDead();
       return;
     }
@@ -160,8 +171,9 @@ export class LeaseKeeper {
   }
 
   private restart(error: unknown): void {
+    if (this.worker === null) return;
     this.logger.error(`The heartbeat thread ended and is started again: ${messageOf(error)}`);
-    if (!this.stopped) this.start();
+    this.start();
   }
 }
 

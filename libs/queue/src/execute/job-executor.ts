@@ -13,6 +13,9 @@ export interface Execution {
   readonly policy: HandlerPolicy;
 }
 
+/** The error of a run whose handler returned as if nothing had happened. */
+const NOT_COMMITTED = 'The handler returned, but the transaction in which it completed the job was not committed.';
+
 /** Runs a handler and turns every ending into an outcome. Never throws, and knows no SQL. */
 export class JobExecutor {
   /** @param abortGraceMs how long a run that was aborted by its timeout keeps its slot */
@@ -22,6 +25,12 @@ export class JobExecutor {
   ) {}
 
   async execute(execution: Execution): Promise<Outcome> {
+    const outcome = await this.outcomeOf(execution);
+    execution.job.end();
+    return outcome;
+  }
+
+  private async outcomeOf(execution: Execution): Promise<Outcome> {
     try {
       const { timeoutMs } = execution.policy;
       const result = timeoutMs === null ? await this.invoke(execution) : await this.invokeWithin(timeoutMs, execution);
@@ -59,13 +68,9 @@ export class JobExecutor {
     }
   }
 
-  private succeeded({ job, policy }: Execution, returned: unknown): Outcome {
-    if (job.askedForCompletion) {
-      const error = new Error(
-        'The handler returned, but the transaction in which it completed the job was not committed.',
-      );
-      return { kind: 'unless-completed', otherwise: { kind: 'retry', delayMs: 0, error } };
-    }
+  private succeeded(execution: Execution, returned: unknown): Outcome {
+    const { job, policy } = execution;
+    if (job.askedForCompletion) return this.failed(execution, new Error(NOT_COMMITTED));
     return { kind: 'completed', result: encodeResult(job.name, returned, policy.retentionMs) };
   }
 

@@ -1,4 +1,4 @@
-import { InvalidTransitionError } from '../job/errors.js';
+import { InvalidTransitionError, LeaseLostError } from '../job/errors.js';
 import type { CompletionPort } from '../job/handler.js';
 import type { ClaimedJob, CompleteOptions, Job, Json } from '../job/job.js';
 import { encodeResult } from './result.js';
@@ -10,6 +10,7 @@ export class RunningJob implements Job {
   askedForCompletion = false;
   /** Why the run was told to stop. */
   abortReason: Error | undefined;
+  private ended = false;
   private controller: AbortController | undefined;
   private parsed: { readonly payload: unknown } | undefined;
 
@@ -76,13 +77,25 @@ export class RunningJob implements Job {
     this.controller?.abort(this.abortReason);
   }
 
+  /** What the handler does from now on is nobody's run any more. */
+  end(): void {
+    this.ended = true;
+  }
+
   async complete({ manager, result }: CompleteOptions): Promise<void> {
+    if (this.ended) throw new InvalidTransitionError(this.id, 'settled: this run has ended', 'completed');
     if (this.askedForCompletion)
       throw new InvalidTransitionError(this.id, 'already completed by this run', 'completed');
-    if (this.abortReason?.name === 'LeaseLostError') throw this.abortReason;
+    if (this.abortReason instanceof LeaseLostError) throw this.abortReason;
     const { claimed, retentionMs } = this;
     const encoded = encodeResult(claimed.name, result, retentionMs);
     this.askedForCompletion = true;
-    await this.completion.completeIn({ job: claimed, manager, result: encoded, retentionMs });
+    try {
+      await this.completion.completeIn({ job: claimed, manager, result: encoded, retentionMs });
+    } catch (error) {
+      // Nothing was written: the run ends like any other, or asks again.
+      this.askedForCompletion = false;
+      throw error;
+    }
   }
 }

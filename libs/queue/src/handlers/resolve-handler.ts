@@ -47,7 +47,7 @@ export function resolveHandler(
   const policy = resolvePolicy(options, at);
   return {
     name,
-    formerNames: (options.formerNames ?? []).map((former) => checkName(former, at('formerNames'))),
+    formerNames: checkFormerNames(options.formerNames ?? [], at('formerNames')),
     channel: checkName(metadata.channel, at('channel')),
     priority: checkPriority(options.priority, at('priority')),
     concurrency:
@@ -62,8 +62,8 @@ export function resolveHandler(
 }
 
 function mergeOptions(label: string, own: HandlerOptions, moduleDefaults: HandlerPreset): HandlerOptions {
-  const preset = typeof own.preset === 'function' ? own.preset(label) : own.preset;
-  const defaults = typeof moduleDefaults === 'function' ? moduleDefaults(label) : moduleDefaults;
+  const preset = optionsOf(own.preset, label, 'preset');
+  const defaults = optionsOf(moduleDefaults, label, 'defaults');
   const merged: HandlerOptions = { ...LIBRARY_DEFAULTS, ...defined(defaults), ...defined(preset), ...defined(own) };
   for (const option of Object.keys(merged)) {
     if (KNOWN_OPTIONS.has(option)) continue;
@@ -74,6 +74,23 @@ function mergeOptions(label: string, own: HandlerOptions, moduleDefaults: Handle
     );
   }
   return merged;
+}
+
+function checkFormerNames(names: unknown, option: string): readonly string[] {
+  if (!Array.isArray(names)) throw new InvalidOptionsError(option, names, 'Give an array of names.');
+  return names.map((name) => checkName(name, option));
+}
+
+/** What a preset or the module's defaults say of one handler. */
+function optionsOf(preset: unknown, label: string, option: string): HandlerOptions {
+  const options: unknown =
+    typeof preset === 'function' ? (preset as (handler: string) => unknown)(label) : (preset ?? {});
+  if (typeof options === 'object' && options !== null && !Array.isArray(options)) return options;
+  throw new InvalidOptionsError(
+    `${label}: ${option}`,
+    options,
+    'Give an object of handler options, or a function that answers one.',
+  );
 }
 
 /** An option given as `undefined` does not hide what stands below it. */

@@ -6,7 +6,7 @@ import { checkName } from '../job/names.js';
 import { pauseChannel, resumeChannel } from '../statements/channels.js';
 import { countChannels, getJob, type ChannelStats, type JobRecord } from '../statements/inspect-jobs.js';
 import { run, type SqlClient } from '../statements/statement.js';
-import { beginOwning } from '../statements/transaction.js';
+import { beginOwningAll } from '../statements/transaction.js';
 import { SURVEY_MESSAGE } from '../statements/wake-up.js';
 
 export interface QueuePorts {
@@ -62,7 +62,7 @@ export class Queue {
     // Behind the claim under way, and before the next one.
     const rows = await this.ports.write(
       (client) => run(client, pauseChannel, params),
-      beginOwning(this.ports.schema, channel),
+      beginOwningAll(this.ports.schema, channel),
     );
     return rows.length > 0;
   }
@@ -72,7 +72,7 @@ export class Queue {
     const params = { channel: checkName(channel, 'channel') };
     const rows = await this.ports.write(
       (client) => run(client, resumeChannel, params),
-      beginOwning(this.ports.schema, channel),
+      beginOwningAll(this.ports.schema, channel),
     );
     this.ports.wake([SURVEY_MESSAGE]);
     return rows.length > 0;

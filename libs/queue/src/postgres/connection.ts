@@ -14,6 +14,8 @@ export interface ConnectionSettings {
   readonly namedStatements: boolean;
   /** What it is for, shown as `application_name` and in messages. */
   readonly role: string;
+  /** Called when it breaks, but not when it is closed. */
+  readonly onBroken?: () => void;
 }
 
 /** Statements sent within a transaction. They go out together, without waiting for each other's answers. */
@@ -96,8 +98,10 @@ export class Connection {
     });
     let gone = false;
     const forget = (): void => {
-      if (!gone) this.client = null;
+      if (gone) return;
       gone = true;
+      this.client = null;
+      if (!this.closed) this.settings.onBroken?.();
     };
     // Without a listener an 'error' of an idle connection ends the process; the next use sees that it is gone.
     client.on('error', forget);

@@ -3,6 +3,7 @@ import type { ClientConfig } from 'pg';
 import { Claimer } from '../claim/claimer.js';
 import { Feeds } from '../claim/feeds.js';
 import { messageOf } from '../job/errors.js';
+import type { ClaimedJob } from '../job/job.js';
 import { LeaseBook } from '../job/lease-book.js';
 import { RetryDelay } from '../job/retry-delay.js';
 import { Loop, type LoopBoard } from '../maintenance/loop.js';
@@ -84,8 +85,9 @@ export class QueueRunner {
     const { schema, namedStatements, options, listenOptions, channels } = settings;
     const { book, logger } = { book: this.book, logger: parts.logger };
     this.logger = logger;
-    this.claimConnection = new Connection({ options, schema, namedStatements, role: 'claim' });
-    this.settleConnection = new Connection({ options, schema, namedStatements, role: 'settle' });
+    const onBroken = (): void => this.membership.distrust();
+    this.claimConnection = new Connection({ options, schema, namedStatements, role: 'claim', onBroken });
+    this.settleConnection = new Connection({ options, schema, namedStatements, role: 'settle', onBroken });
     this.listener = this.makeListener({ options: listenOptions, schema, namedStatements });
     this.membership = this.makeMembership();
     const runnerId = (): string => this.membership.id;
@@ -128,6 +130,7 @@ export class QueueRunner {
     if (this.stopSignal.signal.aborted) return;
     this.stopSignal.abort();
     this.wakeup.signal();
+    this.membership.release();
     this.runs.stop();
   }
 
@@ -135,7 +138,7 @@ export class QueueRunner {
   async drain(): Promise<void> {
     this.stopClaiming();
     if (this.claiming === null) return;
-    await this.claiming;
+    await this.attempt('Ending the last claim', this.claiming);
     await Promise.all([this.loops.poll.stop(), this.loops.prune.stop()]);
     await this.attempt('Announcing the shutdown', this.membership.announceStop());
     await this.runs.drain(this.settings.shutdownGraceMs, ABORT_WAIT_MS);
@@ -156,7 +159,7 @@ export class QueueRunner {
       try {
         if (!(await this.claimOnce())) {
           this.runs.rest();
-          await this.wakeup.wait(this.feeds.msUntilDue());
+          await this.wakeup.wait(this.runs.demand().limit > 0 ? this.feeds.msUntilDue() : null);
         }
         this.delay.reset();
       } catch (error) {
@@ -175,8 +178,10 @@ export class QueueRunner {
     if (this.suspectsMayWait && this.runs.mayTakeSuspect) await this.claimSuspect();
     const demand = this.runs.demand();
     if (demand.limit === 0 || !this.feeds.hasWork()) return false;
-    await this.runs.accept(await this.claimer.claim(demand));
-    return true;
+    const jobs = await this.claimer.claim(demand);
+    await this.accept(jobs);
+    // Without a slot it may be that nothing may be taken ahead: a job on its last attempt is next. A slot will tell.
+    return jobs.length > 0 || demand.slots > 0;
   }
 
   private async enter(): Promise<void> {
@@ -188,7 +193,12 @@ export class QueueRunner {
   private async claimSuspect(): Promise<void> {
     const job = await this.claimer.claimSuspect();
     if (job === undefined) this.suspectsMayWait = false;
-    else await this.runs.accept([job]);
+    else await this.accept([job]);
+  }
+
+  /** A claim that was under way when this process was declared dead is lost with all the rest. */
+  private async accept(jobs: readonly ClaimedJob[]): Promise<void> {
+    await this.runs.accept(jobs.filter(({ runner }) => runner === this.membership.id));
   }
 
   private get stopping(): boolean {

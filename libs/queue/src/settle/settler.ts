@@ -122,6 +122,7 @@ export class Settler {
         this.delay.reset();
         return;
       } catch (error) {
+        if (this.stopSignal.signal.aborted) return;
         const { length } = batch.settlements;
         if (!isRetryable(error) && length > 0) return this.writeApart(batch, error);
         this.logger.warn(`Settling ${length} runs failed, will try again: ${messageOf(error)}`);

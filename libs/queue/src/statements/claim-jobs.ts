@@ -147,8 +147,8 @@ export interface ClaimByKeyParams extends Omit<ClaimParams, 'after'> {
 export const KEYS_PER_CLAIM = 64;
 
 /**
- * Leases due jobs of the next keys in turn, a share of each, so that a key with a long backlog holds up no other. Never
- * takes ahead of the slots. Right only in a transaction that owns the channel. Index `job_key_feed`.
+ * Leases due jobs of the next keys in turn, a share of each, so that a key with a long backlog holds up no other. Not in
+ * due order, so jobs on their last attempt are left out when it takes ahead of the slots. Right only in a transaction that owns the channel. Index `job_key_feed`.
  */
 export const claimJobsByKey = defineStatement<ClaimByKeyParams, ClaimRow>({
   name: 'claim_jobs_by_key_v1',
@@ -179,6 +179,7 @@ export const claimJobsByKey = defineStatement<ClaimByKeyParams, ClaimRow>({
         AND NOT suspect
         AND due_at <= statement_timestamp()
         AND name = ANY(${NAMES}::text[])
+        AND (${SLOTS} >= ${LIMIT} OR attempt + 1 < coalesce(max_attempts, 2147483647))
         AND ${unleased(`${schema}.lease WHERE lease.channel = ${CHANNEL} AND lease.priority = ${PRIORITY}`)}
         AND NOT EXISTS (SELECT FROM ${schema}.paused_channel WHERE paused_channel.channel = ${CHANNEL})
       ORDER BY due_at, id

@@ -57,7 +57,7 @@ const inserted = (schema: string): string => `
       json_to_recordset($1) AS (c text, k text, n text, p smallint, a integer, h bigint, b json, d bigint, t bigint, j json, x text, m json)
     ) WITH ORDINALITY AS item (c, k, n, p, a, h, b, d, t, j, x, m, ordinal)
     ORDER BY ordinal
-    RETURNING id, channel, key, priority, due_at`;
+    RETURNING id, channel, key, name, priority, due_at`;
 
 /** Lowest position of each channel and priority, in the form that `parseWakeUp` reads. */
 const wakeUps = `

@@ -57,7 +57,7 @@ export const rescueJobs = defineStatement<Record<string, never>, RescuedRow>({
       channel, key, dead.name, payload, payload_bytes, metadata, dead.backoff, 'lease expired',
       coalesce(last_error, 'The process that ran this job ended, or lost its connection, in the middle of it.')
     FROM dead LEFT JOIN ${schema}.handler_policy ON handler_policy.id = dead.policy_id
-    RETURNING due_at, id, priority, channel, key
+    RETURNING due_at, id, priority, channel, key, name
   ), waiting AS (
     UPDATE ${schema}.job
     SET
@@ -68,7 +68,7 @@ export const rescueJobs = defineStatement<Record<string, never>, RescuedRow>({
       last_error = CASE WHEN locked.stopping THEN job.last_error ELSE 'lease expired' END
     FROM locked
     WHERE job.id = locked.id AND NOT locked.spent
-    RETURNING job.due_at, job.id, job.priority, job.channel, job.key, job.suspect
+    RETURNING job.due_at, job.id, job.priority, job.channel, job.key, job.name, job.suspect
   ), ended AS (
     DELETE FROM ${schema}.lease USING lost
     WHERE lease.runner_id = lost.runner_id

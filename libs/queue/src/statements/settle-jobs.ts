@@ -145,7 +145,7 @@ export const requeueJobs = defineStatement<Fenced<RequeueEntry>, RequeuedRow>({
       last_error = coalesce(done.error, job.last_error)
     FROM held, done
     WHERE job.id = held.id AND done.id = held.id
-    RETURNING job.id, job.due_at, job.priority, job.channel, job.key
+    RETURNING job.id, job.due_at, job.priority, job.channel, job.key, job.name
   )
   SELECT id, ${wakeUpMessage} FROM requeued`,
   values: ({ runner, entries }) => [

@@ -15,12 +15,19 @@ const PIN_PLAN = `SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = 
 
 export const begin = `${BEGIN}; ${PIN_PLAN}`;
 
+/** No channel has an empty name. */
+const SUSPECTS = '';
+
 /** Opens a transaction that owns the claims of a channel: the next statement's snapshot is younger than the lock. */
 export const beginOwning = (schema: string, channel: string): string =>
   `${begin}; SELECT pg_advisory_xact_lock(${lockKey(schema, channel)})`;
 
 /** The same for the jobs whose lease was lost: they are few, and one runner at a time looks among all of them. */
-export const beginOwningSuspects = (schema: string): string => beginOwning(schema, '');
+export const beginOwningSuspects = (schema: string): string => beginOwning(schema, SUSPECTS);
+
+/** Opens a transaction during which nothing of a channel is claimed, suspects neither. */
+export const beginOwningAll = (schema: string, channel: string): string =>
+  `${beginOwning(schema, SUSPECTS)}; SELECT pg_advisory_xact_lock(${lockKey(schema, channel)})`;
 
 export const commit = 'COMMIT';
 

@@ -8,7 +8,9 @@ export type WakeUp =
       readonly position: Position;
       readonly priority: number;
       readonly channel: string;
-      readonly key: string;
+      readonly keyed: boolean;
+      /** Of the job at that place; others may have come with it. */
+      readonly name: string;
     }
   /** A channel was resumed, or jobs came back as suspects: look everywhere. */
   | { readonly kind: 'survey' }
@@ -19,8 +21,8 @@ export const SURVEY_MESSAGE = '["survey"]';
 
 export const probeMessage = (token: string): string => JSON.stringify(['probe', token]);
 
-/** The message about a row with the columns due_at, id, priority, channel and key. At most 8 000 bytes: keys are bounded. */
-export const wakeUpMessage = `json_build_array(${micros('due_at')}, id::text, priority, channel, key)::text`;
+/** The message about a row with the columns due_at, id, priority, channel, key and name. Well below the 8 000 bytes that a notification may have. */
+export const wakeUpMessage = `json_build_array(${micros('due_at')}, id::text, priority, channel, key <> '', name)::text`;
 
 /** Reads a message; `undefined` when somebody else wrote it. */
 export function parseWakeUp(message: string): WakeUp | undefined {
@@ -31,7 +33,7 @@ export function parseWakeUp(message: string): WakeUp | undefined {
     return undefined;
   }
   if (!Array.isArray(parts)) return undefined;
-  const [first, id, priority, channel, key] = parts as unknown[];
+  const [first, id, priority, channel, keyed, name] = parts as unknown[];
   if (first === 'survey') return { kind: 'survey' };
   if (first === 'probe') return { kind: 'probe', token: String(id) };
   if (typeof first !== 'number' || typeof channel !== 'string') return undefined;
@@ -40,7 +42,8 @@ export function parseWakeUp(message: string): WakeUp | undefined {
     position: { micros: first, id: String(id) },
     priority: Number(priority),
     channel,
-    key: String(key),
+    keyed: keyed === true,
+    name: String(name),
   };
 }
 

@@ -1,0 +1,182 @@
+import type { Logger } from '@nestjs/common';
+import type { Demand } from '../claim/claimer.js';
+import type { HandlerGroup } from '../claim/feeds.js';
+import { JobExecutor } from '../execute/job-executor.js';
+import { RunningJob } from '../execute/running-job.js';
+import type { HandlerRegistry } from '../handlers/handler.registry.js';
+import type { Policies } from '../handlers/policies.js';
+import { QueueClosedError } from '../job/errors.js';
+import type { QueueEvent } from '../job/events.js';
+import type { CompletionPort, RegisteredHandler } from '../job/handler.js';
+import type { ClaimedJob } from '../job/job.js';
+import type { LeaseBook } from '../job/lease-book.js';
+import { RELEASED } from '../job/outcome.js';
+import type { EndedRun } from '../settle/settlement.js';
+import { RunBoard, type ActiveRun } from './run-board.js';
+import { factsOf } from './run-events.js';
+import { Slots, type SlotsSettings } from './slots.js';
+
+export interface JobRunsSettings extends SlotsSettings {
+  readonly abortGraceMs: number;
+  readonly stuckAfterMs: number;
+}
+
+export interface JobRunsParts {
+  readonly registry: HandlerRegistry;
+  readonly policies: Policies;
+  readonly completion: CompletionPort;
+  readonly book: LeaseBook;
+  readonly logger: Logger;
+  readonly emit: (event: QueueEvent) => void;
+  readonly observed: () => boolean;
+  /** The leases are sure to be held. */
+  readonly mayStart: () => boolean;
+  /** A run has ended and is to be settled. */
+  readonly ended: (run: EndedRun) => void;
+  /** There is room for more. */
+  readonly wanting: () => void;
+}
+
+/** The jobs that this process has in hand: taken ahead, running, and how many more there is room for. */
+export class JobRuns {
+  private readonly slots: Slots;
+  private readonly runs = new RunBoard();
+  private readonly executor: JobExecutor;
+  private stopping = false;
+  private suspectInHand = false;
+
+  constructor(
+    private readonly settings: JobRunsSettings,
+    private readonly parts: JobRunsParts,
+  ) {
+    this.slots = new Slots(settings);
+    this.executor = new JobExecutor(settings.abortGraceMs, (job) => this.reportStuck(job));
+  }
+
+  /** Jobs whose last lease was lost run one at a time: one of them may be what ends processes. */
+  get mayTakeSuspect(): boolean {
+    return !this.suspectInHand;
+  }
+
+  demand(): Demand {
+    return this.slots.demand(performance.now());
+  }
+
+  rest(): void {
+    this.slots.rest();
+  }
+
+  /** All handlers without a limit of their own are claimed for together, each other one by itself. */
+  handlerGroups(): HandlerGroup[] {
+    const handlers = this.parts.registry.handlers();
+    const shared = handlers.filter(({ concurrency }) => concurrency === null).flatMap(namesOf);
+    const limited = handlers
+      .filter(({ concurrency }) => concurrency !== null)
+      .map((handler) => ({
+        names: namesOf(handler),
+        channel: handler.channel,
+        capacity: () => this.slots.room(handler),
+      }));
+    return shared.length === 0 ? limited : [{ names: shared, channel: null, capacity: () => Infinity }, ...limited];
+  }
+
+  async accept(jobs: readonly ClaimedJob[]): Promise<void> {
+    await this.parts.policies.learn(jobs);
+    for (const job of jobs) {
+      this.suspectInHand ||= job.suspect;
+      this.slots.take(job, this.handlerOf(job));
+    }
+    if (this.stopping) this.releaseAhead();
+    else this.startReady();
+  }
+
+  /** Starts what has a slot. */
+  startReady(): void {
+    if (this.stopping || !this.parts.mayStart()) return;
+    for (;;) {
+      const job = this.slots.start(performance.now());
+      if (job === undefined) return;
+      void this.run(job);
+    }
+  }
+
+  /** The leases are gone: what has not started is forgotten, what runs is told to stop. */
+  lose(isLost: (job: ClaimedJob) => boolean): void {
+    for (const job of this.withdraw(isLost)) this.forget(job);
+    this.runs.lose(isLost);
+  }
+
+  labels(): string[] {
+    return this.runs.labels();
+  }
+
+  reportLongRuns(): void {
+    for (const { job } of this.runs.takeStuck(this.settings.stuckAfterMs, performance.now())) this.reportStuck(job);
+  }
+
+  /** Starts nothing any more, and gives back what was taken ahead. */
+  stop(): void {
+    this.stopping = true;
+    this.releaseAhead();
+  }
+
+  /** Waits for the running handlers; when the grace is over it aborts them and waits a little longer. */
+  async drain(graceMs: number, abortWaitMs: number): Promise<void> {
+    if (await this.runs.idle(graceMs)) return;
+    this.runs.abortAll(new QueueClosedError('The job was still running'));
+    await this.runs.idle(abortWaitMs);
+  }
+
+  private async run(claimed: ClaimedJob): Promise<void> {
+    const { parts } = this;
+    const handler = this.handlerOf(claimed);
+    const policy = parts.policies.of(claimed, handler);
+    const job = new RunningJob(claimed, parts.completion, policy.retentionMs);
+    const active: ActiveRun = { job, handler, leaseLost: false, stuckReported: false };
+    this.runs.add(active);
+    parts.book.start(claimed.id);
+    if (parts.observed()) parts.emit({ type: 'started', ...factsOf(claimed) });
+    const outcome = await this.executor.execute({ job, handler, policy });
+    const durationMs = performance.now() - job.startedAt;
+    this.runs.remove(active);
+    parts.book.end(claimed.id);
+    this.slots.end(handler, durationMs);
+    this.forget(claimed);
+    if (active.leaseLost) parts.emit({ type: 'lease-lost', ...factsOf(claimed) });
+    else parts.ended({ job: claimed, outcome, policy, durationMs });
+    this.startReady();
+    if (this.demand().limit > 0) parts.wanting();
+  }
+
+  private releaseAhead(): void {
+    for (const job of this.withdraw(() => true)) {
+      this.forget(job);
+      const policy = this.parts.policies.of(job, this.handlerOf(job));
+      this.parts.ended({ job, outcome: RELEASED, policy, durationMs: 0 });
+    }
+  }
+
+  private withdraw(which: (job: ClaimedJob) => boolean): ClaimedJob[] {
+    return this.slots.withdraw(which, (job) => this.handlerOf(job));
+  }
+
+  private forget({ suspect }: ClaimedJob): void {
+    if (suspect) this.suspectInHand = false;
+  }
+
+  private handlerOf(job: ClaimedJob): RegisteredHandler {
+    const handler = this.parts.registry.find(job.name);
+    if (handler === undefined) throw new Error(`Job ${job.id} with the unknown name "${job.name}" was claimed.`);
+    return handler;
+  }
+
+  private reportStuck(job: RunningJob): void {
+    const runningMs = Math.round(performance.now() - job.startedAt);
+    this.parts.logger.warn(`Job ${job.id} (${job.name}) has been running for ${runningMs} ms and does not end.`);
+    this.parts.emit({ type: 'stuck', runningMs, ...factsOf(job.claimed) });
+  }
+}
+
+function namesOf({ name, formerNames }: RegisteredHandler): string[] {
+  return [name, ...formerNames];
+}
