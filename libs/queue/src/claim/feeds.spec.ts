@@ -18,7 +18,8 @@ const news = (job: Job = {}): Extract<WakeUp, { kind: 'jobs' }> => ({
   kind: 'jobs',
   channel: job.channel ?? 'mail',
   priority: job.priority ?? 0,
-  key: job.key ?? '',
+  keyed: job.key !== undefined,
+  name: 'a',
   position: job.position ?? PAST,
 });
 

@@ -1,10 +1,12 @@
 import { createHash } from 'node:crypto';
+import type { StandardSchemaV1 } from '@standard-schema/spec';
 import { resolveBackoff } from '../job/backoff.js';
 import { durationMs } from '../job/duration.js';
-import { describe, InvalidOptionsError } from '../job/errors.js';
+import { InvalidOptionsError } from '../job/errors.js';
 import type { HandlerOptions, HandlerPolicy, HandlerPreset, RegisteredHandler } from '../job/handler.js';
 import type { Job } from '../job/job.js';
 import { checkInteger, checkName, checkPriority, checkRetries } from '../job/names.js';
+import { dtoSchema, type DtoClass } from './dto-schema.js';
 import type { HandlerMetadata } from './job-handler.decorator.js';
 
 const LIBRARY_DEFAULTS = { retries: 4, backoff: {}, retention: 0, priority: 0 } as const satisfies HandlerOptions;
@@ -109,15 +111,14 @@ function resolvePolicy(options: HandlerOptions, at: (option: string) => string):
   };
 }
 
-function checkSchema(
-  schema: NonNullable<HandlerOptions['schema']>,
-  option: string,
-): NonNullable<HandlerOptions['schema']> {
-  if (typeof schema?.['~standard']?.validate === 'function') return schema;
+function checkSchema(schema: unknown, option: string): StandardSchemaV1 {
+  const standard = (schema as StandardSchemaV1 | null)?.['~standard'];
+  if (typeof standard?.validate === 'function') return schema as StandardSchemaV1;
+  if (typeof schema === 'function') return dtoSchema(schema as DtoClass, option);
   throw new InvalidOptionsError(
     option,
-    describe(schema),
-    'Give a Standard Schema: one of zod, valibot or arktype, for example.',
+    schema,
+    'Give a Standard Schema, such as one of zod or valibot, or a DTO class.',
   );
 }
 

@@ -22,8 +22,11 @@ export interface HandlerOptions {
   backoff?: Duration | BackoffOptions | BackoffFunction;
   /** A run that takes longer is aborted and counts as an error. Default none. */
   timeout?: Duration;
-  /** Any Standard Schema (zod, valibot, arktype): checked at spawn, and again before each run, where its output is the payload. */
-  schema?: StandardSchemaV1;
+  /**
+   * Any Standard Schema (zod, valibot, arktype), or a class-validator DTO class: checked at spawn, and again before each
+   * run, where its output is the payload.
+   */
+  schema?: StandardSchemaV1 | (new () => object);
   /** How long a completed job and its result are kept. Default 0: deleted on success. */
   retention?: Duration;
   /** How long a dead job is kept. Default for ever. */

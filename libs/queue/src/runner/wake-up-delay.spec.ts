@@ -10,7 +10,8 @@ const jobs = (id: number): WakeUp => ({
   position: { micros: 1, id: String(id) },
   priority: 0,
   channel: 'mail',
-  key: '',
+  keyed: false,
+  name: 'a',
 });
 
 /** How many runners of a fleet look at once at the job with this id. */

@@ -3,13 +3,14 @@ import fc from 'fast-check';
 import { notifyChannelOf, parseWakeUp, probeMessage, SURVEY_MESSAGE } from './wake-up.js';
 
 describe('parseWakeUp', () => {
-  it('reads the place, priority, channel and key of jobs', () => {
-    expect(parseWakeUp('[1764000000000001, "9007199254740993", -3, "mail", "größe \\"1\\""]')).toEqual({
+  it('reads the place and priority of jobs, their channel, whether they carry keys, and the first one’s name', () => {
+    expect(parseWakeUp('[1764000000000001, "9007199254740993", -3, "größe \\"1\\"", true, "Mailer.welcome"]')).toEqual({
       kind: 'jobs',
       position: { micros: 1_764_000_000_000_001, id: '9007199254740993' },
       priority: -3,
-      channel: 'mail',
-      key: 'größe "1"',
+      channel: 'größe "1"',
+      keyed: true,
+      name: 'Mailer.welcome',
     });
   });
 
