@@ -102,6 +102,15 @@ describe('Feeds', () => {
     expect(feeds.next(8).map(({ group }) => group)).toEqual([1]);
   });
 
+  it('tell a notification of another channel to the group whose job it names', () => {
+    const limited: HandlerGroup = { names: ['a'], channel: 'images', capacity: () => 1 };
+    const feeds = new Feeds([limited], null);
+    feeds.tell({ ...news({ channel: 'mail' }), name: 'b' });
+    expect(feeds.hasWork()).toBe(false);
+    feeds.tell(news({ channel: 'mail' }));
+    expect(feeds.hasWork()).toBe(true);
+  });
+
   it('do not hear of channels that are not served', () => {
     const feeds = new Feeds([SHARED], new Set(['mail']));
     feeds.tell(news({ channel: 'images' }));

@@ -15,7 +15,9 @@ import pg from 'pg';
 /**
  * @typedef {object} Settings
  * @property {import('pg').ClientConfig} options
+ * @property {string} begin
  * @property {string} text of the heartbeat statement
+ * @property {string} commit
  * @property {number} intervalMs
  * @property {number} blockedLimitMs
  * @property {number} answerTimeoutMs
@@ -91,13 +93,13 @@ async function beat() {
   }
   const connection = await connect();
   const [, { rows }] = await Promise.all([
-    connection.query('BEGIN ISOLATION LEVEL READ COMMITTED'),
+    connection.query(settings.begin),
     connection.query({
       text: settings.text,
       values: [current.runner, current.held, current.highest, current.started],
       rowMode: 'array',
     }),
-    connection.query('COMMIT'),
+    connection.query(settings.commit),
   ]);
   port.postMessage({ type: 'beaten', columns: rows[0], report: current, at: Date.now() });
 }

@@ -4,6 +4,7 @@ import type { ClientConfig } from 'pg';
 import { messageOf } from '../job/errors.js';
 import type { LeaseBook, LeaseReport } from '../job/lease-book.js';
 import { heartbeat, type HeartbeatRow } from '../statements/runners.js';
+import { beginPlain, commit } from '../statements/transaction.js';
 
 export interface LeaseKeeperSettings {
   readonly schema: string;
@@ -62,7 +63,9 @@ export class LeaseKeeper {
       workerData: {
         options: withoutFunctions(asksForPassword || password === undefined ? rest : { ...rest, password }),
         asksForPassword,
+        begin: beginPlain,
         text,
+        commit,
         intervalMs: heartbeatMs,
         blockedLimitMs,
         answerTimeoutMs: Math.max(1_000, leaseMs / 2),

@@ -21,10 +21,11 @@ const HANDLER_METADATA = 'nestmq:handler';
  * async welcome(job: Job<{ userId: string }>) { … }
  */
 export function JobHandler(channel: string, options: HandlerOptions = {}) {
-  return <Payload, Result>(
+  // `Job<never>`: any payload type fits, and so does a handler that takes no job at all.
+  return <Handler extends (job: Job<never>) => unknown>(
     _target: object,
     _method: string,
-    descriptor: TypedPropertyDescriptor<(job: Job<Payload>) => Result>,
+    descriptor: TypedPropertyDescriptor<Handler>,
   ): void => {
     Reflect.defineMetadata(HANDLER_METADATA, { channel, options } satisfies HandlerMetadata, descriptor.value!);
   };

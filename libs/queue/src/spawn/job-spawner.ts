@@ -16,7 +16,6 @@ import { notifyChannelOf } from '../statements/wake-up.js';
 import { prepareJob, type Target } from './prepare-job.js';
 import type {
   HandlerMethod,
-  JobSpawnOptions,
   PayloadOf,
   SpawnItem,
   SpawnOptions,
@@ -111,7 +110,8 @@ export class JobSpawner {
     const byName = Array.isArray(call[0]);
     const items = (byName ? call[0] : call[2]) as readonly (SpawnItem & { name: string })[];
     if (!Array.isArray(items)) throw new InvalidOptionsError('items', items, 'Give an array of { payload, … }.');
-    const { manager } = checkOptions((byName ? call[1] : call[3]) as TransactionOption | undefined);
+    const { manager, ...others } = checkOptions((byName ? call[1] : call[3]) as TransactionOption | undefined);
+    checkNone(others);
     const target = byName ? null : this.byMethod(call[0], call[1]);
     const jobs: NewJob[] = [];
     for (const [index, item] of items.entries()) jobs.push(await this.prepareItem(index, item, target));
@@ -127,13 +127,11 @@ export class JobSpawner {
 
   private async prepareItem(index: number, item: SpawnItem & { name: string }, target: Target | null): Promise<NewJob> {
     try {
-      const { payload, name, ...options } = checkOptions<SpawnItem & { name: string }>(item);
-      return await prepareJob(
-        target ?? this.byName(name),
-        payload,
-        options as JobSpawnOptions,
-        this.settings.maxPayloadBytes,
-      );
+      const { maxPayloadBytes } = this.settings;
+      const { payload, ...options } = checkItem(item);
+      if (target !== null) return await prepareJob(target, payload, options, maxPayloadBytes);
+      const { name, ...rest } = options;
+      return await prepareJob(this.byName(name), payload, rest, maxPayloadBytes);
     } catch (error) {
       if (isItemError(error)) throw new SpawnItemError(index, error);
       throw error;
@@ -178,6 +176,17 @@ function checkOptions<Options extends object = SpawnOptions>(options: Options | 
   if (options === undefined) return {} as Options;
   if (typeof options === 'object' && options !== null && !Array.isArray(options)) return options;
   throw new InvalidOptionsError('options', options, 'Give an object such as { manager, key, delay }.');
+}
+
+function checkNone(options: object): void {
+  const [[option, value] = []] = Object.entries(options);
+  if (option === undefined) return;
+  throw new InvalidOptionsError(option, value, 'Only "manager" is of the whole call: give it with each item.');
+}
+
+function checkItem<Item>(item: Item): Item {
+  if (typeof item === 'object' && item !== null && !Array.isArray(item)) return item;
+  throw new InvalidOptionsError('item', item, 'Give an object with a `payload`, and options beside it.');
 }
 
 function isItemError(error: unknown): error is Error {

@@ -59,12 +59,14 @@ const inserted = (schema: string): string => `
     ORDER BY ordinal
     RETURNING id, channel, key, name, priority, due_at`;
 
-/** Lowest position of each channel and priority, in the form that `parseWakeUp` reads. */
+/** Lowest position of each channel and priority, as `parseWakeUp` reads it; told of once, not of every row. */
 const wakeUps = `
-    SELECT DISTINCT ON (channel, priority) channel, priority, ${micros('due_at')} AS due_micros,
-      ${wakeUpMessage} AS message
-    FROM inserted
-    ORDER BY channel, priority, due_at, id`;
+    SELECT channel, priority, ${micros('due_at')} AS due_micros, ${wakeUpMessage} AS message
+    FROM (
+      SELECT DISTINCT ON (channel, priority) channel, priority, due_at, id, key, name
+      FROM inserted
+      ORDER BY channel, priority, due_at, id
+    ) AS lowest`;
 
 /**
  * Inserts jobs outside of a caller's transaction, and answers the wake-ups that are to be sent after its commit: NOTIFY

@@ -2,10 +2,15 @@ import { createHash } from 'node:crypto';
 
 /**
  * Every transaction of ours says its level: under an administrator's default of REPEATABLE READ a claim that waited for
- * the lock would keep its old snapshot and lease the same jobs again. The time limit ends what hangs on a half-open
- * connection, and an administrator's shorter one must not end a claim half way for ever.
+ * the lock would keep its old snapshot and lease the same jobs again.
  */
-const BEGIN = `BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = 20000; SET LOCAL lock_timeout = 0`;
+export const beginPlain = 'BEGIN ISOLATION LEVEL READ COMMITTED';
+
+/**
+ * Ends what hangs on a half-open connection, and keeps an administrator's shorter limit from ending the same statement
+ * again and again.
+ */
+const LIMITS = 'SET LOCAL statement_timeout = 20000; SET LOCAL lock_timeout = 0';
 
 /**
  * The hot statements have one right plan each, the walk of an index; on a table that was never analyzed, or was analyzed
@@ -13,7 +18,7 @@ const BEGIN = `BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout
  */
 const PIN_PLAN = `SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL jit = off`;
 
-export const begin = `${BEGIN}; ${PIN_PLAN}`;
+export const begin = `${beginPlain}; ${LIMITS}; ${PIN_PLAN}`;
 
 /** No channel has an empty name. */
 const SUSPECTS = '';
