@@ -26,7 +26,8 @@ const RUNTIME_PACKAGES: Readonly<Record<string, readonly RegExp[]>> = {
   settle: [],
   maintenance: [],
   inspect: [],
-  handlers: [/^@nestjs\//],
+  // the last two only where an application gives a DTO class, and has them
+  handlers: [/^@nestjs\//, /^class-(validator|transformer)$/],
   runner: [],
   module: [/^@nestjs\//, /^rxjs$/],
   index: [/^reflect-metadata$/],
