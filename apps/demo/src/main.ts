@@ -1,0 +1,24 @@
+// The import, on the console: begins or goes on, shows how far it is, and ends with a summary. `npm start`.
+import { NestFactory } from '@nestjs/core';
+import { AppModule } from './app.module.js';
+import { placesWanted } from './environment.js';
+import { postgres } from './database/postgres.js';
+import { Imports } from './import/imports.js';
+import { interruption } from './interruption.js';
+import { Reporter } from './progress/reporter.js';
+import { Screen, ScreenLogger } from './progress/screen.js';
+
+const screen = new Screen(process.stdout);
+if ('dir' in postgres) screen.print(`PostgreSQL is at ${postgres.url}, its data in ${postgres.dir}`);
+const app = await NestFactory.createApplicationContext(AppModule, { logger: new ScreenLogger(screen) });
+try {
+  const imports = app.get(Imports);
+  const { run, isNew } = await imports.begin(placesWanted());
+  if (!isNew) await imports.countStart(run);
+  screen.print(isNew ? `Import ${run.id} begins.` : `Import ${run.id} was not finished and goes on.`);
+  const finished = await app.get(Reporter).follow(run.id, screen, interruption);
+  if (!finished) screen.print('Stopping. The running jobs may end; the next start goes on from here.');
+} finally {
+  await app.close();
+  await postgres.stop();
+}
