@@ -8,10 +8,12 @@ import { parseSettings, USAGE, type Settings } from './settings.js';
 import type { Workload } from './workload.js';
 import { drain } from './workloads/drain.js';
 import { latency } from './workloads/latency.js';
+import { pinned } from './workloads/pinned.js';
 import { spawnBulk } from './workloads/spawn-bulk.js';
 import { spawnSingle } from './workloads/spawn-single.js';
+import { sustained } from './workloads/sustained.js';
 
-const WORKLOADS: readonly Workload[] = [drain, spawnBulk, spawnSingle, latency];
+const WORKLOADS: readonly Workload[] = [drain, spawnBulk, spawnSingle, latency, sustained, pinned];
 
 await main();
 
@@ -58,7 +60,8 @@ async function runWorkload(workload: Workload, server: BenchServer, settings: Se
     rows.push(row);
     console.log(summaryOf(row));
   };
-  await workload.run({ workload: workload.name, settings, database, report });
+  const repeat = settings.repeat ?? workload.defaultRepeat ?? 3;
+  await workload.run({ workload: workload.name, settings, repeat, database, report });
   await database.drop();
   return rows;
 }

@@ -5,7 +5,7 @@ export interface Settings {
   readonly workloads: readonly string[];
   readonly jobs: number | null;
   readonly seconds: number | null;
-  readonly repeat: number;
+  readonly repeat: number | null;
   readonly json: string | null;
 }
 
@@ -29,7 +29,7 @@ export function parseSettings(args: readonly string[], known: readonly string[])
     workloads: positionals.length > 0 ? positionals : known,
     jobs: positive(values.jobs, 'jobs'),
     seconds: positive(values.seconds, 'seconds'),
-    repeat: positive(values.repeat, 'repeat') ?? 3,
+    repeat: positive(values.repeat, 'repeat'),
     json: values.json ?? null,
   };
 }

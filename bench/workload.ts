@@ -8,6 +8,8 @@ export interface Workload {
   readonly description: string;
   /** It reads pg_stat_statements, which is off otherwise. */
   readonly countStatements?: boolean;
+  /** How often it is measured where the command line does not say: 3, unless a run takes minutes. */
+  readonly defaultRepeat?: number;
   run(bench: Bench): Promise<void>;
 }
 
@@ -15,6 +17,7 @@ export interface Workload {
 export interface Bench {
   readonly workload: string;
   readonly settings: Settings;
+  readonly repeat: number;
   readonly database: BenchDatabase;
   report(row: Row): void;
 }
@@ -37,7 +40,7 @@ export async function compare(
 ): Promise<void> {
   const samples = new Map(contenders.map((contender): [Contender, Sample[]] => [contender, []]));
   for (const contender of contenders) await contender.run(Math.min(amount, warmUp));
-  for (let turn = 0; turn < bench.settings.repeat; turn++) {
+  for (let turn = 0; turn < bench.repeat; turn++) {
     for (const contender of contenders) samples.get(contender)!.push(await contender.run(amount));
   }
   for (const [{ system, name }, runs] of samples) bench.report(rowOf({ workload: bench.workload, name, system }, runs));

@@ -1,24 +1,43 @@
-import { fork, type ChildProcess } from 'node:child_process';
+import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
+import type { System } from '../report.js';
+import type { Order } from './sender.js';
 
-/** Starts a file of this folder as a process of its own, and waits until it is ready. */
-export async function startProcess(file: string, env: Record<string, string>): Promise<ChildProcess> {
-  const child = fork(fileURLToPath(new URL(file, import.meta.url)), {
-    env: { ...process.env, ...env },
-    serialization: 'advanced',
-  });
-  const failed = once(child, 'exit').then(([code]) => {
-    throw new Error(`${file} ended with ${code} before it was ready.`);
-  });
-  await Promise.race([once(child, 'message'), failed]);
-  failed.catch(() => undefined);
-  return child;
+/** A process of its own that sends jobs. */
+export interface SenderProcess {
+  tell(order: Order): void;
+  /** Gives an order and waits for its answer. */
+  ask<Answer>(order: Order): Promise<Answer>;
+  close(): Promise<void>;
 }
 
-/** Tells it to end, and waits until it has. */
-export async function closeProcess(child: ChildProcess): Promise<void> {
+export async function startSenderProcess(system: System, url: string): Promise<SenderProcess> {
+  const child = fork(fileURLToPath(new URL('./sender.ts', import.meta.url)), {
+    env: { ...process.env, BENCH_URL: url, BENCH_SYSTEM: system },
+    serialization: 'advanced',
+  });
   const ended = once(child, 'exit');
-  child.send('close');
-  await ended;
+  const message = async (): Promise<unknown> => {
+    const [answer] = await Promise.race([
+      once(child, 'message'),
+      ended.then(([code]) => {
+        throw new Error(`The process that sends ended with ${String(code)}.`);
+      }),
+    ]);
+    return answer;
+  };
+  await message();
+  return {
+    tell: (order) => void child.send(order),
+    ask: <Answer>(order: Order) => {
+      const answer = message();
+      child.send(order);
+      return answer as Promise<Answer>;
+    },
+    close: async () => {
+      child.send({ kind: 'close' } satisfies Order);
+      await ended;
+    },
+  };
 }

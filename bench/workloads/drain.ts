@@ -4,6 +4,7 @@ import { payloadsFrom } from '../payload.js';
 import { createRawTables, RawRunner, RawSender } from '../raw/raw-queue.js';
 import type { Sample } from '../report.js';
 import type { BenchDatabase } from '../server.js';
+import { cleanUp, emptied } from '../tables.js';
 import { Tally } from '../tally.js';
 import { compare, type Workload } from '../workload.js';
 
@@ -27,20 +28,20 @@ export const drain: Workload = {
 };
 
 /** The channel is paused while it is filled: its resumption is the start, so that the wake-up is counted too. */
-export async function drainQueue(database: BenchDatabase, app: BenchApplication, jobs: number): Promise<Sample> {
-  await cleanUp(database, 'nestmq.job', 'nestmq.lease');
+async function drainQueue(database: BenchDatabase, app: BenchApplication, jobs: number): Promise<Sample> {
+  await cleanUp(database);
   await app.queue.pause(CHANNEL);
   const ids = await sendNumbered(app, payloadsFrom(0, jobs), 1_000);
   const tally = new Tally(jobs);
   app.letters.onStart = (n) => tally.add(n);
   return timed(database, jobs, tally, {
     start: () => app.queue.resume(CHANNEL),
-    end: () => gone(database, 'nestmq.job', ids.slice(-200)),
+    end: () => emptied(database, 'nestmq', ids.slice(-200)),
   });
 }
 
 async function drainRaw(database: BenchDatabase, sender: RawSender, runner: RawRunner, jobs: number): Promise<Sample> {
-  await cleanUp(database, 'raw.job');
+  await cleanUp(database);
   const payloads = payloadsFrom(0, jobs);
   for (let from = 0; from < jobs; from += 1_000)
     await sender.sendMany(payloads.slice(from, from + 1_000), { notify: false });
@@ -50,7 +51,7 @@ async function drainRaw(database: BenchDatabase, sender: RawSender, runner: RawR
     start: () => runner.wake(),
     end: async () => {
       await runner.idle();
-      await gone(database, 'raw.job', []);
+      await emptied(database, 'raw SQL');
     },
   });
 }
@@ -70,23 +71,4 @@ async function timed(
   const usage = await stopMeter();
   tally.check(jobs);
   return { jobs, perSecond: jobs / seconds, latency: null, usage };
-}
-
-/**
- * Waits until the jobs are gone, the last ones first: to look through the whole table again and again would take time
- * from the server that is measured.
- */
-async function gone({ admin }: BenchDatabase, table: string, lastIds: readonly string[]): Promise<void> {
-  const isThere = async (condition: string, values: unknown[]): Promise<boolean> => {
-    const { rowCount } = await admin.query(`SELECT FROM ${table} WHERE ${condition} LIMIT 1`, values);
-    return rowCount !== 0;
-  };
-  while (await isThere('id = ANY ($1::bigint[])', [lastIds]));
-  while (await isThere('true', []));
-}
-
-/** What an earlier run has left to clean up must not be cleaned up in the next one's time. */
-async function cleanUp({ admin }: BenchDatabase, ...tables: string[]): Promise<void> {
-  for (const table of tables) await admin.query(`VACUUM ${table}`);
-  await admin.query('CHECKPOINT');
 }

@@ -1,10 +1,9 @@
-import { once } from 'node:events';
-import type { ChildProcess } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Letters, startApplication, type BenchApplication } from '../application.js';
 import { clockMs } from '../clock.js';
 import { payloadOf } from '../payload.js';
-import { closeProcess, startProcess } from '../processes/start.js';
+import type { SentOne } from '../processes/sender.js';
+import { startSenderProcess, type SenderProcess } from '../processes/start.js';
 import { createRawTables, RawRunner, RawSender } from '../raw/raw-queue.js';
 import type { Sample } from '../report.js';
 import { percentilesOf } from '../statistics.js';
@@ -17,7 +16,7 @@ export const latency: Workload = {
     const { database, settings } = bench;
     await createRawTables(database.admin);
     const app = await startApplication(database.url);
-    const child = await startProcess('./sender.ts', { BENCH_URL: database.url });
+    const senderThere = await startSenderProcess('nestmq', database.url);
     const sender = await RawSender.open(database.url);
     const runner = await RawRunner.open(database.url);
     await compare(bench, { amount: settings.jobs ?? 500, warmUp: 100 }, [
@@ -29,7 +28,7 @@ export const latency: Workload = {
       {
         system: 'nestmq',
         name: 'spawn → handler, two processes',
-        run: (samples) => sampleOneByOne(samples, app.letters, (n) => spawnThere(child, n)),
+        run: (samples) => sampleOneByOne(samples, app.letters, (n) => spawnThere(senderThere, n)),
       },
       {
         system: 'raw SQL',
@@ -42,8 +41,7 @@ export const latency: Workload = {
           }),
       },
     ]);
-    await closeProcess(child);
-    await Promise.all([app.close(), sender.close(), runner.close()]);
+    await Promise.all([app.close(), senderThere.close(), sender.close(), runner.close()]);
   },
 };
 
@@ -53,10 +51,8 @@ async function spawnHere(app: BenchApplication, n: number): Promise<number> {
   return calledAt;
 }
 
-async function spawnThere(child: ChildProcess, n: number): Promise<number> {
-  const answer = once(child, 'message') as Promise<[{ calledAt: number }]>;
-  child.send({ spawn: n });
-  const [{ calledAt }] = await answer;
+async function spawnThere(sender: SenderProcess, n: number): Promise<number> {
+  const { calledAt } = await sender.ask<SentOne>({ kind: 'one', n });
   return calledAt;
 }
 

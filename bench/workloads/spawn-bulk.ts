@@ -2,8 +2,9 @@ import { sendNumbered, startApplication } from '../application.js';
 import { startMeter } from '../meter.js';
 import { payloadsFrom, type Payload } from '../payload.js';
 import { createRawTables, RawSender } from '../raw/raw-queue.js';
-import type { Sample } from '../report.js';
+import type { Sample, System } from '../report.js';
 import type { BenchDatabase } from '../server.js';
+import { expectJobs, tableOf } from '../tables.js';
 import { compare, type Workload } from '../workload.js';
 
 const CALL = 1_000;
@@ -25,12 +26,12 @@ export const spawnBulk: Workload = {
       {
         system: 'nestmq',
         name: `spawnMany of ${CALL}`,
-        run: (jobs) => send(database, 'nestmq.job', jobs, (payloads) => sendNumbered(app, payloads, CALL)),
+        run: (jobs) => send(database, 'nestmq', jobs, (payloads) => sendNumbered(app, payloads, CALL)),
       },
       {
         system: 'raw SQL',
         name: `INSERT of ${CALL} and NOTIFY`,
-        run: (jobs) => send(database, 'raw.job', jobs, sendRaw),
+        run: (jobs) => send(database, 'raw SQL', jobs, sendRaw),
       },
     ]);
     await Promise.all([app.close(), sender.close()]);
@@ -39,19 +40,17 @@ export const spawnBulk: Workload = {
 
 async function send(
   database: BenchDatabase,
-  table: string,
+  system: System,
   jobs: number,
   work: (payloads: readonly Payload[]) => Promise<unknown>,
 ): Promise<Sample> {
-  const { admin } = database;
-  await admin.query(`TRUNCATE ${table}`);
+  await database.admin.query(`TRUNCATE ${tableOf(system)}`);
   const payloads = payloadsFrom(0, jobs);
   const stopMeter = await startMeter(database);
   const startedAt = performance.now();
   await work(payloads);
   const seconds = (performance.now() - startedAt) / 1_000;
   const usage = await stopMeter();
-  const { rows } = await admin.query<{ count: number }>(`SELECT count(*)::int AS count FROM ${table}`);
-  if (rows[0]?.count !== jobs) throw new Error(`${jobs} jobs were sent, ${rows[0]?.count} are there.`);
+  await expectJobs(database, system, jobs);
   return { jobs, perSecond: jobs / seconds, latency: null, usage };
 }

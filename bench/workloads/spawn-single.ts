@@ -2,9 +2,10 @@ import { Letters, startApplication, type BenchApplication } from '../application
 import { startMeter } from '../meter.js';
 import { payloadOf } from '../payload.js';
 import { createRawTables, RawSender } from '../raw/raw-queue.js';
-import type { Sample } from '../report.js';
+import type { Sample, System } from '../report.js';
 import type { BenchDatabase } from '../server.js';
 import { percentilesOf } from '../statistics.js';
+import { expectJobs, tableOf } from '../tables.js';
 import { compare, type Bench, type Contender, type Workload } from '../workload.js';
 
 const BUSINESS_INSERT = 'INSERT INTO business (n) VALUES ($1)';
@@ -30,11 +31,10 @@ async function compareCallers(bench: Bench, app: BenchApplication, callers: numb
   const { database, settings } = bench;
   const senders = await Promise.all(Array.from({ length: callers }, () => RawSender.open(database.url)));
   const label = `${callers} caller${callers === 1 ? '' : 's'}`;
-  const contender = (system: Contender['system'], name: string, call: Call): Contender => ({
+  const contender = (system: System, name: string, call: Call): Contender => ({
     system,
     name: `${label}, ${name}`,
-    run: (seconds) =>
-      callRepeatedly(database, { callers, seconds, maxCalls: settings.jobs ?? Infinity, table: tableOf(system) }, call),
+    run: (seconds) => callRepeatedly(database, { callers, seconds, maxCalls: settings.jobs ?? Infinity, system }, call),
   });
   await compare(bench, { amount: settings.seconds ?? 3, warmUp: 0.5 }, [
     contender('nestmq', 'spawn', (n) => app.jobs.spawn(Letters, 'send', payloadOf(n))),
@@ -55,18 +55,15 @@ async function compareCallers(bench: Bench, app: BenchApplication, callers: numb
 
 type Call = (n: number, caller: number) => Promise<unknown>;
 
-const tableOf = (system: Contender['system']): string => (system === 'nestmq' ? 'nestmq.job' : 'raw.job');
-
 interface Load {
   readonly callers: number;
   readonly seconds: number;
   readonly maxCalls: number;
-  readonly table: string;
+  readonly system: System;
 }
 
 async function callRepeatedly(database: BenchDatabase, load: Load, call: Call): Promise<Sample> {
-  const { admin } = database;
-  await admin.query(`TRUNCATE ${load.table}`);
+  await database.admin.query(`TRUNCATE ${tableOf(load.system)}`);
   const durations: number[] = [];
   const stopMeter = await startMeter(database);
   const startedAt = performance.now();
@@ -83,7 +80,6 @@ async function callRepeatedly(database: BenchDatabase, load: Load, call: Call): 
   await Promise.all(Array.from({ length: load.callers }, (_, index) => caller(index)));
   const seconds = (performance.now() - startedAt) / 1_000;
   const usage = await stopMeter();
-  const { rows } = await admin.query<{ count: number }>(`SELECT count(*)::int AS count FROM ${load.table}`);
-  if (rows[0]?.count !== calls) throw new Error(`${calls} jobs were sent, ${rows[0]?.count} are there.`);
+  await expectJobs(database, load.system, calls);
   return { jobs: calls, perSecond: calls / seconds, latency: percentilesOf(Float64Array.from(durations)), usage };
 }

@@ -1,0 +1,33 @@
+import type { BenchDatabase } from './server.js';
+import type { System } from './report.js';
+
+export const tableOf = (system: System): string => (system === 'nestmq' ? 'nestmq.job' : 'raw.job');
+
+/**
+ * Waits until no job is left, and first until these have gone: to look through the whole table again and again would
+ * take time from the server that is measured.
+ */
+export async function emptied(
+  { admin }: BenchDatabase,
+  system: System,
+  lastIds: readonly string[] = [],
+): Promise<void> {
+  const isThere = async (condition: string, values: unknown[]): Promise<boolean> => {
+    const { rowCount } = await admin.query(`SELECT FROM ${tableOf(system)} WHERE ${condition} LIMIT 1`, values);
+    return rowCount !== 0;
+  };
+  while (await isThere('id = ANY ($1::bigint[])', [lastIds]));
+  while (await isThere('true', []));
+}
+
+/** @throws {Error} unless exactly so many jobs are there */
+export async function expectJobs({ admin }: BenchDatabase, system: System, jobs: number): Promise<void> {
+  const { rows } = await admin.query<{ count: number }>(`SELECT count(*)::int AS count FROM ${tableOf(system)}`);
+  if (rows[0]?.count !== jobs) throw new Error(`${jobs} jobs were sent, ${rows[0]?.count} are there.`);
+}
+
+/** What one run has left to clean up must not be cleaned up in the next one's time. */
+export async function cleanUp({ admin }: BenchDatabase): Promise<void> {
+  for (const table of ['nestmq.job', 'nestmq.lease', 'raw.job']) await admin.query(`VACUUM ${table}`);
+  await admin.query('CHECKPOINT');
+}
