@@ -6,14 +6,16 @@ import { markdownTable, type Row } from './report.js';
 import { SERVER_SETTINGS, startServer, type BenchServer } from './server.js';
 import { parseSettings, USAGE, type Settings } from './settings.js';
 import type { Workload } from './workload.js';
+import { backlog } from './workloads/backlog.js';
 import { drain } from './workloads/drain.js';
+import { idle } from './workloads/idle.js';
 import { latency } from './workloads/latency.js';
 import { pinned } from './workloads/pinned.js';
 import { spawnBulk } from './workloads/spawn-bulk.js';
 import { spawnSingle } from './workloads/spawn-single.js';
 import { sustained } from './workloads/sustained.js';
 
-const WORKLOADS: readonly Workload[] = [drain, spawnBulk, spawnSingle, latency, sustained, pinned];
+const WORKLOADS: readonly Workload[] = [drain, spawnBulk, spawnSingle, latency, sustained, pinned, backlog, idle];
 
 await main();
 

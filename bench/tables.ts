@@ -28,6 +28,9 @@ export async function expectJobs({ admin }: BenchDatabase, system: System, jobs:
 
 /** What one run has left to clean up must not be cleaned up in the next one's time. */
 export async function cleanUp({ admin }: BenchDatabase): Promise<void> {
-  for (const table of ['nestmq.job', 'nestmq.lease', 'raw.job']) await admin.query(`VACUUM ${table}`);
+  const { rows } = await admin.query<{ name: string }>(
+    `SELECT oid::regclass::text AS name FROM pg_class WHERE oid = ANY (ARRAY[to_regclass('nestmq.job'), to_regclass('nestmq.lease'), to_regclass('raw.job')])`,
+  );
+  for (const { name } of rows) await admin.query(`VACUUM ${name}`);
   await admin.query('CHECKPOINT');
 }

@@ -45,7 +45,7 @@ export const latency: Workload = {
   },
 };
 
-async function spawnHere(app: BenchApplication, n: number): Promise<number> {
+export async function spawnHere(app: BenchApplication, n: number): Promise<number> {
   const calledAt = clockMs();
   await app.jobs.spawn(Letters, 'send', payloadOf(n));
   return calledAt;
@@ -56,8 +56,8 @@ async function spawnThere(sender: SenderProcess, n: number): Promise<number> {
   return calledAt;
 }
 
-/** @param send sends job n and answers when it was called */
-async function sampleOneByOne(
+/** @param send sends job n to an idle receiver and answers when it was called */
+export async function sampleOneByOne(
   samples: number,
   receiver: { onStart: (n: number) => void },
   send: (n: number) => Promise<number>,
