@@ -157,13 +157,16 @@ const refusals: readonly Refusal[] = [
 
 // acceptance: every refusal of spec section 4, before any SQL
 describe('spawn refuses', () => {
-  it.each(refusals)('%s, before any SQL', async (_, call, error, message) => {
-    const sent = recordSql();
-    const refused = spawn(...call);
-    await expect(refused).rejects.toThrow(error);
-    await expect(refused).rejects.toThrow(message);
-    expect(sent).toEqual([]);
-  });
+  it.each(refusals)(
+    '%s, before any SQL',
+    sending(async (_, call, error, message) => {
+      const sent = recordSql();
+      const refused = spawn(...call);
+      await expect(refused).rejects.toThrow(error);
+      await expect(refused).rejects.toThrow(message);
+      expect(sent).toEqual([]);
+    }),
+  );
 
   it(
     'all of this inside a transaction too, which stays usable and commits',
