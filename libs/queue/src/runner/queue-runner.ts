@@ -6,20 +6,20 @@ import { messageOf } from '../job/errors.js';
 import type { ClaimedJob } from '../job/job.js';
 import { LeaseBook } from '../job/lease-book.js';
 import { RetryDelay } from '../job/retry-delay.js';
-import { Loop, type LoopBoard } from '../maintenance/loop.js';
-import { Pruner } from '../maintenance/pruner.js';
+import type { LoopBoard } from '../maintenance/loop.js';
 import type { Rescued } from '../maintenance/rescuer.js';
 import { Connection } from '../postgres/connection.js';
 import { Listener } from '../postgres/listener.js';
 import type { Notifier } from '../postgres/notifier.js';
 import { Settler, type Settled } from '../settle/settler.js';
 import type { HeartbeatRow } from '../statements/runners.js';
-import { run, type SqlClient } from '../statements/statement.js';
-import { surveyFeeds } from '../statements/survey-feeds.js';
+import type { SqlClient } from '../statements/statement.js';
+import type { SurveyRow } from '../statements/survey-feeds.js';
 import { parseWakeUp, type WakeUp } from '../statements/wake-up.js';
 import { JobRuns, type JobRunsParts, type JobRunsSettings } from './job-runs.js';
 import { Membership } from './membership.js';
 import { eventOf } from './run-events.js';
+import { Upkeep } from './upkeep.js';
 import { WakeUpDelay } from './wake-up-delay.js';
 import { Wakeup } from './wakeup.js';
 
@@ -74,7 +74,7 @@ export class QueueRunner {
   private readonly claimer: Claimer;
   private readonly runs: JobRuns;
   private readonly settler: Settler;
-  private readonly loops: { readonly poll: Loop; readonly rescue: Loop; readonly prune: Loop };
+  private readonly upkeep: Upkeep;
   private suspectsMayWait = true;
   private claiming: Promise<void> | null = null;
 
@@ -102,7 +102,13 @@ export class QueueRunner {
     const names = parts.registry.names();
     this.claimer = new Claimer(this.claimConnection, this.feeds, book, { schema, names, channels }, runnerId);
     this.settler = new Settler(this.settleConnection, book, (settled) => this.onSettled(settled), logger);
-    this.loops = this.makeLoops();
+    this.upkeep = new Upkeep(
+      { ...settings, names, rescueMs: settings.leaseMs / 4 },
+      this.listener,
+      { surveyed: (rows) => this.onSurveyed(rows), rescue: () => this.rescue() },
+      logger,
+      parts.board,
+    );
   }
 
   /** Starts in the background; a database that is down is tried again until it is there. */
@@ -113,7 +119,7 @@ export class QueueRunner {
     }
     this.listener.start();
     this.membership.start();
-    for (const loop of Object.values(this.loops)) loop.start();
+    this.upkeep.start();
     this.claiming = this.claimUntilStopped();
   }
 
@@ -139,12 +145,12 @@ export class QueueRunner {
     this.stopClaiming();
     if (this.claiming === null) return;
     await this.attempt('Ending the last claim', this.claiming);
-    await Promise.all([this.loops.poll.stop(), this.loops.prune.stop()]);
+    await Promise.all([this.upkeep.poll.stop(), this.upkeep.prune.stop()]);
     await this.attempt('Announcing the shutdown', this.membership.announceStop());
     await this.runs.drain(this.settings.shutdownGraceMs, ABORT_WAIT_MS);
     await this.attempt('Writing the last outcomes', this.settler.idle());
     this.settler.stop();
-    await this.loops.rescue.stop();
+    await this.upkeep.rescue.stop();
     await this.membership.stopBeating();
     await this.attempt('Leaving the fleet', this.membership.leave());
     await this.attempt('Sending the last wake-ups', this.parts.notifier.idle());
@@ -166,7 +172,7 @@ export class QueueRunner {
         if (this.stopping) return;
         this.logger.warn(`Claiming failed, will try again: ${messageOf(error)}`);
         await this.delay.wait(this.stopSignal.signal);
-        this.loops.poll.hurry();
+        this.upkeep.poll.hurry();
       }
     }
   }
@@ -187,7 +193,7 @@ export class QueueRunner {
   private async enter(): Promise<void> {
     await this.parts.prepare();
     await this.membership.join();
-    this.loops.poll.hurry();
+    this.upkeep.poll.hurry();
   }
 
   private async claimSuspect(): Promise<void> {
@@ -224,7 +230,7 @@ export class QueueRunner {
   private onWakeUp(wakeUp: WakeUp): void {
     if (wakeUp.kind === 'survey') {
       this.suspectsMayWait = true;
-      this.loops.poll.hurry();
+      this.upkeep.poll.hurry();
     } else if (wakeUp.kind === 'jobs') this.feeds.tell(wakeUp);
     this.wakeup.signal();
   }
@@ -234,8 +240,8 @@ export class QueueRunner {
       this.membership.id,
       row.peers.map(({ id }) => id),
     );
-    if (this.membership.see(row)) this.loops.rescue.hurry();
-    if (row.dropped > 0) this.loops.poll.hurry();
+    if (this.membership.see(row)) this.upkeep.rescue.hurry();
+    if (row.dropped > 0) this.upkeep.poll.hurry();
     this.runs.startReady();
     this.wakeup.signal();
   }
@@ -268,9 +274,7 @@ export class QueueRunner {
 
   // ── upkeep ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  private async survey(): Promise<void> {
-    const params = { names: this.parts.registry.names(), channels: this.settings.channels };
-    const rows = await this.listener.transaction((client) => run(client, surveyFeeds, params));
+  private onSurveyed(rows: readonly SurveyRow[]): void {
     const [first] = rows;
     if (first === undefined) return;
     this.feeds.clock.heard(first.nowMicros);
@@ -305,7 +309,7 @@ export class QueueRunner {
     const events = {
       wakeUp: (wakeUp: WakeUp) => this.wakeUps.hear(wakeUp),
       // What was sent while nobody listened is found now, not at the next turn.
-      connected: () => this.loops.poll.hurry(),
+      connected: () => this.upkeep.poll.hurry(),
       listening: (listening: boolean) => this.parts.emit({ type: 'listening', listening }),
     };
     return new Listener(settings, events, this.logger);
@@ -321,26 +325,5 @@ export class QueueRunner {
     };
     const transact = <T>(work: (client: SqlClient) => Promise<T>): Promise<T> => this.listener.transaction(work);
     return new Membership(this.settings, this.book, this.claimConnection, transact, events, this.logger);
-  }
-
-  private makeLoops(): QueueRunner['loops'] {
-    const pruner = new Pruner((work) => this.listener.transaction(work));
-    const { instance, pollMs, leaseMs, pruneEveryMs } = this.settings;
-    const loop = (name: string, everyMs: number, jitter: number, turn: () => Promise<unknown>): Loop => {
-      // While its connection is down the listener says so, and calls for a survey when it is back.
-      const turnIfConnected = async (): Promise<void> => {
-        if (this.listener.connected) await turn();
-      };
-      return new Loop(
-        { name: `nestmq ${instance} ${name}`, everyMs, jitter, turn: turnIfConnected },
-        this.logger,
-        this.parts.board,
-      );
-    };
-    return {
-      poll: loop('poll', pollMs, 0.25, () => this.survey()),
-      rescue: loop('rescue', leaseMs / 4, 0.1, () => this.rescue()),
-      prune: loop('prune', pruneEveryMs, 0.25, () => pruner.turn()),
-    };
   }
 }

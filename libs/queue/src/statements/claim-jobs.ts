@@ -54,49 +54,56 @@ const unleased = (leases: string): string =>
   `(id, run) NOT IN (SELECT unnest(lease.job_ids), unnest(lease.runs) FROM ${leases})`;
 
 /**
- * The rest of a claim, behind the CTE `free`, which holds the candidates in order.
+ * The candidates, numbered, and what a claim does with them.
  *
  * A job on its last attempt is never taken ahead of a slot: from the first such one on, the rest stays. A lease that
  * must outlive a crash of the server, because it records a last start, is the only durable one: to forget any other
  * means that its jobs are free again, which saves an fsync for each claim.
  */
-const leaseFree = (schema: string, { nextDue, lastKey }: { nextDue: string; lastKey: string }): string => `
-  cut AS MATERIALIZED (
-    SELECT due_at, id
-    FROM (SELECT due_at, id, attempt, max_attempts FROM free OFFSET ${SLOTS}) AS ahead
-    WHERE attempt + 1 >= max_attempts
-    LIMIT 1
-  ), taken AS MATERIALIZED (
-    SELECT * FROM free WHERE NOT EXISTS (SELECT FROM cut WHERE (free.due_at, free.id) >= (cut.due_at, cut.id))
-  ), last AS MATERIALIZED (
-    SELECT due_at, id FROM taken ORDER BY due_at DESC, id DESC LIMIT 1
+const leaseCandidates = (
+  schema: string,
+  { candidates, nextDue, lastKey }: { candidates: string; nextDue: string; lastKey: string },
+): string => `free AS MATERIALIZED (
+    SELECT candidate.*, row_number() OVER () AS ordinal
+    FROM (${candidates}
+    ) AS candidate
+  ), cut AS MATERIALIZED (
+    SELECT coalesce(min(ordinal), 2147483647) AS at FROM free WHERE ordinal > ${SLOTS} AND attempt + 1 >= max_attempts
+  ), batch AS MATERIALIZED (
+    SELECT
+      count(*) AS jobs,
+      array_agg(id) AS job_ids,
+      array_agg(run) AS runs,
+      max(due_at) AS hi_due_at,
+      max(id) AS hi_id,
+      coalesce(bool_or(attempt + 1 >= max_attempts), false) AS last_attempts
+    FROM free, cut
+    WHERE ordinal < cut.at
   ), leased AS (
     INSERT INTO ${schema}.lease (runner_id, number, channel, priority, job_ids, runs, started, hi_due_at, hi_id)
-    SELECT ${RUNNER}, ${LEASE}, ${CHANNEL}, ${PRIORITY}, job_ids, runs, started, last.due_at, last.id
-    FROM last, (
-      SELECT array_agg(id) AS job_ids, array_agg(run) AS runs, least(count(*), ${SLOTS}) AS started FROM taken
-    ) AS batch
+    SELECT ${RUNNER}, ${LEASE}, ${CHANNEL}, ${PRIORITY}, job_ids, runs, least(jobs, ${SLOTS}), hi_due_at, hi_id
+    FROM batch
+    WHERE jobs > 0
   ), news AS MATERIALIZED (
     SELECT
+      cut.at,
       ${micros('statement_timestamp()')} AS now_micros,
-      (SELECT ${micros('due_at')} FROM last) AS last_micros,
-      (SELECT id FROM last) AS last_id,
-      (SELECT count(*) FROM free) < ${LIMIT} AND NOT EXISTS (SELECT FROM cut) AS exhausted,
-      CASE WHEN NOT (SELECT coalesce(bool_or(attempt + 1 >= max_attempts), false) FROM taken)
-        THEN set_config('synchronous_commit', 'off', true) END AS durability
+      ${micros('hi_due_at')} AS last_micros,
+      job_ids[jobs] AS last_id,
+      jobs < ${LIMIT} AND cut.at = 2147483647 AS exhausted,
+      CASE WHEN NOT last_attempts THEN set_config('synchronous_commit', 'off', true) END AS durability
+    FROM batch, cut
   )
   SELECT
     ${answeredColumns.join(', ')},
-    CASE WHEN first THEN now_micros END,
-    CASE WHEN first THEN last_micros END,
-    CASE WHEN first THEN last_id END,
-    CASE WHEN first THEN exhausted END,
-    CASE WHEN first AND exhausted THEN (${nextDue}) END,
-    CASE WHEN first THEN (${lastKey}) END,
-    CASE WHEN first THEN durability END
-  FROM news
-  LEFT JOIN (SELECT *, row_number() OVER () AS ordinal FROM taken) AS job ON true
-  CROSS JOIN LATERAL (SELECT coalesce(ordinal, 1) = 1 AS first) AS header`;
+    CASE WHEN coalesce(ordinal, 1) = 1 THEN now_micros END,
+    CASE WHEN coalesce(ordinal, 1) = 1 THEN last_micros END,
+    CASE WHEN coalesce(ordinal, 1) = 1 THEN last_id END,
+    CASE WHEN coalesce(ordinal, 1) = 1 THEN exhausted END,
+    CASE WHEN coalesce(ordinal, 1) = 1 AND exhausted THEN (${nextDue}) END,
+    CASE WHEN coalesce(ordinal, 1) = 1 THEN (${lastKey}) END,
+    CASE WHEN coalesce(ordinal, 1) = 1 THEN durability END
+  FROM news LEFT JOIN free AS job ON job.ordinal < news.at`;
 
 /**
  * Leases the next due jobs of one channel and priority, in due order, behind a position. Writes one lease row and
@@ -105,24 +112,24 @@ const leaseFree = (schema: string, { nextDue, lastKey }: { nextDue: string; last
 export const claimJobs = defineStatement<ClaimParams, ClaimRow>({
   name: 'claim_jobs_v1',
   text: (schema) => `
-  WITH free AS MATERIALIZED (
-    SELECT ${jobColumns.join(', ')}
-    FROM ${schema}.job
-    WHERE channel = ${CHANNEL}
-      AND priority = ${PRIORITY}
-      AND NOT suspect
-      AND (due_at, id) > (${timeOf('$5')}, $6::bigint)
-      AND due_at <= statement_timestamp()
-      AND name = ANY(${NAMES}::text[])
-      AND ${unleased(`
-        ${schema}.lease
-        WHERE lease.channel = ${CHANNEL}
-          AND lease.priority = ${PRIORITY}
-          AND (lease.hi_due_at, lease.hi_id) > (${timeOf('$5')}, $6::bigint)`)}
-      AND NOT EXISTS (SELECT FROM ${schema}.paused_channel WHERE paused_channel.channel = ${CHANNEL})
-    ORDER BY due_at, id
-    LIMIT ${LIMIT}
-  ),${leaseFree(schema, {
+  WITH ${leaseCandidates(schema, {
+    candidates: `
+      SELECT ${jobColumns.join(', ')}
+      FROM ${schema}.job
+      WHERE channel = ${CHANNEL}
+        AND priority = ${PRIORITY}
+        AND NOT suspect
+        AND (due_at, id) > (${timeOf('$5')}, $6::bigint)
+        AND due_at <= statement_timestamp()
+        AND name = ANY(${NAMES}::text[])
+        AND ${unleased(`
+          ${schema}.lease
+          WHERE lease.channel = ${CHANNEL}
+            AND lease.priority = ${PRIORITY}
+            AND (lease.hi_due_at, lease.hi_id) > (${timeOf('$5')}, $6::bigint)`)}
+        AND NOT EXISTS (SELECT FROM ${schema}.paused_channel WHERE paused_channel.channel = ${CHANNEL})
+      ORDER BY due_at, id
+      LIMIT ${LIMIT}`,
     nextDue: `
       SELECT ${micros('due_at')}
       FROM ${schema}.job
@@ -167,26 +174,29 @@ export const claimJobsByKey = defineStatement<ClaimByKeyParams, ClaimRow>({
     SELECT (${nextKey('walk.key')}) FROM walk WHERE walk.key IS NOT NULL
   ), turn AS MATERIALIZED (
     SELECT key FROM walk WHERE key IS NOT NULL LIMIT ${KEYS_PER_CLAIM}
-  ), free AS MATERIALIZED (
-    SELECT job.*
-    FROM turn CROSS JOIN LATERAL (
-      SELECT ${jobColumns.join(', ')}
-      FROM ${schema}.job
-      WHERE channel = ${CHANNEL}
-        AND priority = ${PRIORITY}
-        AND key = turn.key
-        AND key <> ''
-        AND NOT suspect
-        AND due_at <= statement_timestamp()
-        AND name = ANY(${NAMES}::text[])
-        AND (${SLOTS} >= ${LIMIT} OR attempt + 1 < coalesce(max_attempts, 2147483647))
-        AND ${unleased(`${schema}.lease WHERE lease.channel = ${CHANNEL} AND lease.priority = ${PRIORITY}`)}
-        AND NOT EXISTS (SELECT FROM ${schema}.paused_channel WHERE paused_channel.channel = ${CHANNEL})
-      ORDER BY due_at, id
-      LIMIT $6
-    ) AS job
-    LIMIT ${LIMIT}
-  ),${leaseFree(schema, { nextDue: 'SELECT NULL::bigint', lastKey: 'SELECT max(key) FROM turn' })}`;
+  ), ${leaseCandidates(schema, {
+    candidates: `
+      SELECT job.*
+      FROM turn CROSS JOIN LATERAL (
+        SELECT ${jobColumns.join(', ')}
+        FROM ${schema}.job
+        WHERE channel = ${CHANNEL}
+          AND priority = ${PRIORITY}
+          AND key = turn.key
+          AND key <> ''
+          AND NOT suspect
+          AND due_at <= statement_timestamp()
+          AND name = ANY(${NAMES}::text[])
+          AND (${SLOTS} >= ${LIMIT} OR attempt + 1 < coalesce(max_attempts, 2147483647))
+          AND ${unleased(`${schema}.lease WHERE lease.channel = ${CHANNEL} AND lease.priority = ${PRIORITY}`)}
+          AND NOT EXISTS (SELECT FROM ${schema}.paused_channel WHERE paused_channel.channel = ${CHANNEL})
+        ORDER BY due_at, id
+        LIMIT $6
+      ) AS job
+      LIMIT ${LIMIT}`,
+    nextDue: 'SELECT NULL::bigint',
+    lastKey: 'SELECT max(key) FROM turn',
+  })}`;
   },
   values: (p) => [p.runner, p.lease, p.channel, p.priority, p.afterKey, p.share, p.limit, p.slots, p.names],
   row: claimRow,

@@ -1,0 +1,61 @@
+import type { Logger } from '@nestjs/common';
+import { Loop, type LoopBoard } from '../maintenance/loop.js';
+import { Pruner } from '../maintenance/pruner.js';
+import type { Listener } from '../postgres/listener.js';
+import { run } from '../statements/statement.js';
+import { surveyFeeds, type SurveyRow } from '../statements/survey-feeds.js';
+
+export interface UpkeepSettings {
+  /** Name of the queue instance, for the names of the loops. */
+  readonly instance: string;
+  readonly pollMs: number;
+  readonly rescueMs: number;
+  readonly pruneEveryMs: number;
+  /** What a survey asks for. */
+  readonly names: readonly string[];
+  readonly channels: readonly string[] | null;
+}
+
+export interface UpkeepTurns {
+  readonly surveyed: (rows: readonly SurveyRow[]) => void;
+  readonly rescue: () => Promise<void>;
+}
+
+/**
+ * What a runner does now and then: look for jobs that no notification told of, rescue, prune. All of it goes through the
+ * listening connection, which has little else to do; while that is down the listener says so, and nothing is tried.
+ */
+export class Upkeep {
+  readonly poll: Loop;
+  readonly rescue: Loop;
+  readonly prune: Loop;
+
+  constructor(
+    private readonly settings: UpkeepSettings,
+    private readonly listener: Listener,
+    private readonly turns: UpkeepTurns,
+    logger: Logger,
+    board: LoopBoard | null,
+  ) {
+    const { instance, pollMs, rescueMs, pruneEveryMs } = settings;
+    const pruner = new Pruner((work) => listener.transaction(work));
+    const loop = (name: string, everyMs: number, jitter: number, turn: () => Promise<unknown>): Loop => {
+      const turnIfConnected = async (): Promise<void> => {
+        if (listener.connected) await turn();
+      };
+      return new Loop({ name: `nestmq ${instance} ${name}`, everyMs, jitter, turn: turnIfConnected }, logger, board);
+    };
+    this.poll = loop('poll', pollMs, 0.25, () => this.survey());
+    this.rescue = loop('rescue', rescueMs, 0.1, () => turns.rescue());
+    this.prune = loop('prune', pruneEveryMs, 0.25, () => pruner.turn());
+  }
+
+  start(): void {
+    for (const loop of [this.poll, this.rescue, this.prune]) loop.start();
+  }
+
+  private async survey(): Promise<void> {
+    const { names, channels } = this.settings;
+    this.turns.surveyed(await this.listener.transaction((client) => run(client, surveyFeeds, { names, channels })));
+  }
+}
