@@ -38,7 +38,7 @@ export async function prepareJob(
   checkKnown(options);
   if (handler?.schema) await validatePayload(handler.schema, name, payload);
   const encoded = encode(payload, name, 'payload');
-  const metadata = options.metadata === undefined ? null : encode(options.metadata, name, 'metadata');
+  const metadata = options.metadata === undefined ? null : encode(checkMetadata(options.metadata), name, 'metadata');
   const bytes = options.bytes === undefined ? null : checkBytes(options.bytes);
   const sizeBytes = byteLength(encoded) + byteLength(metadata) + (bytes?.length ?? 0);
   if (sizeBytes > maxPayloadBytes) throw new PayloadTooLargeError(name, sizeBytes, maxPayloadBytes);
@@ -96,6 +96,11 @@ function encode(value: unknown, name: string, what: string): string | null {
 
 function byteLength(text: string | null): number {
   return text === null ? 0 : Buffer.byteLength(text);
+}
+
+function checkMetadata(metadata: unknown): object {
+  if (typeof metadata === 'object' && metadata !== null && !Array.isArray(metadata)) return metadata;
+  throw new InvalidOptionsError('metadata', metadata, 'Give an object.');
 }
 
 function checkBytes(bytes: unknown): Buffer {

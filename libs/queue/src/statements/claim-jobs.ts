@@ -187,7 +187,7 @@ export const claimJobsByKey = defineStatement<ClaimByKeyParams, ClaimRow>({
           AND NOT suspect
           AND due_at <= statement_timestamp()
           AND name = ANY(${NAMES}::text[])
-          AND (${SLOTS} >= ${LIMIT} OR attempt + 1 < coalesce(max_attempts, 2147483647))
+          AND (${SLOTS}::bigint >= ${LIMIT}::bigint OR attempt + 1 < coalesce(max_attempts, 2147483647))
           AND ${unleased(`${schema}.lease WHERE lease.channel = ${CHANNEL} AND lease.priority = ${PRIORITY}`)}
           AND NOT EXISTS (SELECT FROM ${schema}.paused_channel WHERE paused_channel.channel = ${CHANNEL})
         ORDER BY due_at, id
