@@ -6,6 +6,10 @@ export interface Tables {
   sql<Row extends object = Record<string, unknown>>(text: string, values?: unknown[]): Promise<Row[]>;
   /** The first column of the first row, as a number. */
   number(text: string, values?: unknown[]): Promise<number>;
+  /** Whether no live job and no lease is left. */
+  drained(): Promise<boolean>;
+  /** Empties all tables of the queue, between two tests of a file. */
+  clear(): Promise<void>;
 }
 
 /** Connections of the test's own to the queue's tables: for ageing rows, for faults, and for looking. */
@@ -16,8 +20,17 @@ export function useTables(database: { readonly url: string }): Tables {
   afterAll(() => pool.end());
   const sql = async <Row extends object>(text: string, values: unknown[] = []): Promise<Row[]> =>
     (await pool.query<Row>(text, values)).rows;
+  const number = async (text: string, values?: unknown[]): Promise<number> =>
+    Number(Object.values((await sql(text, values))[0] ?? {})[0]);
   return {
     sql,
-    number: async (text, values) => Number(Object.values((await sql(text, values))[0] ?? {})[0]),
+    number,
+    drained: async () =>
+      (await number('SELECT (SELECT count(*) FROM nestmq.job) + (SELECT count(*) FROM nestmq.lease)')) === 0,
+    clear: async () => {
+      await sql(
+        'TRUNCATE nestmq.job, nestmq.lease, nestmq.finished_job, nestmq.runner, nestmq.handler_policy, nestmq.paused_channel',
+      );
+    },
   };
 }
