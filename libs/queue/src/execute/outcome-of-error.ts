@@ -1,4 +1,4 @@
-import { backoffMs, DEFAULT_BACKOFF } from '../job/backoff.js';
+import { backoffMs, DEFAULT_BACKOFF, type BackoffFunction } from '../job/backoff.js';
 import { MAX_DURATION_MS } from '../job/duration.js';
 import type { HandlerPolicy, RegisteredHandler } from '../job/handler.js';
 import type { ClaimedJob } from '../job/job.js';
@@ -34,13 +34,12 @@ function delayMs({ job, handler, policy, error }: FailedRun): number {
 }
 
 /** `undefined` when the function throws or answers no sensible number: a job must not be lost to it. */
-function ownDelayMs(
-  backoff: (attempt: number, error: unknown) => number,
-  job: ClaimedJob,
-  error: unknown,
-): number | undefined {
+function ownDelayMs(backoff: BackoffFunction, job: ClaimedJob, error: unknown): number | undefined {
   try {
-    const ms = Number(backoff(job.attempt, error));
+    const answer: unknown = backoff(job.attempt, error);
+    // An `async` function answers no number; if it fails too, nobody else would take notice.
+    if (answer instanceof Promise) answer.catch(() => undefined);
+    const ms = Number(answer);
     return ms >= 0 && ms <= MAX_DURATION_MS ? Math.round(ms) : undefined;
   } catch {
     return undefined;
