@@ -1,0 +1,47 @@
+import type pg from 'pg';
+
+/** The runner that asks. */
+export const RUNNER = '1001';
+
+/** Jobs of the lease with number 1. */
+export const HELD = Array.from({ length: 400 }, (_, index) => String(index + 1));
+
+const FINISHED = 1_000_000;
+const LIVE = 100_000;
+
+/**
+ * A queue in the middle of its work. Of the live jobs 60 000 are in one channel, due; the others in 40 channels, a
+ * quarter with keys, a quarter due in the future. 20 leases of 400 are held by two runners, and a dead one has left
+ * 10 suspects.
+ */
+export async function fillTables(admin: pg.Client): Promise<void> {
+  for (const table of ['job', 'lease', 'finished_job', 'runner'])
+    await admin.query(`ALTER TABLE nestmq.${table} SET (autovacuum_enabled = off)`); // it would ANALYZE too early
+  await admin.query(`
+    INSERT INTO nestmq.job (channel, key, name, due_at, suspect, payload)
+    SELECT
+      CASE WHEN n <= 60000 THEN 'letters' ELSE 'channel ' || n % 40 END,
+      CASE WHEN n > 60000 AND n % 4 = 0 THEN 'key ' || n % 500 ELSE '' END,
+      'Letters.send',
+      clock_timestamp() + CASE WHEN n > 60000 AND n % 4 = 1 THEN interval '1 hour' ELSE interval '-1 hour' END
+        + n * interval '1 microsecond',
+      n > ${LIVE} - 10,
+      json_build_object('n', n, 'to', 'somebody@example.org')
+    FROM generate_series(1, ${LIVE}) AS n`);
+  await admin.query(`
+    INSERT INTO nestmq.finished_job
+      (id, state, attempt, priority, due_at, created_at, finished_at, delete_at, channel, key, name, payload)
+    SELECT
+      n + 1000000, CASE WHEN n % 1000 = 0 THEN 'dead' ELSE 'completed' END, 1, 0, at, at, at,
+      CASE WHEN n % 1000 <> 0 THEN at + interval '30 days' END,
+      'channel ' || n % 40, '', 'Letters.send', json_build_object('n', n)
+    FROM generate_series(1, ${FINISHED}) AS n, LATERAL (SELECT clock_timestamp() - n * interval '3 seconds' AS at) AS time`);
+  await admin.query(`INSERT INTO nestmq.runner (id, host, pid) VALUES (${RUNNER}, 'here', 1), (1002, 'there', 2)`);
+  await admin.query(`
+    INSERT INTO nestmq.lease (runner_id, number, channel, priority, job_ids, runs, started, hi_due_at, hi_id)
+    SELECT
+      ${RUNNER} + number % 2, number / 2 + 1, 'letters', 0, array_agg(id ORDER BY id), array_agg(run ORDER BY id), 32,
+      max(due_at), max(id)
+    FROM (SELECT *, ((id - 1) / 400)::integer AS number FROM nestmq.job WHERE id <= 8000) AS leased
+    GROUP BY number`);
+}

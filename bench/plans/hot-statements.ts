@@ -1,0 +1,107 @@
+import type { NewJob } from '../../libs/queue/src/statements/insert-jobs.js';
+import { claimJobs, claimJobsByKey, claimSuspect } from '../../libs/queue/src/statements/claim-jobs.js';
+import { insertJobs, insertJobsInTransaction } from '../../libs/queue/src/statements/insert-jobs.js';
+import { pruneJobs } from '../../libs/queue/src/statements/prune-jobs.js';
+import { rescueJobs } from '../../libs/queue/src/statements/rescue-jobs.js';
+import { heartbeat } from '../../libs/queue/src/statements/runners.js';
+import { completeJobs, finishJobs, requeueJobs } from '../../libs/queue/src/statements/settle-jobs.js';
+import type { SqlClient, Statement } from '../../libs/queue/src/statements/statement.js';
+import { surveyFeeds } from '../../libs/queue/src/statements/survey-feeds.js';
+import { payloadOf } from '../payload.js';
+
+export interface HotStatement {
+  readonly name: string;
+  readonly description: string;
+  readonly text: string;
+  readonly values: unknown[];
+}
+
+/** Only its schema is asked for: nothing is sent through it. */
+const NOWHERE: SqlClient = {
+  schema: 'nestmq',
+  namedStatements: false,
+  query: () => Promise.reject(new Error('This client sends nothing.')),
+};
+
+/** The statements of a busy or an idle runner and of a spawn, with parameters as they come. */
+export function hotStatements({ runner, held }: { runner: string; held: readonly string[] }): HotStatement[] {
+  const names = ['Letters.send'];
+  const fences = held.map((id) => ({ id, run: 0, lease: 1 }));
+  const some = fences.slice(0, 20);
+  const jobs = Array.from({ length: 1_000 }, (_, n) => newJob(n));
+  const claim = { runner, lease: 1_000_000, priority: 0, names, limit: 400, slots: 32 };
+  const start = { micros: 0, id: '0' };
+  return [
+    hot('insert_jobs', 'spawnMany of 1 000', insertJobs, { jobs }),
+    hot('insert_jobs_in_tx', 'spawn in a transaction', insertJobsInTransaction, {
+      jobs: jobs.slice(0, 1),
+      notifyChannel: 'nestmq_wake_up',
+    }),
+    hot('claim_jobs', '400 of 60 000 due jobs, behind 20 leases', claimJobs, {
+      ...claim,
+      channel: 'letters',
+      after: start,
+    }),
+    hot('claim_jobs_by_key', '32 jobs of a channel with keys', claimJobsByKey, {
+      ...claim,
+      channel: 'channel 4',
+      limit: 32,
+      afterKey: '',
+      share: 8,
+    }),
+    hot('claim_suspect', 'one of ten', claimSuspect, { runner, lease: 1_000_000, names, channels: null }),
+    hot('complete_jobs', '400 jobs of one lease', completeJobs, { runner, entries: fences, endedLeases: [1] }),
+    hot('finish_jobs', '20 jobs that are kept', finishJobs, {
+      runner,
+      entries: some.map((fence) => ({
+        ...fence,
+        state: 'completed' as const,
+        attempt: 1,
+        reason: null,
+        error: null,
+        result: null,
+        keepMs: 60_000,
+      })),
+    }),
+    hot('requeue_jobs', '20 retries', requeueJobs, {
+      runner,
+      entries: some.map((fence) => ({ ...fence, attempt: 1, delayMs: 1_000, error: 'Error: no' })),
+    }),
+    hot('survey_feeds', 'a poll over 41 channels', surveyFeeds, { names, channels: null }),
+    hot('heartbeat', 'with ten leases', heartbeat, {
+      runner,
+      held: Array.from({ length: 10 }, (_, index) => index + 1),
+      highest: 10,
+      started: held.slice(0, 32),
+    }),
+    hot('rescue_jobs', 'nobody is dead', rescueJobs, {}),
+    hot('prune_jobs', 'a chunk of expired jobs', pruneJobs, {}),
+  ];
+}
+
+function hot<Params>(
+  name: string,
+  description: string,
+  statement: Statement<Params, unknown>,
+  params: Params,
+): HotStatement {
+  const { text, values } = statement.query(NOWHERE, params);
+  return { name, description, text, values };
+}
+
+function newJob(n: number): NewJob {
+  return {
+    channel: 'letters',
+    key: '',
+    name: 'Letters.send',
+    priority: 0,
+    maxAttempts: 5,
+    policyId: '1',
+    backoff: null,
+    delayMs: 0,
+    runAtMs: null,
+    payload: JSON.stringify(payloadOf(n)),
+    bytes: null,
+    metadata: null,
+  };
+}

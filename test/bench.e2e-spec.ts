@@ -1,0 +1,108 @@
+import { execFile } from 'node:child_process';
+import { readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { randomUUID } from 'node:crypto';
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+
+const ROOT = fileURLToPath(new URL('..', import.meta.url));
+
+interface Row {
+  workload: string;
+  name: string;
+  system: string;
+  perSecond: { min: number; median: number; max: number } | null;
+  latency: { p50: number } | null;
+  figures: Record<string, number>;
+}
+
+/** Runs the benchmark on the sources, so that no other test's build is in its way. */
+async function bench(...args: string[]): Promise<{ stdout: string; stderr: string; code: number }> {
+  try {
+    const ended = await promisify(execFile)(process.execPath, ['--import', 'tsx', 'bench/run.ts', ...args], {
+      cwd: ROOT,
+      env: { ...process.env, NODE_OPTIONS: '' },
+      maxBuffer: 16 * 2 ** 20,
+    });
+    return { ...ended, code: 0 };
+  } catch (error) {
+    return error as { stdout: string; stderr: string; code: number };
+  }
+}
+
+/** How many rows each workload reports, of nestmq and of raw SQL. */
+const ROWS: Record<string, { nestmq: number; raw: number }> = {
+  drain: { nestmq: 1, raw: 1 },
+  'spawn-bulk': { nestmq: 1, raw: 1 },
+  'spawn-single': { nestmq: 6, raw: 9 },
+  latency: { nestmq: 2, raw: 1 },
+  sustained: { nestmq: 2, raw: 2 },
+  pinned: { nestmq: 2, raw: 2 },
+  backlog: { nestmq: 3, raw: 0 },
+  idle: { nestmq: 1, raw: 0 },
+};
+
+describe('the benchmark, in its tiny form', () => {
+  const json = path.join(tmpdir(), `nestmq-bench-${randomUUID()}.json`);
+  let ended: Awaited<ReturnType<typeof bench>>;
+
+  beforeAll(async () => {
+    ended = await bench('--jobs', '200', '--seconds', '1', '--repeat', '1', '--json', json);
+  }, 120_000);
+
+  afterAll(() => rm(json, { force: true }));
+
+  it('ends well, and says on what it ran', () => {
+    expect(ended).toMatchObject({ code: 0 });
+    expect(ended.stdout).toMatch(/^machine: \d+ × .+/m);
+    expect(ended.stdout).toMatch(/^postgres: PostgreSQL \d+/m);
+    expect(ended.stdout).toMatch(/^settings: .*fsync=on synchronous_commit=on/m);
+  });
+
+  it('reports every workload, beside raw SQL', async () => {
+    const { rows } = JSON.parse(await readFile(json, 'utf8')) as { rows: Row[] };
+    const count = (workload: string, system: string): number =>
+      rows.filter((row) => row.workload === workload && row.system === system).length;
+    const workloads = [...new Set(rows.map(({ workload }) => workload))];
+    expect(
+      Object.fromEntries(
+        workloads.map((name) => [name, { nestmq: count(name, 'nestmq'), raw: count(name, 'raw SQL') }]),
+      ),
+    ).toEqual(ROWS);
+  });
+
+  it('measures something in every row', async () => {
+    const { rows } = JSON.parse(await readFile(json, 'utf8')) as { rows: Row[] };
+    const empty = rows.filter(
+      ({ perSecond, latency, figures }) =>
+        ![perSecond?.median, latency?.p50, ...Object.values(figures)].some((value) => Number(value) > 0),
+    );
+    expect(empty).toEqual([]);
+  });
+
+  it('prints a line of the table for each row', async () => {
+    const { rows } = JSON.parse(await readFile(json, 'utf8')) as { rows: Row[] };
+    const table = ended.stdout.split('\n').filter((line) => line.startsWith('| '));
+    for (const { workload, name, system } of rows) {
+      const cells = [workload, name, system];
+      expect(table.filter((line) => cells.every((cell, at) => line.split('|')[at + 1]?.trim() === cell))).toHaveLength(
+        1,
+      );
+    }
+  });
+});
+
+describe('the arguments of the benchmark', () => {
+  it.each([
+    ['an unknown workload', ['drian'], 'There is no workload "drian". Known: drain,'],
+    ['a number that is none', ['--jobs', 'many'], '--jobs got "many". Give a number above 0.'],
+    ['an unknown option', ['--job', '5'], "Unknown option '--job'"],
+  ])('refuses %s before it starts a server', async (_, args, message) => {
+    const { code, stdout, stderr } = await bench(...args);
+    expect({ code, stdout }).toEqual({ code: 2, stdout: '' });
+    expect(stderr).toContain(message);
+    expect(stderr).toContain('npm run bench -- [workload …]');
+  });
+});
