@@ -1,3 +1,4 @@
+import { isRetryable } from '../postgres/sqlstate.js';
 import { chunksOf, insertJobs, type NewJob } from '../statements/insert-jobs.js';
 import { run } from '../statements/statement.js';
 import type { JobId } from '../job/job.js';
@@ -14,8 +15,8 @@ const BATCH = 1_000;
 
 /**
  * Spawns outside of transactions. Calls that come while an INSERT is under way go out together in the next one, so ten
- * concurrent callers need not wait for ten commits in turn. They share its fate only where validation could not tell:
- * when the INSERT fails each call is tried by itself.
+ * concurrent callers need not wait for ten commits in turn. When the INSERT is refused for what one of them wrote, each
+ * call is tried by itself.
  */
 export class SpawnQueue {
   private readonly calls: Call[] = [];
@@ -63,8 +64,8 @@ export class SpawnQueue {
       let from = 0;
       for (const call of calls) call.resolve(ids.slice(from, (from += call.jobs.length)));
     } catch (error) {
-      const [only] = calls;
-      if (calls.length === 1 && only) only.reject(error);
+      // A lost connection leaves open whether it was written: only the callers can know whether to send again.
+      if (calls.length === 1 || isRetryable(error)) for (const call of calls) call.reject(error);
       else for (const call of calls) await this.send([call]);
     }
   }
