@@ -11,8 +11,12 @@ import { SignUpController } from './sign-up/sign-up.controller.js';
 import { SignUp } from './sign-up/sign-up.js';
 import { Smtp } from './sign-up/smtp.js';
 
-// After a kill -9 the jobs that were running wait for their lease to end. Half the default: a demo is watched.
-const queue = { leaseMs: 5_000 };
+const queue = {
+  // A job of the import holds a connection while it writes, and TypeORM's pool has ten.
+  concurrency: 8,
+  // After a kill -9 the jobs that were running wait for their lease to end. Half the default: a demo is watched.
+  leaseMs: 5_000,
+};
 
 @Module({
   imports: [TypeOrmModule.forRoot(db), QueueModule.forRoot(queue), ImportModule],

@@ -17,7 +17,8 @@ try {
   if (!isNew) await imports.countStart(run);
   screen.print(isNew ? `Import ${run.id} begins.` : `Import ${run.id} was not finished and goes on.`);
   const finished = await app.get(Reporter).follow(run.id, screen, interruption);
-  if (!finished) screen.print('Stopping. The running jobs may end; the next start goes on from here.');
+  if (interruption.aborted) screen.print('Stopping. The running jobs may end; the next start goes on from here.');
+  else if (!finished) screen.print('Another process has begun a later import.');
 } finally {
   await app.close();
   await postgres.stop();

@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { styleText } from 'node:util';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
@@ -21,7 +22,7 @@ export class Reporter {
     private readonly queue: Queue,
   ) {}
 
-  /** Until the import is finished, or the signal aborts. @returns whether it is finished */
+  /** Until the import is finished, a later one has begun, or the signal aborts. @returns whether it is finished */
   async follow(importId: number, screen: Screen, signal: AbortSignal): Promise<boolean> {
     const events = this.queue.events.subscribe(eventPrinter(screen));
     try {
@@ -41,8 +42,9 @@ export class Reporter {
     signal: AbortSignal,
   ): Promise<ImportProgress | null> {
     const meter = new RateMeter();
+    const aborted = abortOf(signal); // so that a Ctrl-C need not wait for a database that does not answer
     while (!signal.aborted) {
-      const progress = await this.progress.of(importId);
+      const progress = await Promise.race([this.progress.of(importId), aborted]);
       if (progress === null) return null;
       meter.add({ atMs: performance.now(), done: progress.places });
       screen.draw(progressBar(progress, meter.perSecond));
@@ -51,6 +53,11 @@ export class Reporter {
     }
     return null;
   }
+}
+
+async function abortOf(signal: AbortSignal): Promise<null> {
+  if (!signal.aborted) await once(signal, 'abort');
+  return null;
 }
 
 function eventPrinter(screen: Screen): (event: QueueEvent) => void {
