@@ -5,7 +5,9 @@ import { asQueueError } from './sqlstate.js';
 
 /** The part of pg's client that we use; structural, since an application may have another copy of pg. */
 interface PgClient {
-  query(query: SqlQuery): Promise<{ rows: unknown[][] }>;
+  query(query: SqlQuery | string): Promise<{ rows: unknown[][] }>;
+  /** Nothing is under way, and the status is the latest. */
+  readonly readyForQuery?: boolean;
   getTransactionStatus?(): string | null;
 }
 
@@ -46,8 +48,13 @@ export async function transactionClient(
   };
 }
 
-/** Whether a statement has failed in the transaction, so that its COMMIT would be answered with ROLLBACK. */
+/**
+ * Whether a statement has failed in the transaction, so that its COMMIT would be answered with ROLLBACK. pg rejects a
+ * failed statement before it has read the server's word on the transaction, which may come in a later packet; an empty
+ * statement, allowed also in an aborted transaction, waits for it.
+ */
 export async function isAborted(manager: EntityManager): Promise<boolean> {
   const client = (await manager.queryRunner?.connect()) as PgClient | undefined;
+  if (client?.readyForQuery !== true) await client?.query('');
   return client?.getTransactionStatus?.() === 'E';
 }
