@@ -296,7 +296,7 @@ describe('a timeout', () => {
     expect(order.indexOf('stuck')).toBeGreaterThan(0);
     open();
     await until(() => refusal, { what: 'its completion is refused' });
-    expect(refusal).toMatchObject({ code: 'lease_lost' });
+    expect(refusal).toMatchObject({ code: 'invalid_transition' });
     expect(await tables.sql(`SELECT to_regclass('zombie') AS zombie`)).toEqual([{ zombie: null }]);
     expect(await app.queue.get(id)).toMatchObject({ state: 'waiting', attempts: 1 });
     await app.close();

@@ -44,3 +44,8 @@ export function untilAborted(job: Job): Promise<never> {
     else job.signal.addEventListener('abort', abort);
   });
 }
+
+/** Work that takes its time, so that several runs are under way at once. */
+export function takeTime(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
