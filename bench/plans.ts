@@ -1,7 +1,7 @@
 // `npx tsx bench/plans.ts [name …]`: EXPLAIN of each hot statement on a table of a million finished and 100 000 live
 // jobs, as the runner sends it. Says where the planner would choose otherwise without statistics, or in a generic plan.
 import type pg from 'pg';
-import { fillTables, HELD, RUNNER } from './plans/fill-tables.js';
+import { fillTables } from './plans/fill-tables.js';
 import { hotStatements, type HotStatement } from './plans/hot-statements.js';
 import { startServer } from './server.js';
 import { begin } from '../libs/queue/src/statements/transaction.js';
@@ -11,8 +11,7 @@ const server = await startServer();
 try {
   const database = await server.createDatabase('bench_plans', { countStatements: false });
   const { admin } = database;
-  await fillTables(admin);
-  const statements = hotStatements({ runner: RUNNER, held: HELD }).filter(
+  const statements = hotStatements(await fillTables(admin)).filter(
     ({ name }) => wanted.length === 0 || wanted.includes(name),
   );
   const unanalyzed = new Map<string, string>();

@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { parseSettings } from '../bench/settings.js';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 
@@ -49,7 +50,7 @@ describe('the benchmark, in its tiny form', () => {
   let ended: Awaited<ReturnType<typeof bench>>;
 
   beforeAll(async () => {
-    ended = await bench('--jobs', '200', '--seconds', '1', '--repeat', '1', '--json', json);
+    ended = await bench('--jobs', '100', '--seconds', '1', '--repeat', '1', '--json', json);
   }, 120_000);
 
   afterAll(() => rm(json, { force: true }));
@@ -95,14 +96,29 @@ describe('the benchmark, in its tiny form', () => {
 });
 
 describe('the arguments of the benchmark', () => {
-  it.each([
-    ['an unknown workload', ['drian'], 'There is no workload "drian". Known: drain,'],
-    ['a number that is none', ['--jobs', 'many'], '--jobs got "many". Give a number above 0.'],
-    ['an unknown option', ['--job', '5'], "Unknown option '--job'"],
-  ])('refuses %s before it starts a server', async (_, args, message) => {
-    const { code, stdout, stderr } = await bench(...args);
+  it('are refused before a server is started', async () => {
+    const { code, stdout, stderr } = await bench('drian');
     expect({ code, stdout }).toEqual({ code: 2, stdout: '' });
-    expect(stderr).toContain(message);
+    expect(stderr).toContain('There is no workload "drian". Known: drain,');
     expect(stderr).toContain('npm run bench -- [workload …]');
+  });
+
+  it.each([
+    ['a number that is none', ['--jobs', 'many'], '--jobs got "many". Give a number above 0.'],
+    ['a negative number', ['--seconds=-1'], '--seconds got "-1". Give a number above 0.'],
+    ['an unknown option', ['--job', '5'], "Unknown option '--job'"],
+    ['an unknown workload', ['drain', 'idel'], 'There is no workload "idel". Known: drain, idle.'],
+  ])('refuse %s', (_, args, message) => {
+    expect(() => parseSettings(args, ['drain', 'idle'])).toThrow(message);
+  });
+
+  it('choose all workloads when none is named', () => {
+    expect(parseSettings(['--jobs', '5'], ['drain', 'idle'])).toEqual({
+      workloads: ['drain', 'idle'],
+      jobs: 5,
+      seconds: null,
+      repeat: null,
+      json: null,
+    });
   });
 });

@@ -1,10 +1,19 @@
 import type pg from 'pg';
+import type { Position } from '../../libs/queue/src/job/job.js';
 
-/** The runner that asks. */
-export const RUNNER = '1001';
+const RUNNER = '1001';
 
-/** Jobs of the lease with number 1. */
-export const HELD = Array.from({ length: 400 }, (_, index) => String(index + 1));
+/** Jobs of a lease. */
+const LEASED = 400;
+
+/** What a runner knows when it asks. */
+export interface FilledTables {
+  readonly runner: string;
+  /** Jobs of its lease with number 1. */
+  readonly held: readonly string[];
+  /** Where its last claim ended. */
+  readonly position: Position;
+}
 
 const FINISHED = 1_000_000;
 const LIVE = 100_000;
@@ -14,7 +23,7 @@ const LIVE = 100_000;
  * quarter with keys, a quarter due in the future. 20 leases of 400 are held by two runners, and a dead one has left
  * 10 suspects.
  */
-export async function fillTables(admin: pg.Client): Promise<void> {
+export async function fillTables(admin: pg.Client): Promise<FilledTables> {
   for (const table of ['job', 'lease', 'finished_job', 'runner'])
     await admin.query(`ALTER TABLE nestmq.${table} SET (autovacuum_enabled = off)`); // it would ANALYZE too early
   await admin.query(`
@@ -42,6 +51,15 @@ export async function fillTables(admin: pg.Client): Promise<void> {
     SELECT
       ${RUNNER} + number % 2, number / 2 + 1, 'letters', 0, array_agg(id ORDER BY id), array_agg(run ORDER BY id), 32,
       max(due_at), max(id)
-    FROM (SELECT *, ((id - 1) / 400)::integer AS number FROM nestmq.job WHERE id <= 8000) AS leased
+    FROM (SELECT *, ((id - 1) / ${LEASED})::integer AS number FROM nestmq.job WHERE id <= 8000) AS leased
     GROUP BY number`);
+  const { rows } = await admin.query<{ micros: string; id: string }>(
+    `SELECT (extract(epoch FROM hi_due_at) * 1000000)::bigint AS micros, hi_id AS id FROM nestmq.lease ORDER BY hi_due_at DESC LIMIT 1`,
+  );
+  const [last] = rows;
+  return {
+    runner: RUNNER,
+    held: Array.from({ length: LEASED }, (_, index) => String(index + 1)),
+    position: { micros: Number(last!.micros), id: last!.id },
+  };
 }

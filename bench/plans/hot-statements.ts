@@ -7,6 +7,7 @@ import { heartbeat } from '../../libs/queue/src/statements/runners.js';
 import { completeJobs, finishJobs, requeueJobs } from '../../libs/queue/src/statements/settle-jobs.js';
 import type { SqlClient, Statement } from '../../libs/queue/src/statements/statement.js';
 import { surveyFeeds } from '../../libs/queue/src/statements/survey-feeds.js';
+import type { FilledTables } from './fill-tables.js';
 import { payloadOf } from '../payload.js';
 
 export interface HotStatement {
@@ -24,23 +25,27 @@ const NOWHERE: SqlClient = {
 };
 
 /** The statements of a busy or an idle runner and of a spawn, with parameters as they come. */
-export function hotStatements({ runner, held }: { runner: string; held: readonly string[] }): HotStatement[] {
+export function hotStatements({ runner, held, position }: FilledTables): HotStatement[] {
   const names = ['Letters.send'];
   const fences = held.map((id) => ({ id, run: 0, lease: 1 }));
   const some = fences.slice(0, 20);
   const jobs = Array.from({ length: 1_000 }, (_, n) => newJob(n));
   const claim = { runner, lease: 1_000_000, priority: 0, names, limit: 400, slots: 32 };
-  const start = { micros: 0, id: '0' };
   return [
     hot('insert_jobs', 'spawnMany of 1 000', insertJobs, { jobs }),
     hot('insert_jobs_in_tx', 'spawn in a transaction', insertJobsInTransaction, {
       jobs: jobs.slice(0, 1),
       notifyChannel: 'nestmq_wake_up',
     }),
-    hot('claim_jobs', '400 of 60 000 due jobs, behind 20 leases', claimJobs, {
+    hot('claim_jobs', '400 of 60 000 due jobs, from where the last claim ended', claimJobs, {
       ...claim,
       channel: 'letters',
-      after: start,
+      after: position,
+    }),
+    hot('claim_jobs (late look)', 'the same from the start, over 8 000 leased jobs', claimJobs, {
+      ...claim,
+      channel: 'letters',
+      after: { micros: 0, id: '0' },
     }),
     hot('claim_jobs_by_key', '32 jobs of a channel with keys', claimJobsByKey, {
       ...claim,

@@ -13,7 +13,7 @@ import { sampleOneByOne, spawnHere } from './latency.js';
 /** Jobs whose drain is timed, whatever waits behind them. */
 const FRONT = 50_000;
 
-const LATENCY_SAMPLES = 200;
+const MAX_LATENCY_SAMPLES = 200;
 
 export const backlog: Workload = {
   name: 'backlog',
@@ -75,7 +75,10 @@ async function drainFront(
   const { claims, millisPerClaim } = await readClaims(database);
   await tally.reached(due);
   tally.check(due);
-  const idle = delay === '0' && behind > 0 ? null : await idleSpawns(database, app);
+  const idle =
+    delay === '0' && behind > 0
+      ? null
+      : await idleSpawns(database, app, Math.min(MAX_LATENCY_SAMPLES, Math.ceil(amount / 5)));
   await database.admin.query(`DELETE FROM nestmq.job WHERE due_at > statement_timestamp()`);
   await emptied(database, 'nestmq');
   return {
@@ -95,9 +98,10 @@ async function drainFront(
 async function idleSpawns(
   database: BenchDatabase,
   app: BenchApplication,
+  samples: number,
 ): Promise<Pick<Sample, 'latency'> & { millisPerClaim: number }> {
   await resetCounts(database);
-  const { latency } = await sampleOneByOne(LATENCY_SAMPLES, app.letters, (n) => spawnHere(app, n));
+  const { latency } = await sampleOneByOne(samples, app.letters, (n) => spawnHere(app, n));
   const { millisPerClaim } = await readClaims(database);
   return { latency, millisPerClaim };
 }

@@ -19,7 +19,7 @@ export const latency: Workload = {
     const senderThere = await startSenderProcess('nestmq', database.url);
     const sender = await RawSender.open(database.url);
     const runner = await RawRunner.open(database.url);
-    await compare(bench, { amount: settings.jobs ?? 500, warmUp: 100 }, [
+    await compare(bench, { amount: settings.jobs ?? 500, warmUp: 50 }, [
       {
         system: 'nestmq',
         name: 'spawn → handler, one process',
@@ -70,7 +70,7 @@ export async function sampleOneByOne(
     const calledAt = await send(n);
     latencies[n] = (await started) - calledAt;
     // The settlement is over by then, and no rhythm can fall into step with a timer.
-    await sleep(4 + Math.random() * 8);
+    await sleep(2 + Math.random() * 4);
   }
   return { jobs: samples, perSecond: null, latency: percentilesOf(latencies), usage: null };
 }
