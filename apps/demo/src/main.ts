@@ -3,6 +3,7 @@ import { NestFactory } from '@nestjs/core';
 import { AppModule } from './app.module.js';
 import { placesWanted } from './environment.js';
 import { postgres } from './database/postgres.js';
+import { countRecords } from './import/gazetteer.js';
 import { Imports } from './import/imports.js';
 import { interruption } from './interruption.js';
 import { Reporter } from './progress/reporter.js';
@@ -10,6 +11,7 @@ import { Screen, ScreenLogger } from './progress/screen.js';
 
 const screen = new Screen(process.stdout);
 if ('dir' in postgres) screen.print(`PostgreSQL is at ${postgres.url}, its data in ${postgres.dir}`);
+countRecords(); // reads the file before jobs run: parsing 17 MB blocks the event loop
 const app = await NestFactory.createApplicationContext(AppModule, { logger: new ScreenLogger(screen) });
 try {
   const imports = app.get(Imports);

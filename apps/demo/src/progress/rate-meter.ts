@@ -14,10 +14,11 @@ export class RateMeter {
     while (this.samples.length > 2 && this.samples[0]!.atMs < sample.atMs - this.windowMs) this.samples.shift();
   }
 
-  get perSecond(): number {
+  /** `null` as long as there is nothing to compare. */
+  get perSecond(): number | null {
     const [first] = this.samples;
     const last = this.samples.at(-1);
-    if (first === undefined || last === undefined || last.atMs === first.atMs) return 0;
+    if (first === undefined || last === undefined || last.atMs === first.atMs) return null;
     return ((last.done - first.done) / (last.atMs - first.atMs)) * 1_000;
   }
 }
