@@ -1,0 +1,127 @@
+// A whole application in a process of its own. Its handler does what the payload says, and tells the test by messages.
+import 'reflect-metadata';
+import { Inject, Injectable, Module } from '@nestjs/common';
+import { NestFactory } from '@nestjs/core';
+import { getDataSourceToken, TypeOrmModule } from '@nestjs/typeorm';
+import { JobHandler, JobSpawner, Queue, QueueModule, type Job } from 'nestmq';
+import type { DataSource } from 'typeorm';
+
+/** What the handler is to do; `chaos`: anything of it, at random. */
+export type Task = 'end' | 'fail' | 'exit' | 'hang' | 'obey' | 'effect' | 'wait-then-complete' | 'spawn-late' | 'chaos';
+
+export type WorkerMessage =
+  | { readonly type: 'ready' }
+  | { readonly type: 'started'; readonly id: string; readonly attempt: number; readonly task: string }
+  | { readonly type: 'aborted'; readonly id: string; readonly reason: string }
+  | { readonly type: 'outcome'; readonly id: string; readonly outcome: string }
+  | { readonly type: 'event'; readonly event: string; readonly id?: string }
+  | { readonly type: 'closed' };
+
+const env = process.env;
+const tell = (message: WorkerMessage): void => void process.send?.(message);
+
+const commands = new Set<string>();
+let onCommand: (() => void) | undefined;
+process.on('message', (command: string) => {
+  commands.add(command);
+  onCommand?.();
+});
+
+async function told(command: string): Promise<void> {
+  while (!commands.has(command)) await new Promise<void>((resolve) => (onCommand = resolve));
+}
+
+@Injectable()
+class Worker {
+  constructor(
+    @Inject(getDataSourceToken()) private readonly dataSource: DataSource,
+    @Inject(JobSpawner) private readonly jobs: JobSpawner,
+  ) {}
+
+  @JobHandler('work', {
+    name: 'work',
+    retries: Number(env.RETRIES ?? 4),
+    backoff: { type: 'fixed', base: 20, jitter: 0 },
+  })
+  async run(job: Job<Task>): Promise<void> {
+    job.signal.addEventListener('abort', () => {
+      tell({ type: 'aborted', id: job.id, reason: (job.signal.reason as Error).name });
+    });
+    tell({ type: 'started', id: job.id, attempt: job.attempt, task: job.payload });
+    await this.tasks[job.payload](job);
+  }
+
+  private readonly tasks: Record<Task, (job: Job) => Promise<unknown>> = {
+    end: async () => undefined,
+    fail: async () => {
+      throw new Error('told to fail');
+    },
+    exit: async () => process.exit(7),
+    hang: () => new Promise(() => undefined),
+    obey: (job) =>
+      new Promise((_, reject) => job.signal.addEventListener('abort', () => reject(job.signal.reason as Error))),
+    effect: (job) => this.complete(job),
+    'wait-then-complete': async (job) => {
+      await told('go');
+      const outcome = await this.complete(job).then(
+        () => 'committed',
+        (error: unknown) => (error as { code?: string }).code ?? String(error),
+      );
+      tell({ type: 'outcome', id: job.id, outcome });
+      if (outcome !== 'committed') throw new Error(outcome);
+    },
+    'spawn-late': async (job) => {
+      await told('go');
+      await this.jobs.spawn('work', 'end', { key: `after ${job.id}` });
+    },
+    chaos: (job) => this.chaos(job),
+  };
+
+  private complete(job: Job): Promise<void> {
+    return this.dataSource.transaction(async (manager) => {
+      await manager.query('INSERT INTO effect (job_id) VALUES ($1)', [job.id]);
+      await job.complete({ manager });
+    });
+  }
+
+  /** Errors before and after the completion, and inside its transaction. */
+  private async chaos(job: Job): Promise<void> {
+    const fate = Math.random();
+    if (fate < 0.1) throw new Error('before');
+    await this.dataSource.transaction(async (manager) => {
+      await manager.query('INSERT INTO effect (job_id) VALUES ($1)', [job.id]);
+      await job.complete({ manager });
+      if (fate < 0.2) throw new Error('inside');
+    });
+    if (fate < 0.3) throw new Error('after');
+  }
+}
+
+@Module({
+  imports: [
+    TypeOrmModule.forRoot({ type: 'postgres', url: env.URL!, retryAttempts: 0, extra: { max: 20 } }),
+    QueueModule.forRoot({
+      pollMs: Number(env.POLL_MS ?? 60_000),
+      leaseMs: Number(env.LEASE_MS ?? 10_000),
+      concurrency: Number(env.CONCURRENCY ?? 32),
+      shutdown: { graceMs: Number(env.GRACE_MS ?? 15_000) },
+      ...(env.MAX_RETRIES === 'Infinity' && { defaults: { retries: Infinity } }),
+    }),
+  ],
+  providers: [Worker],
+})
+class WorkerModule {}
+
+const app = await NestFactory.createApplicationContext(WorkerModule, { logger: env.LOG ? ['error', 'warn'] : false });
+app.get(Queue).events.subscribe((event) => {
+  if (event.type === 'started') return;
+  tell({ type: 'event', event: event.type, ...('id' in event && { id: event.id }) });
+});
+if (env.HOOKS) app.enableShutdownHooks();
+else
+  void told('close').then(async () => {
+    await app.close();
+    tell({ type: 'closed' });
+    process.disconnect();
+  });
+tell({ type: 'ready' });
