@@ -7,6 +7,8 @@ export interface Usage {
   /** `null` where there is no /proc. */
   readonly serverMicros: number | null;
   readonly walBytes: number;
+  /** CPU of everything else on the machine, and of the whole machine; `null` where there is no /proc. */
+  readonly machine: { readonly otherMicros: number; readonly totalMicros: number } | null;
 }
 
 /** Clock ticks of /proc a second; Linux shows 100 on every machine. */
@@ -15,16 +17,35 @@ const TICK_MICROS = 10_000;
 /** Starts counting; the function returned stops, and answers what was used since. */
 export async function startMeter({ admin, postmasterPid }: BenchDatabase): Promise<() => Promise<Usage>> {
   const walBefore = await walPosition(admin);
+  const machineBefore = machineCpuMicros();
   const serverBefore = serverCpuMicros(postmasterPid);
   const nodeBefore = process.cpuUsage();
   return async () => {
     const { user, system } = process.cpuUsage(nodeBefore);
     const serverAfter = serverCpuMicros(postmasterPid);
+    const machineAfter = machineCpuMicros();
+    const nodeMicros = user + system;
+    const serverMicros = serverBefore === null || serverAfter === null ? null : serverAfter - serverBefore;
     return {
-      nodeMicros: user + system,
-      serverMicros: serverBefore === null || serverAfter === null ? null : serverAfter - serverBefore,
+      nodeMicros,
+      serverMicros,
       walBytes: (await walPosition(admin)) - walBefore,
+      machine: machineBefore &&
+        machineAfter && {
+          otherMicros: machineAfter.busy - machineBefore.busy - nodeMicros - (serverMicros ?? 0),
+          totalMicros: machineAfter.total - machineBefore.total,
+        },
     };
+  };
+}
+
+/** Adds what another process of ours has used. */
+export function withProcess(usage: Usage, nodeMicros: number): Usage {
+  const { machine } = usage;
+  return {
+    ...usage,
+    nodeMicros: usage.nodeMicros + nodeMicros,
+    machine: machine && { ...machine, otherMicros: machine.otherMicros - nodeMicros },
   };
 }
 
@@ -60,4 +81,14 @@ function statFields(pid: string): [number, number, number, number, number] | nul
   } catch {
     return null;
   }
+}
+
+/** All processors of the machine since it was started; what a hypervisor gave to others counts as busy. */
+function machineCpuMicros(): { busy: number; total: number } | null {
+  if (process.platform !== 'linux') return null;
+  const [line] = readFileSync('/proc/stat', 'utf8').split('\n', 1);
+  // user nice system idle iowait irq softirq steal; the two behind them are parts of user and nice
+  const ticks = line!.trim().split(/\s+/).slice(1, 9).map(Number);
+  const total = ticks.reduce((sum, value) => sum + value, 0);
+  return { busy: (total - ticks[3]! - ticks[4]!) * TICK_MICROS, total: total * TICK_MICROS };
 }

@@ -25,6 +25,8 @@ export interface Row {
   readonly nodeMicrosPerJob: number | null;
   readonly serverMicrosPerJob: number | null;
   readonly walBytesPerJob: number | null;
+  /** Share of the machine that others used meanwhile: above a few percent the rates say little. */
+  readonly othersPercent: number | null;
   readonly figures: Readonly<Record<string, number>>;
   readonly runs: number;
 }
@@ -47,6 +49,9 @@ export function rowOf(facts: Pick<Row, 'workload' | 'name' | 'system'>, samples:
     nodeMicrosPerJob: median(({ usage, jobs }) => usage && usage.nodeMicros / jobs),
     serverMicrosPerJob: median(({ usage, jobs }) => usage?.serverMicros && usage.serverMicros / jobs),
     walBytesPerJob: median(({ usage, jobs }) => usage && usage.walBytes / jobs),
+    othersPercent: median(
+      ({ usage }) => usage?.machine && Math.max(0, (usage.machine.otherMicros / usage.machine.totalMicros) * 100),
+    ),
     figures: Object.fromEntries(names.map((name) => [name, median(({ figures }) => figures?.[name])!])),
     runs: samples.length,
   };
@@ -64,6 +69,7 @@ const COLUMNS: readonly (readonly [title: string, cell: (row: Row) => string])[]
   ['Node µs/job', (row) => precise(row.nodeMicrosPerJob)],
   ['server µs/job', (row) => precise(row.serverMicrosPerJob)],
   ['WAL B/job', (row) => whole(row.walBytesPerJob)],
+  ['others’ CPU %', (row) => whole(row.othersPercent)],
   [
     'more',
     ({ figures }) =>

@@ -1,6 +1,6 @@
 import { BacklogLimit } from './backlog-limit.js';
 import { clockMs } from './clock.js';
-import { startMeter } from './meter.js';
+import { startMeter, withProcess } from './meter.js';
 import { CALL, capacityFor, offerJobs, type Offered, type OfferTerms } from './offer.js';
 import type { OfferReport } from './processes/sender.js';
 import type { SenderProcess } from './processes/start.js';
@@ -84,7 +84,7 @@ export async function sustain(
     jobs,
     perSecond: jobs / ((ended - began) / 1_000),
     latency: percentilesOf(starts.map((at, n) => Math.max(0, at - committedAt[Math.floor(n / CALL)]!))),
-    usage: { ...usage, nodeMicros: usage.nodeMicros + nodeMicros },
+    usage: withProcess(usage, nodeMicros),
     figures: {
       [`first ${terms.windowSeconds} s`]: rateBetween(began, began + windowMs),
       [`last ${terms.windowSeconds} s`]: rateBetween(offerEnded - windowMs, offerEnded),
