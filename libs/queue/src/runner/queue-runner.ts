@@ -7,7 +7,7 @@ import type { ClaimedJob } from '../job/job.js';
 import { LeaseBook } from '../job/lease-book.js';
 import { RetryDelay } from '../job/retry-delay.js';
 import type { LoopBoard } from '../maintenance/loop.js';
-import type { Rescued } from '../maintenance/rescuer.js';
+import type { Rescued, Transact } from '../maintenance/rescuer.js';
 import { Connection } from '../postgres/connection.js';
 import { Listener } from '../postgres/listener.js';
 import type { Notifier } from '../postgres/notifier.js';
@@ -104,7 +104,7 @@ export class QueueRunner {
     this.settler = new Settler(this.settleConnection, book, (settled) => this.onSettled(settled), logger);
     this.upkeep = new Upkeep(
       { ...settings, names, rescueMs: settings.leaseMs / 4 },
-      this.listener,
+      (work) => this.transact(work),
       { surveyed: (rows) => this.onSurveyed(rows), rescue: () => this.rescue() },
       logger,
       parts.board,
@@ -288,6 +288,14 @@ export class QueueRunner {
     await this.membership.rescue();
   }
 
+  /**
+   * Upkeep goes through the listening connection, which has little else to do, so that a slow survey holds up no claim;
+   * while that one is down, or cannot be had at all, through the one that claims.
+   */
+  private transact<T>(work: (client: SqlClient) => Promise<T>): Promise<T> {
+    return this.listener.connected ? this.listener.transaction(work) : this.claimConnection.transaction(work);
+  }
+
   /** A shutdown goes on without the database. */
   private async attempt(what: string, work: Promise<unknown>): Promise<void> {
     let timer: NodeJS.Timeout | undefined;
@@ -323,7 +331,7 @@ export class QueueRunner {
       blocked: (blockedMs: number) => this.onBlocked(blockedMs),
       rescued: (rescued: Rescued) => this.onRescued(rescued),
     };
-    const transact = <T>(work: (client: SqlClient) => Promise<T>): Promise<T> => this.listener.transaction(work);
+    const transact: Transact = (work) => this.transact(work);
     return new Membership(this.settings, this.book, this.claimConnection, transact, events, this.logger);
   }
 }

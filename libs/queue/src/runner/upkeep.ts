@@ -1,7 +1,7 @@
 import type { Logger } from '@nestjs/common';
 import { Loop, type LoopBoard } from '../maintenance/loop.js';
 import { Pruner } from '../maintenance/pruner.js';
-import type { Listener } from '../postgres/listener.js';
+import type { Transact } from '../maintenance/rescuer.js';
 import { run } from '../statements/statement.js';
 import { surveyFeeds, type SurveyRow } from '../statements/survey-feeds.js';
 
@@ -21,10 +21,7 @@ export interface UpkeepTurns {
   readonly rescue: () => Promise<void>;
 }
 
-/**
- * What a runner does now and then: look for jobs that no notification told of, rescue, prune. All of it goes through the
- * listening connection, which has little else to do; while that is down the listener says so, and nothing is tried.
- */
+/** What a runner does now and then: look for jobs that no notification told of, rescue, prune. */
 export class Upkeep {
   readonly poll: Loop;
   readonly rescue: Loop;
@@ -32,19 +29,19 @@ export class Upkeep {
 
   constructor(
     private readonly settings: UpkeepSettings,
-    private readonly listener: Listener,
+    private readonly transact: Transact,
     private readonly turns: UpkeepTurns,
     logger: Logger,
     board: LoopBoard | null,
   ) {
     const { instance, pollMs, rescueMs, pruneEveryMs } = settings;
-    const pruner = new Pruner((work) => listener.transaction(work));
-    const loop = (name: string, everyMs: number, jitter: number, turn: () => Promise<unknown>): Loop => {
-      const turnIfConnected = async (): Promise<void> => {
-        if (listener.connected) await turn();
-      };
-      return new Loop({ name: `nestmq ${instance} ${name}`, everyMs, jitter, turn: turnIfConnected }, logger, board);
-    };
+    const pruner = new Pruner(transact);
+    const loop = (name: string, everyMs: number, jitter: number, turn: () => Promise<unknown>): Loop =>
+      new Loop(
+        { name: `nestmq ${instance} ${name}`, everyMs, jitter, turn: async () => void (await turn()) },
+        logger,
+        board,
+      );
     this.poll = loop('poll', pollMs, 0.25, () => this.survey());
     this.rescue = loop('rescue', rescueMs, 0.1, () => turns.rescue());
     this.prune = loop('prune', pruneEveryMs, 0.25, () => pruner.turn());
@@ -56,6 +53,6 @@ export class Upkeep {
 
   private async survey(): Promise<void> {
     const { names, channels } = this.settings;
-    this.turns.surveyed(await this.listener.transaction((client) => run(client, surveyFeeds, { names, channels })));
+    this.turns.surveyed(await this.transact((client) => run(client, surveyFeeds, { names, channels })));
   }
 }
