@@ -57,7 +57,9 @@ describe('snippets', () => {
     expect(marked).toHaveLength(1);
     for (const { mark, code } of marked) {
       const demo = mark!.slice('demo: '.length).split(', ').map(readText).join('\n');
-      const classes = code.trim().split(/\n\n(?=@)/);
+      // The demo's module imports more than this one.
+      const [module, ...classes] = code.trim().split(/\n\n(?=@)/);
+      expect(module).toMatch(/^@Module/);
       expect(classes.length).toBeGreaterThan(1);
       for (const text of classes) expect(demo).toContain(text);
     }
