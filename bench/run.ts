@@ -32,8 +32,12 @@ async function main(): Promise<void> {
     console.log(`\n${markdownTable(rows)}`);
     if (settings.json !== null)
       writeFileSync(settings.json, `${JSON.stringify({ environment, settings, rows }, null, 2)}\n`);
+  } catch (error) {
+    console.error(error); // at once: what is still open complains when the server stops
+    process.exitCode = 1;
   } finally {
     await server.stop();
+    process.exit();
   }
 }
 

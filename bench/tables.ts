@@ -1,6 +1,8 @@
 import type { BenchDatabase } from './server.js';
 import type { System } from './report.js';
 
+const PATIENCE_MS = 60_000;
+
 export const tableOf = (system: System): string => (system === 'nestmq' ? 'nestmq.job' : 'raw.job');
 
 /**
@@ -16,8 +18,14 @@ export async function emptied(
     const { rowCount } = await admin.query(`SELECT FROM ${tableOf(system)} WHERE ${condition} LIMIT 1`, values);
     return rowCount !== 0;
   };
-  while (await isThere('id = ANY ($1::bigint[])', [lastIds]));
-  while (await isThere('true', []));
+  const until = performance.now() + PATIENCE_MS;
+  const wait = async (condition: string, values: unknown[]): Promise<void> => {
+    while (await isThere(condition, values))
+      if (performance.now() > until)
+        throw new Error(`Jobs whose handlers have ended stay in ${tableOf(system)} for ${PATIENCE_MS} ms.`);
+  };
+  await wait('id = ANY ($1::bigint[])', [lastIds]);
+  await wait('true', []);
 }
 
 /** @throws {Error} unless exactly so many jobs are there */

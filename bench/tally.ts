@@ -18,10 +18,23 @@ export class Tally {
     if (this.awaited !== null && this.total >= this.awaited.count) this.awaited.resolve();
   }
 
-  /** Resolves in the turn in which the count is reached. */
-  async reached(count: number): Promise<void> {
+  /**
+   * Resolves in the turn in which the count is reached.
+   *
+   * @throws {Error} when it is not, and no job has run for `patienceMs`
+   */
+  async reached(count: number, patienceMs = 30_000): Promise<void> {
     if (this.total >= count) return;
-    await new Promise<void>((resolve) => (this.awaited = { count, resolve }));
+    let before = this.total;
+    let timer: NodeJS.Timeout | undefined;
+    await new Promise<void>((resolve, reject) => {
+      this.awaited = { count, resolve };
+      timer = setInterval(() => {
+        if (this.total === before)
+          reject(new Error(`${this.total} of ${count} jobs have run, and no other for ${patienceMs} ms.`));
+        before = this.total;
+      }, patienceMs);
+    }).finally(() => clearInterval(timer));
     this.awaited = null;
   }
 

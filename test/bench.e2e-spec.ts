@@ -7,6 +7,8 @@ import { promisify } from 'node:util';
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { parseSettings } from '../bench/settings.js';
+import { percentilesOf, spreadOf } from '../bench/statistics.js';
+import { Tally } from '../bench/tally.js';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 
@@ -120,5 +122,43 @@ describe('the arguments of the benchmark', () => {
       repeat: null,
       json: null,
     });
+  });
+});
+
+describe('the tally of the benchmark', () => {
+  const tallyOf = (...runs: number[]): Tally => {
+    const tally = new Tally(10);
+    for (const n of runs) tally.add(n);
+    return tally;
+  };
+
+  it('is content when each job ran once, in any order', () => {
+    expect(() => tallyOf(2, 0, 1).check(3)).not.toThrow();
+  });
+
+  it.each([
+    ['a lost job', [0, 2], '1 were lost and 0 done twice; 2 runs in all'],
+    ['a job done twice', [0, 1, 1, 2], '0 were lost and 1 done twice; 4 runs in all'],
+    ['one lost and one done twice', [0, 0, 2], '1 were lost and 1 done twice; 3 runs in all'],
+    ['a job that nobody sent', [0, 1, 2, 3], '0 were lost and 1 done twice; 4 runs in all'],
+  ])('tells of %s', (_, runs, message) => {
+    expect(() => tallyOf(...runs).check(3)).toThrow(`Of 3 jobs ${message}`);
+  });
+
+  it('does not wait for ever for a job that is lost', async () => {
+    await expect(tallyOf(0, 1).reached(3, 10)).rejects.toThrow('2 of 3 jobs have run, and no other for 10 ms.');
+  });
+});
+
+describe('the figures of the benchmark', () => {
+  it('are percentiles by nearest rank', () => {
+    const hundred = Float64Array.from({ length: 100 }, (_, index) => 100 - index);
+    expect(percentilesOf(hundred)).toEqual({ p50: 50, p95: 95, p99: 99 });
+    expect(percentilesOf(Float64Array.of(7))).toEqual({ p50: 7, p95: 7, p99: 7 });
+  });
+
+  it('are the median with its extremes', () => {
+    expect(spreadOf([30, 10, 20])).toEqual({ min: 10, median: 20, max: 30 });
+    expect(spreadOf([4, 1, 3, 2])).toEqual({ min: 1, median: 2.5, max: 4 });
   });
 });

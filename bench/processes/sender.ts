@@ -27,6 +27,7 @@ const { BENCH_URL, BENCH_SYSTEM } = process.env;
 const sender = await startSender(BENCH_SYSTEM as System, BENCH_URL!);
 let limit = new BacklogLimit(0);
 
+process.on('disconnect', () => process.exit()); // closed, or the one that measures has died
 process.on('message', (order: Order) => void obey(order));
 process.send!('ready');
 
