@@ -83,7 +83,7 @@ export class LeaseKeeper {
     return performance.now() - this.beatenAt < this.settings.leaseMs * 0.6;
   }
 
-  /** Sends a heartbeat now and waits until one has gone through. */
+  /** Sends a heartbeat now and waits until one was answered, whatever the answer. */
   async beat(): Promise<void> {
     if (this.stopped) return;
     const done = new Promise<void>((resolve) => this.waiting.push(resolve));
@@ -94,7 +94,7 @@ export class LeaseKeeper {
   /** Nobody shall wait for a heartbeat any more: the process stops. */
   release(): void {
     this.stopped = true;
-    for (const resolve of this.waiting.splice(0)) resolve();
+    this.resolveWaiting();
   }
 
   /** A connection broke: whoever comes back may find the leases gone, so nothing starts before the next heartbeat. */
@@ -152,6 +152,7 @@ export class LeaseKeeper {
     if (!row.alive) {
       this.distrust();
       this.events.declaredDead();
+      this.resolveWaiting();
       return;
     }
     // As old as the message, should the event loop have been blocked since.
@@ -160,6 +161,10 @@ export class LeaseKeeper {
     const lost = row.missing.filter((lease) => filled.has(lease) && this.book.has(lease));
     if (lost.length > 0) this.events.lost(lost);
     this.events.beaten(row);
+    this.resolveWaiting();
+  }
+
+  private resolveWaiting(): void {
     for (const resolve of this.waiting.splice(0)) resolve();
   }
 

@@ -106,8 +106,9 @@ export class JobRuns {
     this.runs.lose(isLost);
   }
 
-  labels(): string[] {
-    return this.runs.labels();
+  /** Handlers that run, or have ended within so many milliseconds. */
+  labels(withinMs: number): string[] {
+    return this.runs.labels(performance.now() - withinMs);
   }
 
   reportLongRuns(): void {
@@ -137,8 +138,9 @@ export class JobRuns {
     parts.book.start(claimed.id);
     if (parts.observed()) parts.emit({ type: 'started', ...factsOf(claimed) });
     const outcome = await this.executor.execute({ job, handler, policy });
-    const durationMs = performance.now() - job.startedAt;
-    this.runs.remove(active);
+    const now = performance.now();
+    const durationMs = now - job.startedAt;
+    this.runs.remove(active, now);
     parts.book.end(claimed.id);
     this.slots.end(handler, durationMs);
     this.forget(claimed);

@@ -181,6 +181,8 @@ export class QueueRunner {
   private async claimOnce(): Promise<boolean> {
     if (!this.membership.trusted) await this.enter();
     if (this.stopping || this.settler.backlog > MAX_BACKLOG) return false;
+    // Declared dead in the meantime: enters again.
+    if (!this.membership.trusted) return true;
     if (this.suspectsMayWait && this.runs.mayTakeSuspect) await this.claimSuspect();
     const demand = this.runs.demand();
     if (demand.limit === 0 || !this.feeds.hasWork()) return false;
@@ -259,7 +261,7 @@ export class QueueRunner {
   }
 
   private onBlocked(blockedMs: number): void {
-    const running = this.runs.labels();
+    const running = this.runs.labels(blockedMs);
     this.logger.warn(
       `The event loop was blocked for ${Math.round(blockedMs)} ms. Running: ${running.join(', ') || 'no handler'}. Leases were kept, but nothing could start or end.`,
     );

@@ -13,20 +13,25 @@ export interface ActiveRun {
 /** The runs under way in this process. */
 export class RunBoard {
   private readonly runs = new Set<ActiveRun>();
+  /** When each handler last ended a run: who blocked the event loop has ended by the time that it is noticed. */
+  private readonly ended = new Map<RegisteredHandler, number>();
   private idleWaiters: (() => void)[] = [];
 
   add(run: ActiveRun): void {
     this.runs.add(run);
   }
 
-  remove(run: ActiveRun): void {
+  remove(run: ActiveRun, now: number): void {
     this.runs.delete(run);
+    this.ended.set(run.handler, now);
     if (this.runs.size === 0) for (const resolve of this.idleWaiters.splice(0)) resolve();
   }
 
-  /** Names of what runs, for a warning. */
-  labels(): string[] {
-    return [...new Set([...this.runs].map(({ handler }) => handler.label))];
+  /** Handlers that run, or have ended since then. */
+  labels(since: number): string[] {
+    const running = [...this.runs].map(({ handler }) => handler);
+    const justEnded = [...this.ended].filter(([, endedAt]) => endedAt >= since).map(([handler]) => handler);
+    return [...new Set([...running, ...justEnded])].map(({ label }) => label);
   }
 
   /** Aborts the runs whose lease is gone. */

@@ -27,10 +27,17 @@ const fenceColumns = (entries: readonly RunFence[]): unknown[] => [
  * The fence: the job has the run's stamp and the lease is there. Both are needed. The lease alone would let a statement
  * that waited for a rescuer delete what another runner has by now, since a waiting statement reads only the row it
  * waited for again; that row's stamp has changed then.
+ *
+ * The leases are read by their numbers and apart: joined, a plan made while the table was small walks every dead lease
+ * of the runner.
  */
-const fence = (schema: string): string => `job.id = done.id
+const heldLeases = (schema: string): string => `held_lease AS MATERIALIZED (
+    SELECT number FROM ${schema}.lease WHERE runner_id = $1 AND number = ANY ($4::integer[])
+  )`;
+
+const fence = `job.id = done.id
       AND job.run = done.run
-      AND EXISTS (SELECT FROM ${schema}.lease WHERE lease.runner_id = $1 AND lease.number = done.lease)`;
+      AND EXISTS (SELECT FROM held_lease WHERE held_lease.number = done.lease)`;
 
 /**
  * Completes runs of jobs that are not kept, and drops the leases of which nothing is left. Answers the ids as one text,
@@ -43,10 +50,10 @@ export const completeJobs = defineStatement<
 >({
   name: 'complete_jobs_v1',
   text: (schema) => `
-  WITH completed AS (
+  WITH ${heldLeases(schema)}, completed AS (
     DELETE FROM ${schema}.job
     USING unnest($2::bigint[], $3::integer[], $4::integer[]) AS done (id, run, lease)
-    WHERE ${fence(schema)}
+    WHERE ${fence}
     RETURNING job.id
   ), ended AS (
     DELETE FROM ${schema}.lease WHERE runner_id = $1 AND number = ANY($5::integer[])
@@ -75,12 +82,12 @@ export interface FinishEntry {
 export const finishJobs = defineStatement<Fenced<FinishEntry>, TakenRow>({
   name: 'finish_jobs_v1',
   text: (schema) => `
-  WITH done AS (
+  WITH ${heldLeases(schema)}, done AS (
     SELECT *
     FROM unnest($2::bigint[], $3::integer[], $4::integer[], $5::text[], $6::integer[], $7::text[], $8::text[], $9::json[], $10::bigint[])
       AS done (id, run, lease, state, attempt, reason, error, result, keep_ms)
   ), held AS MATERIALIZED (
-    SELECT job.id FROM ${schema}.job, done WHERE ${fence(schema)} FOR UPDATE OF job SKIP LOCKED
+    SELECT job.id FROM ${schema}.job, done WHERE ${fence} FOR UPDATE OF job SKIP LOCKED
   ), gone AS (
     DELETE FROM ${schema}.job USING held, done WHERE job.id = held.id AND done.id = held.id RETURNING job.*, done.state, done.attempt AS attempts, done.reason, done.error, done.result, done.keep_ms
   )
@@ -129,12 +136,12 @@ export interface RequeuedRow {
 export const requeueJobs = defineStatement<Fenced<RequeueEntry>, RequeuedRow>({
   name: 'requeue_jobs_v1',
   text: (schema) => `
-  WITH done AS (
+  WITH ${heldLeases(schema)}, done AS (
     SELECT *
     FROM unnest($2::bigint[], $3::integer[], $4::integer[], $5::integer[], $6::bigint[], $7::text[])
       AS done (id, run, lease, attempt, delay_ms, error)
   ), held AS MATERIALIZED (
-    SELECT job.id FROM ${schema}.job, done WHERE ${fence(schema)} FOR UPDATE OF job SKIP LOCKED
+    SELECT job.id FROM ${schema}.job, done WHERE ${fence} FOR UPDATE OF job SKIP LOCKED
   ), requeued AS (
     UPDATE ${schema}.job
     SET
@@ -166,9 +173,10 @@ export const requeueJobs = defineStatement<Fenced<RequeueEntry>, RequeuedRow>({
 export const findUnsettled = defineStatement<Fenced<unknown>, JobId>({
   name: 'find_unsettled_v1',
   text: (schema) => `
+  WITH ${heldLeases(schema)}
   SELECT job.id
   FROM ${schema}.job, unnest($2::bigint[], $3::integer[], $4::integer[]) AS done (id, run, lease)
-  WHERE ${fence(schema)}`,
+  WHERE ${fence}`,
   values: ({ runner, entries }) => [runner, ...fenceColumns(entries)],
   row: ([id]) => id as JobId,
 });
