@@ -1,4 +1,5 @@
 import { Controller, Get, HttpCode, NotFoundException, Param, ParseIntPipe, Post } from '@nestjs/common';
+import { placesWanted } from '../environment.js';
 import { Imports } from '../import/imports.js';
 import { Progress, type ImportProgress, type Rejection } from './progress.js';
 
@@ -20,7 +21,7 @@ export class ImportController {
   @Post('imports')
   @HttpCode(202)
   async begin(): Promise<{ id: number; isNew: boolean }> {
-    const { run, isNew } = await this.imports.begin();
+    const { run, isNew } = await this.imports.begin(placesWanted());
     return { id: run.id, isNew };
   }
 

@@ -67,13 +67,8 @@ function eventPrinter(screen: Screen): (event: QueueEvent) => void {
       screen.print(styleText('red', `✗ job ${event.id} ${event.name} is dead: ${text(event.error)}`));
     if (event.type === 'rescued') screen.print(`↺ ${event.waiting} jobs of a process that was killed wait again`);
     if (event.type !== 'retrying' || ++retries > RETRIES_SHOWN) return;
-    const last = retries === RETRIES_SHOWN ? ' (further retries are only counted)' : '';
-    screen.print(
-      styleText(
-        'yellow',
-        `↻ job ${event.id} ${event.name} runs again in ${event.delayMs} ms: ${text(event.error)}${last}`,
-      ),
-    );
+    const last = retries === RETRIES_SHOWN ? ' (further ones are only counted)' : '';
+    screen.print(styleText('yellow', `↻ ${event.name} runs again in ${event.delayMs} ms: ${text(event.error)}${last}`));
   };
 }
 
