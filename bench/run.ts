@@ -33,12 +33,10 @@ async function main(): Promise<void> {
     if (settings.json !== null)
       writeFileSync(settings.json, `${JSON.stringify({ environment, settings, rows }, null, 2)}\n`);
   } catch (error) {
-    console.error(error); // at once: what is still open complains when the server stops
-    process.exitCode = 1;
-  } finally {
-    await server.stop();
-    process.exit();
+    console.error(error);
+    process.exit(1); // connections are still open, and would complain; the launcher's watchdog ends the server
   }
+  await server.stop();
 }
 
 function readSettings(): Settings | null {
