@@ -37,7 +37,7 @@ export class Claimer {
 
   /** Asks the feeds whose turn it is, all in one round trip, each for its share of the demand. */
   async claim(demand: Demand): Promise<ClaimedJob[]> {
-    const feeds = this.feeds.next(Math.min(CHANNELS_PER_CLAIM, demand.limit));
+    const feeds = this.feeds.next(Math.min(CHANNELS_PER_CLAIM, demand.limit), demand.slots);
     const looks = this.share(feeds, demand).map(([feed, share]) => this.look(feed, share));
     const answers = await Promise.allSettled(looks);
     const failure = answers.find((answer) => answer.status === 'rejected');

@@ -23,6 +23,8 @@ export class Feed {
   /** Told while a look was under way, whose snapshot may be older. */
   private readonly told: Position[] = [];
   private looking = false;
+  /** Its next job is on its last attempt, and is not taken ahead: a look needs a free slot. */
+  needsSlot = false;
   /** Jobs of it carry keys: claims by key take turns with claims in due order. */
   keyed = false;
   /** The key that had its turn last. */
@@ -74,6 +76,7 @@ export class Feed {
 
   begin(): void {
     this.looking = true;
+    this.needsSlot = false;
     this.looks += 1;
   }
 
@@ -88,7 +91,7 @@ export class Feed {
       const caughtUp = comparePositions(news.last, this.position) >= 0;
       this.lookAgainFrom = this.lookAgainFrom === null || caughtUp ? null : news.last;
       this.advance(news.last);
-    }
+    } else this.needsSlot = true;
     this.end(news.nowMicros);
   }
 

@@ -62,22 +62,22 @@ export class Feeds {
     }
   }
 
-  /** Whether a look could find something that a group has room for. */
-  hasWork(): boolean {
+  /** Whether a look could find something that a group has room for. @param slots how many jobs would start at once */
+  hasWork(slots: number): boolean {
     const now = this.clock.nowMicros();
     for (const feeds of this.channels.values()) {
-      if (feeds.some((feed) => this.isReady(feed, now))) return true;
+      if (feeds.some((feed) => this.isReady(feed, now, slots))) return true;
     }
     return false;
   }
 
   /** The feeds that are next to be looked at, of different channels, at most `limit`. */
-  next(limit: number): Feed[] {
+  next(limit: number, slots: number): Feed[] {
     const now = this.clock.nowMicros();
     const picked: Feed[] = [];
     for (const [channel, feeds] of [...this.channels]) {
       if (picked.length === limit) break;
-      const ready = feeds.filter((feed) => this.isReady(feed, now));
+      const ready = feeds.filter((feed) => this.isReady(feed, now, slots));
       if (ready.length === 0) continue;
       picked.push(this.choose(channel, ready));
       // To the end of the round.
@@ -111,9 +111,9 @@ export class Feeds {
     });
   }
 
-  private isReady(feed: Feed, now: number): boolean {
+  private isReady(feed: Feed, now: number, slots: number): boolean {
     feed.tick(now);
-    return feed.ready && this.group(feed).capacity() > 0;
+    return feed.ready && (slots > 0 || !feed.needsSlot) && this.group(feed).capacity() > 0;
   }
 
   private find(channel: string, priority: number, group: number): Feed | undefined {

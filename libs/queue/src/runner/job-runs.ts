@@ -16,6 +16,9 @@ import { RunBoard, type ActiveRun } from './run-board.js';
 import { factsOf } from './run-events.js';
 import { Slots, type SlotsSettings } from './slots.js';
 
+/** Jobs taken ahead are given back when none of them has started for so long. */
+const MAX_IDLE_AHEAD_MS = 250;
+
 export interface JobRunsSettings extends SlotsSettings {
   readonly abortGraceMs: number;
   readonly stuckAfterMs: number;
@@ -44,6 +47,9 @@ export class JobRuns {
   private readonly executor: JobExecutor;
   private stopping = false;
   private suspectInHand = false;
+  private aheadTimer: NodeJS.Timeout | undefined;
+  /** Jobs started since the timer last looked. */
+  private startedSince = 0;
 
   constructor(
     private readonly settings: JobRunsSettings,
@@ -88,6 +94,7 @@ export class JobRuns {
     }
     if (this.stopping) this.releaseAhead();
     else this.startReady();
+    if (this.slots.aheadCount > 0) this.aheadTimer ??= setInterval(() => this.releaseIdleAhead(), MAX_IDLE_AHEAD_MS);
   }
 
   /** Starts what has a slot. */
@@ -96,6 +103,7 @@ export class JobRuns {
     for (;;) {
       const job = this.slots.start(performance.now());
       if (job === undefined) return;
+      this.startedSince += 1;
       void this.run(job);
     }
   }
@@ -119,6 +127,7 @@ export class JobRuns {
   stop(): void {
     this.stopping = true;
     this.releaseAhead();
+    clearInterval(this.aheadTimer);
   }
 
   /** Waits for the running handlers; when the grace is over it aborts them and waits a little longer. */
@@ -148,6 +157,15 @@ export class JobRuns {
     else parts.ended({ job: claimed, outcome, policy, durationMs });
     this.startReady();
     if (this.demand().limit > 0) parts.wanting();
+  }
+
+  /** Jobs were taken ahead of fast ones, and slow ones came in between: they go back to where others can run them. */
+  private releaseIdleAhead(): void {
+    if (this.startedSince === 0) this.releaseAhead();
+    this.startedSince = 0;
+    if (this.slots.aheadCount > 0) return;
+    clearInterval(this.aheadTimer);
+    this.aheadTimer = undefined;
   }
 
   private releaseAhead(): void {

@@ -185,11 +185,10 @@ export class QueueRunner {
     if (!this.membership.trusted) return true;
     if (this.suspectsMayWait && this.runs.mayTakeSuspect) await this.claimSuspect();
     const demand = this.runs.demand();
-    if (demand.limit === 0 || !this.feeds.hasWork()) return false;
+    if (demand.limit === 0 || !this.feeds.hasWork(demand.slots)) return false;
     const jobs = await this.claimer.claim(demand);
     await this.accept(jobs);
-    // Without a slot it may be that nothing may be taken ahead: a job on its last attempt is next. A slot will tell.
-    return jobs.length > 0 || demand.slots > 0;
+    return true;
   }
 
   private async enter(): Promise<void> {

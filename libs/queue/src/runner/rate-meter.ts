@@ -1,5 +1,8 @@
-/** Samples that are shorter say more about chance than about speed. */
+/** Samples of fewer jobs say more about chance than about speed… */
 const MIN_SAMPLE_JOBS = 16;
+
+/** …but when so few end in so long a time, that is the speed. */
+const MAX_SAMPLE_MS = 50;
 
 /**
  * How fast this process runs jobs while it has any: the measure for how many to hold ahead of the slots, so that fast
@@ -41,10 +44,12 @@ export class RateMeter {
   }
 
   private sample(now: number): void {
-    if (this.busySince === null || this.ended < MIN_SAMPLE_JOBS) return;
-    const rate = this.ended / Math.max(0.1, now - this.busySince);
+    if (this.busySince === null) return;
+    const sampleMs = now - this.busySince;
+    if (this.ended < MIN_SAMPLE_JOBS && sampleMs < MAX_SAMPLE_MS) return;
+    const rate = this.ended / Math.max(0.1, sampleMs);
     this.jobsPerMs = this.jobsPerMs === 0 ? rate : this.jobsPerMs * 0.7 + rate * 0.3;
-    this.jobMs = this.totalMs / this.ended;
+    this.jobMs = this.ended === 0 ? Infinity : this.totalMs / this.ended;
     this.busySince = now;
     this.ended = 0;
     this.totalMs = 0;
