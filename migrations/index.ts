@@ -34,3 +34,5 @@ export function queueMigrationsIn(schema: string): MigrationClass[] {
  * @example TypeOrmModule.forRoot({ type: 'postgres', url, migrations: [...queueMigrations], migrationsRun: true })
  */
 export const queueMigrations: readonly MigrationClass[] = queueMigrationsIn('nestmq');
+
+export { migrate } from './migrate.js';
