@@ -45,7 +45,8 @@ async function mirrored(payload: unknown, options: object = {}): Promise<[plain:
     await jobs.spawn(Mirror, 'look', payload, options);
     await until(() => mirror.seen.length === 1, { what: 'the first job was seen' });
     await dataSource.transaction((manager) => jobs.spawn(Mirror, 'look', payload, { ...options, manager }));
-    seen = await until(() => mirror.seen.length === 2 && mirror.seen, { what: 'both jobs were seen' });
+    await until(() => mirror.seen.length === 2, { what: 'both jobs were seen' });
+    seen = mirror.seen;
   });
   return [seen[0]!, seen[1]!];
 }

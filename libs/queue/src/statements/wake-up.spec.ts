@@ -31,6 +31,10 @@ describe('parseWakeUp', () => {
     '[1, "2", 0',
     'ping',
     '[null,1]',
+    '[5, "x", 0, "mail", false, "a"]',
+    '[5, "1.5", 0, "mail", false, "a"]',
+    '[5, "1", "y", "mail", false, "a"]',
+    '[0.5, "1", 0, "mail", false, "a"]',
   ])('takes no notice of what somebody else wrote: %p', (message) => expect(parseWakeUp(message)).toBeUndefined());
 
   it('never throws', () => {
