@@ -257,7 +257,7 @@ describe('names', () => {
     expect(error.message).toContain('First.work and Renamed.run');
   });
 
-  it('of the past still run, under the name that the job was sent with', () => {
+  it('of the past still run, under the name that their jobs were sent with, and send under the new one', () => {
     class Renamed {
       @JobHandler('mail', { name: 'new', formerNames: ['old', 'older'] })
       run({ name, payload }: Job<unknown>): void {
@@ -265,12 +265,11 @@ describe('names', () => {
       }
     }
     return withHandlers({ providers: [Renamed] }, async (jobs) => {
-      await jobs.spawnMany([
-        { name: 'older', payload: 1 },
-        { name: 'old', payload: 2 },
-        { name: 'new', payload: 3 },
-      ]);
-      await haveRun('older 1', 'old 2', 'new 3');
+      await sql(`INSERT INTO nestmq.job (channel, name, payload) VALUES ('mail', 'older', '1'), ('mail', 'old', '2')`);
+      await sql(`SELECT pg_notify('nestmq_wake_up', '["survey"]')`);
+      await jobs.spawn(Renamed, 'run', 3);
+      await jobs.spawn('old', 4);
+      await haveRun('older 1', 'old 2', 'new 3', 'new 4');
     });
   });
 

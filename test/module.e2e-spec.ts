@@ -319,7 +319,7 @@ describe('named instances', () => {
     await until(() => app.get(Billing).ran.length + app.get(Main).ran.length === 2, { what: 'both have run' });
     expect(app.get(Billing).ran).toEqual(['to billing']);
     expect(app.get(Main).ran).toEqual(['to main']);
-    expect(await number('SELECT count(*) FROM nestmq.job')).toBe(0);
+    await until(async () => (await number('SELECT count(*) FROM nestmq.job')) === 0, { what: 'the end is written' });
     await close();
     await sql('DROP SCHEMA billing_queue CASCADE');
   });
