@@ -49,3 +49,9 @@ export function untilAborted(job: Job): Promise<never> {
 export function takeTime(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
+
+/** What a handler does that computes and never yields. */
+export function blockEventLoop(ms: number): void {
+  const end = performance.now() + ms;
+  while (performance.now() < end);
+}
