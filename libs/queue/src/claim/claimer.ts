@@ -116,14 +116,14 @@ export class Claimer {
     const news = newsOf(rows);
     this.feeds.clock.heard(news.nowMicros);
     feed.keyed ||= rows.some(({ job }) => job !== null && job.key !== '');
-    feed.learn(news);
+    feed.learn(news, (id) => rows.some(({ job }) => job?.id === id));
   }
 
   /** A full claim stopped at its last job's key, any other has been through all the keys of its turn. */
   private learnByKey(feed: Feed, rows: readonly ClaimRow[], limit: number): void {
     const news = newsOf(rows);
     feed.afterKey = (rows.length === limit ? rows.at(-1)?.job?.key : news.lastKey) ?? '';
-    feed.end(news.nowMicros);
+    feed.end(news.nowMicros, (id) => rows.some(({ job }) => job?.id === id));
   }
 }
 

@@ -110,4 +110,23 @@ describe('Feed', () => {
     expect(feed.nextDueMicros).toBe(NOW + 300);
     expect(feed.ready).toBe(false);
   });
+
+  it('looks where it is told, also when it has come to know a job of the far future first', () => {
+    const feed = newFeed(at(NOW + 3_600_000));
+    exhaust(feed, NOW + 3_600_000);
+    // The clock is a guess, and may be behind.
+    feed.tell(at(NOW + 20), NOW + 10);
+    expect(feed.ready).toBe(true);
+    expect(feed.after).toEqual(justBefore(at(NOW + 20)));
+  });
+
+  it('does not look again for a job that the look itself has leased', () => {
+    const feed = newFeed();
+    feed.begin();
+    feed.tell(at(NOW - 5, 7), NOW);
+    feed.tell(at(NOW - 4, 8), NOW);
+    const news = { exhausted: true, last: at(NOW - 5, 7), nextDueMicros: null, nowMicros: NOW, lastKey: null };
+    feed.learn(news, (id) => id === '7');
+    expect(feed.after).toEqual(justBefore(at(NOW - 4, 8)));
+  });
 });

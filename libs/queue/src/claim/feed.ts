@@ -1,4 +1,4 @@
-import { comparePositions, type Position } from '../job/job.js';
+import { comparePositions, type JobId, type Position } from '../job/job.js';
 import type { FeedNews } from '../statements/claim-jobs.js';
 
 /** Larger than any id: a position with it stands behind all jobs of its microsecond. */
@@ -62,9 +62,10 @@ export class Feed {
   /** A free job stands, or will be due, at this place. */
   tell(place: Position, nowMicros: number): void {
     if (this.looking) this.told.push(place);
+    // First, since the clock is a guess: what has been passed is found by no later look from the position.
+    else if (comparePositions(place, this.position) <= 0) this.lookAgain(justBefore(place));
     else if (place.micros > nowMicros) this.nextDue = Math.min(this.nextDue ?? Infinity, place.micros);
-    else if (comparePositions(place, this.position) > 0) this.mayHaveMore = true;
-    else this.lookAgain(justBefore(place));
+    else this.mayHaveMore = true;
   }
 
   /** Makes the feed ready when its next job has become due. */
@@ -80,8 +81,12 @@ export class Feed {
     this.looks += 1;
   }
 
-  /** Takes in what a look in due order has found. */
-  learn(news: FeedNews): void {
+  /**
+   * Takes in what a look in due order has found.
+   *
+   * @param leased whether the look itself has leased the job with this id: being told of it is no news
+   */
+  learn(news: FeedNews, leased: (id: JobId) => boolean = () => false): void {
     if (news.exhausted) {
       this.advance({ micros: news.nowMicros, id: LAST_ID });
       this.lookAgainFrom = null;
@@ -92,13 +97,13 @@ export class Feed {
       this.lookAgainFrom = this.lookAgainFrom === null || caughtUp ? null : news.last;
       this.advance(news.last);
     } else this.needsSlot = true;
-    this.end(news.nowMicros);
+    this.end(news.nowMicros, leased);
   }
 
   /** Ends a look that taught nothing about the order: it failed, or it went by key. */
-  end(nowMicros: number): void {
+  end(nowMicros: number, leased: (id: JobId) => boolean = () => false): void {
     this.looking = false;
-    for (const place of this.told.splice(0)) this.tell(place, nowMicros);
+    for (const place of this.told.splice(0)) if (!leased(place.id)) this.tell(place, nowMicros);
   }
 
   private advance(to: Position): void {

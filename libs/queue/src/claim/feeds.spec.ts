@@ -48,15 +48,15 @@ function exhaust(feed: Feed, nextDueMicros: number | null = null, nowMicros = 2_
 describe('Feeds', () => {
   it('have no work until they are told of some', () => {
     const feeds = new Feeds([SHARED], null);
-    expect(feeds.hasWork()).toBe(false);
+    expect(feeds.hasWork(1)).toBe(false);
     feeds.tell(news());
-    expect(feeds.hasWork()).toBe(true);
+    expect(feeds.hasWork(1)).toBe(true);
   });
 
   it('take channels in turn: the one that was looked at goes to the end of the round', () => {
     const feeds = new Feeds([SHARED], null);
     for (const channel of ['a', 'b', 'c']) feeds.tell(news({ channel }));
-    const turns = [1, 2, 3, 4, 5, 6].map(() => channelsOf(feeds.next(1).map(look)));
+    const turns = [1, 2, 3, 4, 5, 6].map(() => channelsOf(feeds.next(1, 1).map(look)));
     expect(turns.flat()).toEqual(['a', 'b', 'c', 'a', 'b', 'c']);
   });
 
@@ -64,21 +64,21 @@ describe('Feeds', () => {
     const feeds = new Feeds([SHARED], null);
     for (const channel of ['a', 'b', 'c']) feeds.tell(news({ channel }));
     feeds.tell(news({ channel: 'a', priority: 5 }));
-    expect(channelsOf(feeds.next(8))).toEqual(['a', 'b', 'c']);
+    expect(channelsOf(feeds.next(8, 1))).toEqual(['a', 'b', 'c']);
   });
 
   it('take the smaller priority first within a channel', () => {
     const feeds = new Feeds([SHARED], null);
     feeds.tell(news({ priority: 5 }));
     feeds.tell(news({ priority: -5 }));
-    expect(feeds.next(1)[0]?.priority).toBe(-5);
+    expect(feeds.next(1, 1)[0]?.priority).toBe(-5);
   });
 
   it('take what is due longest at every tenth claim of a channel, whatever its priority, so that nothing starves', () => {
     const feeds = new Feeds([SHARED], null);
     feeds.tell(news({ priority: 9, position: { micros: 10, id: '1' } }));
     feeds.tell(news({ priority: 0, position: { micros: 5_000, id: '2' } }));
-    const priorities = Array.from({ length: 20 }, () => look(feeds.next(1)[0]!).priority);
+    const priorities = Array.from({ length: 20 }, () => look(feeds.next(1, 1)[0]!).priority);
     expect(priorities.flatMap((priority, turn) => (priority === 9 ? [turn + 1] : []))).toEqual([10, 20]);
   });
 
@@ -86,45 +86,46 @@ describe('Feeds', () => {
     let room = 0;
     const feeds = new Feeds([{ ...SHARED, capacity: () => room }], null);
     feeds.tell(news());
-    expect(feeds.hasWork()).toBe(false);
-    expect(feeds.next(8)).toEqual([]);
+    expect(feeds.hasWork(1)).toBe(false);
+    expect(feeds.next(8, 1)).toEqual([]);
     room = 1;
-    expect(feeds.next(8)).toHaveLength(1);
+    expect(feeds.next(8, 1)).toHaveLength(1);
   });
 
   it('tell a notification to the groups of its channel, and a survey to all: a job may have been sent elsewhere', () => {
     const limited: HandlerGroup = { names: ['b'], channel: 'images', capacity: () => 1 };
     const feeds = new Feeds([SHARED, limited], null);
     feeds.tell(news({ channel: 'mail' }));
-    expect(feeds.next(1).map(({ group }) => group)).toEqual([0]);
+    expect(feeds.next(1, 1).map(({ group }) => group)).toEqual([0]);
     feeds.survey([head({ channel: 'mail' })]);
-    for (const feed of feeds.next(8)) exhaust(feed);
-    expect(feeds.next(8).map(({ group }) => group)).toEqual([1]);
+    for (const feed of feeds.next(8, 1)) exhaust(feed);
+    expect(feeds.next(8, 1).map(({ group }) => group)).toEqual([1]);
   });
 
   it('tell a notification of another channel to the group whose job it names', () => {
     const limited: HandlerGroup = { names: ['a'], channel: 'images', capacity: () => 1 };
     const feeds = new Feeds([limited], null);
     feeds.tell({ ...news({ channel: 'mail' }), name: 'b' });
-    expect(feeds.hasWork()).toBe(false);
+    expect(feeds.hasWork(1)).toBe(false);
     feeds.tell(news({ channel: 'mail' }));
-    expect(feeds.hasWork()).toBe(true);
+    expect(feeds.hasWork(1)).toBe(true);
   });
 
   it('do not hear of channels that are not served', () => {
     const feeds = new Feeds([SHARED], new Set(['mail']));
     feeds.tell(news({ channel: 'images' }));
-    expect(feeds.hasWork()).toBe(false);
+    expect(feeds.hasWork(1)).toBe(false);
   });
 
   it('know when the next job is due', () => {
     const feeds = new Feeds([SHARED], null);
     expect(feeds.msUntilDue()).toBeNull();
+    feeds.clock.heard(1_000_000_000);
     feeds.tell(news({ channel: 'a' }));
     const now = feeds.clock.nowMicros();
-    exhaust(feeds.next(1)[0]!, now + 60_000_000, now);
+    exhaust(feeds.next(1, 1)[0]!, now + 60_000_000, now);
     feeds.tell(news({ channel: 'b' }));
-    exhaust(feeds.next(1)[0]!, now + 30_000_000, now);
+    exhaust(feeds.next(1, 1)[0]!, now + 30_000_000, now);
     expect(feeds.msUntilDue()).toBeGreaterThan(29_000);
     expect(feeds.msUntilDue()).toBeLessThanOrEqual(30_000);
   });
@@ -133,19 +134,19 @@ describe('Feeds', () => {
     const feeds = new Feeds([SHARED], null);
     feeds.clock.heard(5_000_000_000);
     feeds.tell(news({ position: { micros: 5_060_000_000, id: '1' } }));
-    exhaust(feeds.next(1)[0]!, 5_060_000_000, 5_000_000_000);
-    expect(feeds.hasWork()).toBe(false);
+    exhaust(feeds.next(1, 1)[0]!, 5_060_000_000, 5_000_000_000);
+    expect(feeds.hasWork(1)).toBe(false);
     feeds.clock.heard(5_060_000_001);
-    expect(feeds.hasWork()).toBe(true);
+    expect(feeds.hasWork(1)).toBe(true);
   });
 
   it('are forgotten by a survey when they have no job and nothing coming', () => {
     const feeds = new Feeds([SHARED], null);
     feeds.tell(news({ channel: 'gone' }));
-    exhaust(feeds.next(1)[0]!);
+    exhaust(feeds.next(1, 1)[0]!);
     feeds.survey([head({ channel: 'mail' })]);
-    expect(channelsOf(feeds.next(8))).toEqual(['mail']);
+    expect(channelsOf(feeds.next(8, 1))).toEqual(['mail']);
     feeds.tell(news({ channel: 'gone' }));
-    expect(channelsOf(feeds.next(8))).toContain('gone');
+    expect(channelsOf(feeds.next(8, 1))).toContain('gone');
   });
 });

@@ -101,7 +101,7 @@ async function beat() {
     }),
     connection.query(settings.commit),
   ]);
-  port.postMessage({ type: 'beaten', columns: rows[0], report: current, at: Date.now() });
+  port.postMessage({ type: 'beaten', columns: rows[0], report: current, at: monotonicMs() });
 }
 
 /** @returns {Promise<Report | null>} `null` while the runner is not registered */
@@ -115,7 +115,7 @@ function askForReport() {
       resolve(answer);
     };
     onReport = done;
-    port.postMessage({ type: 'ask', at: Date.now() });
+    port.postMessage({ type: 'ask', at: monotonicMs() });
   });
 }
 
@@ -166,4 +166,9 @@ function pause(ms) {
     const timer = setTimeout(done, ms);
     wake = done;
   });
+}
+
+/** The same clock in all threads of a process, and nobody sets it. */
+function monotonicMs() {
+  return Number(process.hrtime.bigint() / 1_000_000n);
 }

@@ -138,7 +138,7 @@ export class LeaseKeeper {
   }
 
   private report(askedAt: number): void {
-    const blockedMs = Date.now() - askedAt;
+    const blockedMs = monotonicMs() - askedAt;
     if (blockedMs > BLOCKED_MS) this.events.blocked(blockedMs);
     const runner = this.runnerId();
     const report = runner === null ? null : { ...this.book.report(), runner };
@@ -156,7 +156,7 @@ export class LeaseKeeper {
       return;
     }
     // As old as the message, should the event loop have been blocked since.
-    this.beatenAt = performance.now() - Math.max(0, Date.now() - sentAt);
+    this.beatenAt = performance.now() - (monotonicMs() - sentAt);
     const filled = new Set(report.filled);
     const lost = row.missing.filter((lease) => filled.has(lease) && this.book.has(lease));
     if (lost.length > 0) this.events.lost(lost);
@@ -196,4 +196,9 @@ function withoutFunctions(value: object): object {
 
 function isPlain(value: unknown): boolean {
   return typeof value === 'object' && value !== null && Object.getPrototypeOf(value) === Object.prototype;
+}
+
+/** The same clock in all threads of a process, and nobody sets it. */
+function monotonicMs(): number {
+  return Number(process.hrtime.bigint() / 1_000_000n);
 }

@@ -33,18 +33,18 @@ export function parseWakeUp(message: string): WakeUp | undefined {
     return undefined;
   }
   if (!Array.isArray(parts)) return undefined;
-  const [first, id, priority, channel, keyed, name] = parts as unknown[];
+  const [first, second] = parts as unknown[];
   if (first === 'survey') return { kind: 'survey' };
-  if (first === 'probe') return { kind: 'probe', token: String(id) };
-  if (typeof first !== 'number' || typeof channel !== 'string') return undefined;
-  return {
-    kind: 'jobs',
-    position: { micros: first, id: String(id) },
-    priority: Number(priority),
-    channel,
-    keyed: keyed === true,
-    name: String(name),
-  };
+  if (first === 'probe' && typeof second === 'string') return { kind: 'probe', token: second };
+  return parseJobs(parts);
+}
+
+function parseJobs([micros, id, priority, channel, keyed, name]: unknown[]): WakeUp | undefined {
+  if (!Number.isSafeInteger(micros) || !Number.isSafeInteger(priority)) return undefined;
+  if (typeof id !== 'string' || !/^\d{1,19}$/.test(id)) return undefined;
+  if (typeof channel !== 'string' || typeof keyed !== 'boolean' || typeof name !== 'string') return undefined;
+  const position = { micros: micros as number, id };
+  return { kind: 'jobs', position, priority: priority as number, channel, keyed, name };
 }
 
 /** One name a schema, so that a long job channel can never exceed what Postgres allows. */
