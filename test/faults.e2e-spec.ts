@@ -7,6 +7,7 @@ import { POLLING_OFF, startApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
+import { startWorker } from './support/workers.js';
 import { gate, workWith } from './support/work.js';
 
 jest.setTimeout(60_000);
@@ -176,26 +177,28 @@ describe('a database that is down', () => {
     await app.close();
   });
 
-  it('for good does not keep an application from closing, idle or with an end to write', async () => {
-    const { opened, open } = gate();
-    const Work = workWith({}, () => opened);
-    const app = await startApp({ url: server.url, queue: { ...queue, leaseMs: 1_000 }, providers: [Work], typeorm });
-    await app.jobs.spawn('work');
-    await until(() => app.get(Work).runs.length, { what: 'it runs' });
-    await server.crash();
-    open();
-    await expect(app.jobs.spawn('work')).rejects.toMatchObject({ code: 'database_unavailable' });
-    await app.close();
-    await server.start();
-    // Nothing of it was lost: the job is there for the next process.
-    await until(
-      () =>
-        tables.query('SELECT').then(
-          () => true,
-          () => false,
-        ),
-      { what: 'the database is back' },
-    );
-    expect(await count('nestmq.job')).toBe(1);
-  });
+  it.each([['idle'], ['with the end of a run to write']])(
+    'for good does not keep a process from closing and ending that is %s',
+    async (state) => {
+      const worker = await startWorker(server.url, { LEASE_MS: '1000' });
+      if (state !== 'idle') {
+        const payload = JSON.stringify('wait-then-complete');
+        await tables.query(`INSERT INTO nestmq.job (channel, name, payload) VALUES ('work', 'work', $1)`, [payload]);
+        await tables.query(`SELECT pg_notify('nestmq_wake_up', '["survey"]')`);
+        await worker.started();
+      }
+      await server.crash();
+      try {
+        worker.send('go');
+        if (state !== 'idle') await until(() => worker.of('outcome').length, { what: 'its run has ended' });
+        worker.send('close');
+        await until(() => worker.process.exitCode !== null, { what: 'the process has ended', timeoutMs: 25_000 });
+        expect(worker.process.exitCode).toBe(0);
+      } finally {
+        await server.start();
+      }
+      // The job is there for the next process.
+      expect(await count('nestmq.job')).toBe(state === 'idle' ? 0 : 1);
+    },
+  );
 });

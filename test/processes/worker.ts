@@ -99,7 +99,13 @@ class Worker {
 
 @Module({
   imports: [
-    TypeOrmModule.forRoot({ type: 'postgres', url: env.URL!, retryAttempts: 0, extra: { max: 20 } }),
+    TypeOrmModule.forRoot({
+      type: 'postgres',
+      url: env.URL!,
+      retryAttempts: 0,
+      extra: { max: 20 },
+      poolErrorHandler: () => undefined,
+    }),
     QueueModule.forRoot({
       pollMs: Number(env.POLL_MS ?? 60_000),
       leaseMs: Number(env.LEASE_MS ?? 10_000),
