@@ -64,7 +64,7 @@ export class QueueInstance
     const { options, dataSource } = parts;
     const { schema, namedStatements } = options;
     this.logger = new Logger(parts.name === 'default' ? 'QueueModule' : `QueueModule ${parts.name}`);
-    this.registry = new HandlerRegistry(options.defaults);
+    this.registry = new HandlerRegistry({ instance: parts.name, defaults: options.defaults });
     this.connectionOptions = connectionOptionsOf(dataSource);
     this.side = new Connection({ options: this.connectionOptions, schema, namedStatements, role: 'spawn' });
     this.notifier = new Notifier(this.side, schema, this.logger);
@@ -87,10 +87,16 @@ export class QueueInstance
   }
 
   async onModuleInit(): Promise<void> {
-    this.parts.checkUnique();
-    this.parts.explore(this.registry);
+    try {
+      this.parts.checkUnique();
+      this.parts.explore(this.registry);
+      await this.boot();
+    } catch (error) {
+      // No hook is called after a boot that failed.
+      await this.side.close();
+      throw error;
+    }
     this.watch.start();
-    await this.boot();
   }
 
   onApplicationBootstrap(): void {

@@ -164,7 +164,7 @@ function makeInstance(
     name,
     options: resolved,
     dataSource,
-    explore: (registry) => explorer.explore(registry, { instance: name, defaults: resolved.defaults }),
+    explore: (registry) => explorer.explore(registry),
     board: () => findLoopBoard(discovery),
     checkUnique: () => checkUnique(name, modules),
   });

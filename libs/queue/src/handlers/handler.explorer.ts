@@ -1,20 +1,13 @@
 import { type Logger } from '@nestjs/common';
 import { ContextIdFactory, type DiscoveryService, type MetadataScanner, type ModuleRef } from '@nestjs/core';
-import type { HandlerPreset } from '../job/handler.js';
 import type { Job } from '../job/job.js';
 import type { HandlerRegistry } from './handler.registry.js';
-import { handlerMetadataOf, type HandlerMetadata } from './job-handler.decorator.js';
+import { belongsTo, handlerMetadataOf, type HandlerMetadata } from './job-handler.decorator.js';
 import { resolveHandler } from './resolve-handler.js';
 
 type Wrapper = ReturnType<DiscoveryService['getProviders']>[number];
 
 type Methods = Record<string, (job: Job) => unknown>;
-
-export interface ExplorerSettings {
-  /** Handlers that name another instance are left to it. */
-  readonly instance: string;
-  readonly defaults: HandlerPreset;
-}
 
 /** Finds the methods with `@JobHandler` in every provider and controller of the application. */
 export class HandlerExplorer {
@@ -25,7 +18,7 @@ export class HandlerExplorer {
     private readonly logger: Logger,
   ) {}
 
-  explore(registry: HandlerRegistry, settings: ExplorerSettings): void {
+  explore(registry: HandlerRegistry): void {
     const seen = new Set<object>();
     for (const wrapper of [...this.discovery.getProviders(), ...this.discovery.getControllers()]) {
       const prototype = prototypeOf(wrapper);
@@ -33,19 +26,19 @@ export class HandlerExplorer {
       const identity = (wrapper.isDependencyTreeStatic() ? (wrapper.instance as object | null) : null) ?? prototype;
       if (prototype === null || identity === null || seen.has(identity)) continue;
       seen.add(identity);
-      this.exploreOne(wrapper, prototype, registry, settings);
+      this.exploreOne(wrapper, prototype, registry);
     }
   }
 
-  private exploreOne(wrapper: Wrapper, prototype: object, registry: HandlerRegistry, settings: ExplorerSettings): void {
+  private exploreOne(wrapper: Wrapper, prototype: object, registry: HandlerRegistry): void {
     for (const method of this.scanner.getAllMethodNames(prototype)) {
       const metadata = handlerMetadataOf((prototype as Methods)[method]);
-      if (metadata === undefined || (metadata.options.instance ?? 'default') !== settings.instance) continue;
+      if (metadata === undefined || !belongsTo(metadata, registry.settings.instance)) continue;
       const ownerClass = prototype.constructor;
       const label = `${ownerClass.name}.${method}`;
       this.warnOfMinifiedName(ownerClass.name, metadata, label);
       const invoke = this.invoker(wrapper, method);
-      const handler = resolveHandler({ label, metadata, invoke }, settings.defaults);
+      const handler = resolveHandler({ label, metadata, invoke }, registry.settings.defaults);
       registry.add(handler, ownerClass, method);
       this.logger.log(`Job "${handler.name}" of channel "${handler.channel}" is handled by ${label}`);
     }

@@ -1,10 +1,17 @@
 import { DuplicateHandlerError, UnknownJobError } from '../job/errors.js';
 import type { HandlerLookup, HandlerPreset, RegisteredHandler } from '../job/handler.js';
-import { handlerMetadataOf } from './job-handler.decorator.js';
+import { belongsTo, handlerMetadataOf } from './job-handler.decorator.js';
 import { resolveHandler } from './resolve-handler.js';
 
 /** A class whose methods are handlers. Abstract ones and those with private constructors too. */
 export type HandlerClass<T = unknown> = abstract new (...dependencies: never[]) => T;
+
+export interface RegistrySettings {
+  /** Handlers that name another instance are left to it. */
+  readonly instance: string;
+  /** Options below those of every handler. */
+  readonly defaults: HandlerPreset;
+}
 
 /** The handlers of one instance, by name and by class and method. */
 export class HandlerRegistry implements HandlerLookup {
@@ -12,7 +19,7 @@ export class HandlerRegistry implements HandlerLookup {
   private readonly byMethod = new Map<unknown, RegisteredHandler>();
   private readonly all: RegisteredHandler[] = [];
 
-  constructor(private readonly defaults: HandlerPreset) {}
+  constructor(readonly settings: RegistrySettings) {}
 
   /**
    * @param method the decorated function
@@ -44,11 +51,12 @@ export class HandlerRegistry implements HandlerLookup {
     if (known !== undefined) return known;
     const label = `${ownerClass.name}.${method}`;
     const metadata = handlerMetadataOf((ownerClass.prototype as Record<string, unknown> | undefined)?.[method]);
-    if (metadata === undefined) throw new UnknownJobError(label, this.names());
+    if (metadata === undefined || !belongsTo(metadata, this.settings.instance))
+      throw new UnknownJobError(label, this.names());
     const invoke = (): never => {
       throw new UnknownJobError(label, this.names());
     };
-    const handler = resolveHandler({ label, metadata, invoke }, this.defaults);
+    const handler = resolveHandler({ label, metadata, invoke }, this.settings.defaults);
     this.byMethod.set(key, handler);
     return handler;
   }

@@ -31,6 +31,11 @@ export function JobHandler(channel: string, options: HandlerOptions = {}) {
   };
 }
 
+/** Whether the queue of this name serves the handler. */
+export function belongsTo({ options }: HandlerMetadata, instance: string): boolean {
+  return (options.instance ?? 'default') === instance;
+}
+
 /** What `@JobHandler` has left on a method, if anything. */
 export function handlerMetadataOf(method: unknown): HandlerMetadata | undefined {
   return typeof method === 'function'

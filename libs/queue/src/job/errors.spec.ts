@@ -80,7 +80,7 @@ describe('messageOf', () => {
   });
 });
 
-describe('describe', () => {
+describe('a value in a message', () => {
   const circular: { self?: unknown } = {};
   circular.self = circular;
 

@@ -1,6 +1,6 @@
 import type { ClientConfig } from 'pg';
 import type { DataSource } from 'typeorm';
-import { UnsupportedDataSourceError, describe } from '../job/errors.js';
+import { InvalidOptionsError, UnsupportedDataSourceError, describe } from '../job/errors.js';
 
 /** What TypeORM's Postgres driver keeps of its pool: the options that every connection of the application is made with. */
 interface PostgresPool {
@@ -35,7 +35,14 @@ export function connectionOptionsOf(dataSource: DataSource): ClientConfig {
   if (dataSource?.options?.type !== 'postgres') {
     throw new UnsupportedDataSourceError(String(dataSource?.options?.type ?? describe(dataSource)));
   }
-  const { master } = dataSource.driver as unknown as { master: PostgresPool };
+  const { master } = dataSource.driver as unknown as { master?: PostgresPool };
+  if (master === undefined) {
+    throw new InvalidOptionsError(
+      'dataSource',
+      'a DataSource without a pool',
+      'Initialize it before the application is made.',
+    );
+  }
   const options: Record<string, unknown> = { ...master.options };
   for (const field of POOL_ONLY) delete options[field];
   // Pools hide the password from enumeration, so that it is not logged by accident.

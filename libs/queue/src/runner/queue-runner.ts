@@ -145,16 +145,20 @@ export class QueueRunner {
     this.stopClaiming();
     if (this.claiming === null) return;
     await this.attempt('Ending the last claim', this.claiming);
-    await Promise.all([this.upkeep.poll.stop(), this.upkeep.prune.stop()]);
+    await this.attempt('Ending the upkeep', Promise.all([this.upkeep.poll.stop(), this.upkeep.prune.stop()]));
     await this.attempt('Announcing the shutdown', this.membership.announceStop());
     await this.runs.drain(this.settings.shutdownGraceMs, ABORT_WAIT_MS);
     await this.attempt('Writing the last outcomes', this.settler.idle());
     this.settler.stop();
-    await this.upkeep.rescue.stop();
+    await this.attempt('Ending the rescue', this.upkeep.rescue.stop());
     await this.membership.stopBeating();
     await this.attempt('Leaving the fleet', this.membership.leave());
     await this.attempt('Sending the last wake-ups', this.parts.notifier.idle());
     this.wakeUps.stop();
+    await this.attempt('Closing', this.close());
+  }
+
+  private async close(): Promise<void> {
     await Promise.all([this.listener.stop(), this.claimConnection.close(), this.settleConnection.close()]);
   }
 
