@@ -11,7 +11,7 @@ class Mailer {
   readonly ran: unknown[] = [];
 
   @JobHandler('mail')
-  welcome({ payload }: Job<unknown>): void {
+  welcome({ payload }: Job): void {
     this.ran.push(payload);
   }
 }

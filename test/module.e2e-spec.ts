@@ -13,7 +13,6 @@ import {
   SchemaMissingError,
   UnsupportedDataSourceError,
   type Job,
-  type QueueModuleOptions,
   type QueueOptions,
   type QueueOptionsFactory,
 } from 'nestmq';
@@ -25,26 +24,29 @@ import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 
 const database = useDatabase();
-const { sql, number } = useTables(database);
+const tables = useTables(database);
 const connections = (url: string): Promise<number> =>
-  number(`SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND application_name LIKE 'nestmq %'`, [
+  tables.number(`SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND application_name LIKE 'nestmq %'`, [
     new URL(url).pathname.slice(1),
   ]);
 
-beforeEach(() => sql('DELETE FROM nestmq.job'));
+beforeEach(() => tables.sql('DELETE FROM nestmq.job'));
 
 @Injectable()
 class Mailer {
   readonly ran: unknown[] = [];
 
   @JobHandler('mail')
-  welcome({ payload }: Job<unknown>): void {
+  welcome({ payload }: Job): void {
     this.ran.push(payload);
   }
 }
 
-const ran = (mailer: Mailer, payload: unknown): Promise<unknown> =>
-  until(() => mailer.ran.includes(payload), { what: `the job ${String(payload)} has run` });
+/** What `until` is to wait for. */
+const ran = (mailer: Mailer, payload: unknown): Parameters<typeof until> => [
+  () => mailer.ran.includes(payload),
+  { what: `the job ${String(payload)} has run` },
+];
 
 describe('forRoot', () => {
   it('takes @nestjs/typeorm’s DataSource by default, and needs no options', async () => {
@@ -53,7 +55,7 @@ describe('forRoot', () => {
       providers: [Mailer],
     });
     await app.get(JobSpawner).spawn(Mailer, 'welcome', 1);
-    await ran(app.get(Mailer), 1);
+    await until(...ran(app.get(Mailer), 1));
     await close();
   });
 
@@ -66,24 +68,24 @@ describe('forRoot', () => {
       providers: [Mailer],
     });
     await app.get(JobSpawner).spawn(Mailer, 'welcome', 1);
-    await ran(app.get(Mailer), 1);
+    await until(...ran(app.get(Mailer), 1));
     await close();
   });
 
   it('takes a DataSource by an injection token', async () => {
     const TOKEN = Symbol('data source');
-    class DatabaseModule {}
-    Global()(DatabaseModule);
-    Module({
+    @Global()
+    @Module({
       providers: [{ provide: TOKEN, useFactory: () => connect(database.url) }],
       exports: [TOKEN],
-    })(DatabaseModule);
+    })
+    class DatabaseModule {}
     const { app, close } = await boot({
       imports: [DatabaseModule, QueueModule.forRoot({ dataSource: TOKEN })],
       providers: [Mailer],
     });
     await app.get(JobSpawner).spawn(Mailer, 'welcome', 1);
-    await ran(app.get(Mailer), 1);
+    await until(...ran(app.get(Mailer), 1));
     await close();
   });
 
@@ -91,7 +93,7 @@ describe('forRoot', () => {
     const dataSource = await connect(database.url);
     const { app, close } = await boot({ imports: [QueueModule.forRoot({ dataSource })], providers: [Mailer] });
     await app.get(JobSpawner).spawn(Mailer, 'welcome', 1);
-    await ran(app.get(Mailer), 1);
+    await until(...ran(app.get(Mailer), 1));
     await close();
     expect(await dataSource.query('SELECT 1 AS one')).toEqual([{ one: 1 }]);
   });
@@ -102,8 +104,8 @@ describe('forRoot', () => {
     class Shop {
       constructor(@Inject(JobSpawner) readonly jobs: JobSpawner) {}
     }
+    @Module({ providers: [Shop] })
     class ShopModule {}
-    Module({ providers: [Shop] })(ShopModule);
     const global = await boot({ imports: [QueueModule.forRoot({ dataSource }), ShopModule] });
     expect(global.app.get(Shop, { strict: false }).jobs).toBe(global.app.get(JobSpawner));
     await global.close();
@@ -119,8 +121,8 @@ describe('forRootAsync', () => {
       return { maxPayloadBytes: 100, runner: false };
     }
   }
+  @Module({ providers: [Options], exports: [Options] })
   class OptionsModule {}
-  Module({ providers: [Options], exports: [Options] })(OptionsModule);
 
   it.each<[string, Omit<Parameters<typeof QueueModule.forRootAsync>[0], 'dataSource'>]>([
     ['useFactory', { useFactory: async () => ({ maxPayloadBytes: 100, runner: false }) }],
@@ -168,7 +170,7 @@ describe('wrong options', () => {
     ['channels', 'mail', /array of channel names/],
     ['pollInterval', 5, /There is no such option. Known: /],
   ])('fail at once: %s %p, with the value got and the cure', (option, value, cure) => {
-    const declare = (): unknown => QueueModule.forRoot({ [option]: value } as QueueModuleOptions);
+    const declare = (): unknown => QueueModule.forRoot({ [option]: value });
     expect(declare).toThrow(InvalidOptionsError);
     expect(declare).toThrow(cure);
   });
@@ -199,8 +201,8 @@ describe('a boot fails with one clear error', () => {
   it.each(['default', 'billing'])('when forRoot was imported twice with the same options, as %s', async (name) => {
     const dataSource = await connect(database.url);
     const options = { dataSource, name, pollMs: 500 };
+    @Module({ imports: [QueueModule.forRoot(options)] })
     class ShopModule {}
-    Module({ imports: [QueueModule.forRoot(options)] })(ShopModule);
     const error = await failedBoot({ imports: [QueueModule.forRoot(options), ShopModule] });
     expect(error).toBeInstanceOf(DuplicateInstanceError);
   });
@@ -221,7 +223,7 @@ describe('a boot fails with one clear error', () => {
     const dataSource = await connect(database.url);
     await dataSource.destroy();
     const error = await failedBoot({ imports: [QueueModule.forRoot({ dataSource })] });
-    expect(error.message).toMatch(/initialize/);
+    expect(error.message).toMatch(/initialize/i);
   });
 
   it('when the migration is missing: it tells the command', async () => {
@@ -240,9 +242,9 @@ describe('a boot fails with one clear error', () => {
     const dataSource = await connect(database.url);
     const elsewhere = await failedBoot({ imports: [QueueModule.forRoot({ dataSource, schema: 'billing' })] });
     expect(elsewhere.message).toContain('not in schema "billing"');
-    await sql(`COMMENT ON TABLE nestmq.job IS 'nestmq schema 0'`);
+    await tables.sql(`COMMENT ON TABLE nestmq.job IS 'nestmq schema 0'`);
     const older = await failedBoot({ imports: [QueueModule.forRoot({ dataSource })] });
-    await sql(`COMMENT ON TABLE nestmq.job IS 'nestmq schema 1'`);
+    await tables.sql(`COMMENT ON TABLE nestmq.job IS 'nestmq schema 1'`);
     expect(older).toBeInstanceOf(SchemaMissingError);
     expect(older.message).toContain('nestmq schema 0');
   });
@@ -254,7 +256,7 @@ describe('named instances', () => {
     readonly ran: unknown[] = [];
 
     @JobHandler('shared', { instance: 'billing' })
-    charge({ payload }: Job<unknown>): void {
+    charge({ payload }: Job): void {
       this.ran.push(payload);
     }
   }
@@ -264,7 +266,7 @@ describe('named instances', () => {
     readonly ran: unknown[] = [];
 
     @JobHandler('shared')
-    work({ payload }: Job<unknown>): void {
+    work({ payload }: Job): void {
       this.ran.push(payload);
     }
   }
@@ -319,9 +321,11 @@ describe('named instances', () => {
     await until(() => app.get(Billing).ran.length + app.get(Main).ran.length === 2, { what: 'both have run' });
     expect(app.get(Billing).ran).toEqual(['to billing']);
     expect(app.get(Main).ran).toEqual(['to main']);
-    await until(async () => (await number('SELECT count(*) FROM nestmq.job')) === 0, { what: 'the end is written' });
+    await until(async () => (await tables.number('SELECT count(*) FROM nestmq.job')) === 0, {
+      what: 'the end is written',
+    });
     await close();
-    await sql('DROP SCHEMA billing_queue CASCADE');
+    await tables.sql('DROP SCHEMA billing_queue CASCADE');
   });
 
   it('refuse to send to a handler of the other one', async () => {
@@ -380,22 +384,22 @@ describe('close', () => {
     const listeners = process.eventNames().map((name) => [name, process.listenerCount(name)]);
     const { app, close } = await boot(metadata);
     await app.get(JobSpawner).spawn(Mailer, 'welcome', 1);
-    await ran(app.get(Mailer), 1);
+    await until(...ran(app.get(Mailer), 1));
     expect(resources().length).toBeGreaterThan(before.length);
     expect(await connections(database.url)).toBeGreaterThan(connected + 1);
     await close();
     await until(() => resources().join() === before.join(), { what: `only ${before.join()} is left` });
     expect(process.eventNames().map((name) => [name, process.listenerCount(name)])).toEqual(listeners);
     await until(async () => (await connections(database.url)) === connected, { what: 'no connection is left' });
-    expect(await number('SELECT count(*) FROM nestmq.runner')).toBe(0);
-    expect(await number('SELECT count(*) FROM nestmq.lease')).toBe(0);
+    expect(await tables.number('SELECT count(*) FROM nestmq.runner')).toBe(0);
+    expect(await tables.number('SELECT count(*) FROM nestmq.lease')).toBe(0);
   });
 
   it('works at once after the boot, without any work', async () => {
     const connected = await connections(database.url);
     for (const _ of [1, 2, 3]) await (await boot(await application())).close();
     await until(async () => (await connections(database.url)) === connected, { what: 'no connection is left' });
-    expect(await number('SELECT count(*) FROM nestmq.runner')).toBe(0);
+    expect(await tables.number('SELECT count(*) FROM nestmq.runner')).toBe(0);
   });
 
   it('completes the events', async () => {
@@ -419,7 +423,7 @@ describe('several applications in one process', () => {
     await until(() => all().length >= 500, { what: 'all have run' });
     await first.close();
     await second.app.get(JobSpawner).spawn(Mailer, 'welcome', 'afterwards');
-    await ran(mailers[1]!, 'afterwards');
+    await until(...ran(mailers[1]!, 'afterwards'));
     expect(new Set(all()).size).toBe(501);
     expect(all()).toHaveLength(501);
     await second.close();

@@ -20,7 +20,7 @@ class Reporter {
   }
 
   @JobHandler('reports')
-  work(_job: Job<unknown>): void {
+  work(_job: Job): void {
     this.ran += 1;
   }
 }
@@ -55,6 +55,15 @@ describe('beside @nestjs/schedule', () => {
     await booted.close();
   });
 
+  it('an interval that is started twice would be seen: so it is when two modules import ScheduleModule.forRoot()', async () => {
+    const failed = start(2, false).then(
+      (booted) => booted.close(),
+      (error: Error) => expect(error.message).toContain('report'),
+    );
+    await failed;
+    expect(started()).toBe(2);
+  });
+
   it('the loops are in the SchedulerRegistry by name, and gone after the close', async () => {
     const booted = await start(1);
     const timeouts = registry(booted);
@@ -69,7 +78,7 @@ describe('beside @nestjs/schedule', () => {
     @Injectable()
     class Billing {
       @JobHandler('billing', { instance: 'billing' })
-      charge(_job: Job<unknown>): void {}
+      charge(_job: Job): void {}
     }
     const booted = await boot({
       imports: [ScheduleModule.forRoot(), QueueModule.forRoot({ dataSource, name: 'billing' })],

@@ -21,19 +21,19 @@ class Mirror {
   readonly seen: Seen[] = [];
 
   @JobHandler('mirror')
-  look({ payload, bytes, metadata, key, channel }: Job<unknown>): void {
+  look({ payload, bytes, metadata, key, channel }: Job): void {
     this.seen.push({ payload, bytes, metadata, key, channel });
   }
 
   @JobHandler('mirror', { schema: z.object({ at: z.coerce.date(), times: z.number().default(1) }) })
-  parsed(job: Job<unknown>): void {
+  parsed(job: Job): void {
     this.seen.push({ ...job, payload: job.payload });
   }
 }
 
 const database = useDatabase();
-const { sql } = useTables(database);
-beforeEach(() => sql('DELETE FROM nestmq.job'));
+const tables = useTables(database);
+beforeEach(() => tables.sql('DELETE FROM nestmq.job'));
 
 const withMirror = (work: (app: TestApp, mirror: Mirror) => Promise<void>): Promise<void> =>
   withApp({ url: database.url, providers: [Mirror], queue: POLLING_OFF }, (app) => work(app, app.get(Mirror)));
@@ -182,12 +182,12 @@ describe('names and keys', () => {
       ran = 0;
 
       @JobHandler(controls.repeat(255), { name })
-      work(_job: Job<unknown>): void {
+      work(_job: Job): void {
         this.ran += 1;
       }
     }
-    await withApp({ url: database.url, providers: [Long], queue: POLLING_OFF }, async ({ jobs, dataSource, get }) => {
-      const long = get(Long);
+    await withApp({ url: database.url, providers: [Long], queue: POLLING_OFF }, async ({ jobs, dataSource, app }) => {
+      const long = app.get(Long);
       await dataSource.transaction((manager) => jobs.spawn(Long, 'work', 1, { key: controls.repeat(1_024), manager }));
       await until(() => long.ran === 1, { what: 'the job has run' });
     });
@@ -196,7 +196,7 @@ describe('names and keys', () => {
   it('are compared byte by byte: keys that look alike are two', () =>
     withApp({ url: database.url, providers: [Mirror], queue: { runner: false } }, async ({ jobs }) => {
       for (const key of ['é', 'e\u0301', 'É', 'E', 'e']) await jobs.spawn(Mirror, 'look', 1, { key });
-      const rows = await sql<{ key: string }>('SELECT key FROM nestmq.job GROUP BY key ORDER BY key');
+      const rows = await tables.sql<{ key: string }>('SELECT key FROM nestmq.job GROUP BY key ORDER BY key');
       expect(rows.map(({ key }) => key)).toEqual(['E', 'e', 'e\u0301', 'É', 'é']);
     }));
 });
@@ -212,10 +212,10 @@ describe('a schema', () => {
 
   it('makes a row that somebody else wrote, with a payload it does not want, a failed run', () =>
     withMirror(async ({ queue, events }, mirror) => {
-      const [row] = await sql<{ id: string }>(
+      const [row] = await tables.sql<{ id: string }>(
         `INSERT INTO nestmq.job (channel, name, payload, max_attempts) VALUES ('mirror', 'Mirror.parsed', '{"at": 5, "times": "x"}', 1) RETURNING id`,
       );
-      await sql(`SELECT pg_notify('nestmq_wake_up', '["survey"]')`);
+      await tables.sql(`SELECT pg_notify('nestmq_wake_up', '["survey"]')`);
       await until(() => events.some(({ type }) => type === 'dead'), { what: 'the job is dead' });
       expect(await queue.get(row!.id)).toMatchObject({
         state: 'dead',

@@ -11,18 +11,18 @@ import { withApp } from './support/with-app.js';
 @Injectable()
 class Mailer {
   @JobHandler('mail', { retries: 2, priority: 3 })
-  welcome(_job: Job<unknown>): void {}
+  welcome(_job: Job): void {}
 }
 
 const database = useDatabase();
-const { sql, number } = useTables(database);
-const count = (): Promise<number> => number('SELECT count(*) FROM nestmq.job');
+const tables = useTables(database);
+const count = (): Promise<number> => tables.number('SELECT count(*) FROM nestmq.job');
 
 /** An application that only sends: what stands in the table is what was sent. */
 const withSender = <T>(work: (app: TestApp) => Promise<T>): Promise<T> =>
   withApp({ url: database.url, providers: [Mailer], queue: { runner: false } }, work);
 
-beforeEach(() => sql('DELETE FROM nestmq.job'));
+beforeEach(() => tables.sql('DELETE FROM nestmq.job'));
 
 // acceptance: modkit-db outbox, B. Enqueue; rust-job-queue, enqueue
 describe('spawn', () => {
@@ -137,10 +137,10 @@ describe('spawn', () => {
 
   it('lets no caller suffer from the job of another that the database refuses', () =>
     withSender(async ({ jobs }) => {
-      await sql(`ALTER TABLE nestmq.job ADD CONSTRAINT poison CHECK (channel <> 'poison')`);
+      await tables.sql(`ALTER TABLE nestmq.job ADD CONSTRAINT poison CHECK (channel <> 'poison')`);
       const calls = ['a', 'poison', 'b'].map((channel) => jobs.spawn(Mailer, 'welcome', 1, { channel }));
       const results = await Promise.allSettled(calls);
-      await sql('ALTER TABLE nestmq.job DROP CONSTRAINT poison');
+      await tables.sql('ALTER TABLE nestmq.job DROP CONSTRAINT poison');
       expect(results.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled']);
       expect(await count()).toBe(2);
     }));
@@ -172,7 +172,7 @@ describe('spawnMany', () => {
         'welcome',
         keys.map((key, n) => ({ payload: n, key })),
       );
-      const rows = await sql(
+      const rows = await tables.sql(
         'SELECT key, json_agg(payload ORDER BY due_at, id) AS jobs FROM nestmq.job GROUP BY key ORDER BY key',
       );
       expect(rows).toEqual([
@@ -203,7 +203,7 @@ describe('spawnMany', () => {
     withSender(async ({ jobs }) => {
       const items = Array.from({ length: size }, (_, n) => ({ payload: n }));
       const ids = (await jobs.spawnMany(Mailer, 'welcome', items)).map(({ id }) => id);
-      const rows = await sql<{ id: string; payload: number }>('SELECT id, payload FROM nestmq.job');
+      const rows = await tables.sql<{ id: string; payload: number }>('SELECT id, payload FROM nestmq.job');
       const payloads = new Map(rows.map(({ id, payload }) => [id, payload]));
       expect(payloads.size).toBe(size);
       expect(ids.every((id, n) => payloads.get(id) === n)).toBe(true);
@@ -223,10 +223,10 @@ describe('spawnMany', () => {
 
   it('is all or nothing, also when the database refuses a job far behind', () =>
     withSender(async ({ jobs }) => {
-      await sql(`ALTER TABLE nestmq.job ADD CONSTRAINT poison CHECK (channel <> 'poison')`);
+      await tables.sql(`ALTER TABLE nestmq.job ADD CONSTRAINT poison CHECK (channel <> 'poison')`);
       const items = Array.from({ length: 12_000 }, (_, n) => ({ payload: n, channel: n === 11_999 ? 'poison' : 'a' }));
       await expect(jobs.spawnMany(Mailer, 'welcome', items)).rejects.toThrow('poison');
-      await sql('ALTER TABLE nestmq.job DROP CONSTRAINT poison');
+      await tables.sql('ALTER TABLE nestmq.job DROP CONSTRAINT poison');
       expect(await count()).toBe(0);
     }));
 

@@ -22,24 +22,18 @@ abstract class Base {
   abstract handle(job: Job<number>): Promise<string>;
 }
 
-class Hidden {
-  private constructor() {}
-
-  handle(_job: Job<boolean>): void {}
-}
-
 type Equal<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false;
 
-const holds = <Claim extends true>(claim: Claim): boolean => claim;
+/** Compiles for a type that is `true` only. */
+type Holds<Claim extends true> = Claim;
 
-export function typedCalls(jobs: JobSpawner): Promise<SpawnResult | SpawnResult[]>[] {
+function typedCalls(jobs: JobSpawner): Promise<SpawnResult | SpawnResult[]>[] {
   return [
     jobs.spawn(Mailer, 'welcome', { userId: '1' }),
     jobs.spawn(Mailer, 'welcome', { userId: '1', cc: ['2'] }, { key: 'k', delay: '5s', backoff: { type: 'fixed' } }),
     jobs.spawn(Mailer, 'tick', { anything: true }),
     jobs.spawn(Mailer, 'none', undefined),
     jobs.spawn(Base, 'handle', 5),
-    jobs.spawn(Hidden as never as typeof Mailer, 'welcome', { userId: '1' }),
     jobs.spawn('Mailer.welcome', { whatever: 1 }),
     jobs.spawn('Mailer.welcome'),
     jobs.spawnMany(Mailer, 'welcome', [{ payload: { userId: '1' }, key: 'k' }]),
@@ -79,7 +73,7 @@ export function typedCalls(jobs: JobSpawner): Promise<SpawnResult | SpawnResult[
   ];
 }
 
-export class Refused {
+class Refused {
   // @ts-expect-error only methods that take a job can be handlers
   @JobHandler('mail')
   send(_to: string): void {}
@@ -89,7 +83,7 @@ export class Refused {
   welcome(_job: Job): void {}
 }
 
-export function readOnly(job: Job<{ userId: string }>): void {
+function readOnly(job: Job<{ userId: string }>): void {
   // @ts-expect-error a handler cannot change what it was given
   job.attempt = 0;
   // @ts-expect-error nor the payload as a whole
@@ -99,11 +93,16 @@ export function readOnly(job: Job<{ userId: string }>): void {
 }
 
 describe('types', () => {
+  it('refuse what a handler does not take: the compiler has found every expected error in these', () => {
+    expect([typedCalls, Refused, readOnly]).toHaveLength(3);
+  });
+
   it('infer the payload and the methods of a handler class', () => {
-    expect(holds<Equal<PayloadOf<Mailer, 'welcome'>, { userId: string; cc?: string[] }>>(true)).toBe(true);
-    expect(holds<Equal<HandlerMethod<Mailer>, 'welcome' | 'tick' | 'none'>>(true)).toBe(true);
-    expect(holds<Equal<PayloadOf<Base, 'handle'>, number>>(true)).toBe(true);
-    expect(holds<Equal<Job<{ a: 1 }>['payload'], { a: 1 }>>(true)).toBe(true);
-    expect(holds<Equal<Job['payload'], unknown>>(true)).toBe(true);
+    const claim1: Holds<Equal<PayloadOf<Mailer, 'welcome'>, { userId: string; cc?: string[] }>> = true;
+    const claim2: Holds<Equal<HandlerMethod<Mailer>, 'welcome' | 'tick' | 'none'>> = true;
+    const claim3: Holds<Equal<PayloadOf<Base, 'handle'>, number>> = true;
+    const claim4: Holds<Equal<Job<{ a: 1 }>['payload'], { a: 1 }>> = true;
+    const claim5: Holds<Equal<Job['payload'], unknown>> = true;
+    expect([claim1, claim2, claim3, claim4, claim5]).toEqual([true, true, true, true, true]);
   });
 });

@@ -14,14 +14,14 @@ class Clock {
   }
 }
 
-class AppModule {}
-Module({
+@Module({
   imports: [
     TypeOrmModule.forRoot({ type: 'postgres', url: process.env['DATABASE']! }),
     QueueModule.forRoot({ pollMs: 60_000 }),
   ],
   providers: [Clock],
-})(AppModule);
+})
+class AppModule {}
 
 const app = await NestFactory.createApplicationContext(AppModule, { logger: ['error', 'warn'] });
 const jobs = app.get(JobSpawner);

@@ -7,7 +7,7 @@ import { DataSource, type DataSourceOptions } from 'typeorm';
 export interface Booted {
   readonly app: INestApplicationContext;
   readonly logged: readonly string[];
-  close(): Promise<void>;
+  readonly close: () => Promise<void>;
 }
 
 const dataSources = new Set<DataSource>();
@@ -16,7 +16,9 @@ const open = new Set<Booted>();
 afterEach(async () => {
   const left = [...open];
   await Promise.all(left.map((booted) => booted.close()));
-  await Promise.all([...dataSources].map((dataSource) => dataSource.isInitialized && dataSource.destroy()));
+  await Promise.all(
+    [...dataSources].filter(({ isInitialized }) => isInitialized).map((dataSource) => dataSource.destroy()),
+  );
   dataSources.clear();
   if (left.length > 0) throw new Error(`${left.length} application(s) were left open. Close them in the test.`);
 });
@@ -31,8 +33,8 @@ export async function connect(url: string, options: Partial<DataSourceOptions> =
 /** Boots an application that its caller closes. A failed boot rejects with what Nest was told. */
 export async function boot(metadata: ModuleMetadata): Promise<Booted> {
   const logged: string[] = [];
+  @Module(metadata)
   class AppModule {}
-  Module(metadata)(AppModule);
   const app = await NestFactory.createApplicationContext(AppModule, { logger: recordTo(logged), abortOnError: false });
   const booted: Booted = {
     app,

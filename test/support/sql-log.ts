@@ -6,7 +6,7 @@ afterEach(() => void jest.restoreAllMocks());
 /** Text of every statement that this process sends from now on, over whatever connection; until the end of the test. */
 export function recordSql(): string[] {
   const statements: string[] = [];
-  const send = pg.Client.prototype.query as (...given: unknown[]) => unknown;
+  const send: (...given: unknown[]) => unknown = Reflect.get(pg.Client.prototype, 'query');
   jest.spyOn(pg.Client.prototype, 'query').mockImplementation(function (this: pg.Client, ...given: unknown[]) {
     const [first] = given;
     statements.push(typeof first === 'string' ? first : String((first as { text?: string } | undefined)?.text));

@@ -86,7 +86,7 @@ describe('resolveOptions', () => {
     ['pruneEvery', '10ms', /from 100 ms to 86400000 ms/],
     ['polling', 5, /no such option. Known: .*pollMs/],
   ])('refuses a wrong %s (%p) with an error that names it and its cure', (option, value, cure) => {
-    const resolve = (): unknown => resolveOptions({ [option]: value } as QueueOptions);
+    const resolve = (): unknown => resolveOptions({ [option]: value });
     expect(resolve).toThrow(InvalidOptionsError);
     expect(resolve).toThrow(cure);
     expect(resolve).toThrow(new RegExp(`Option "${option}`));

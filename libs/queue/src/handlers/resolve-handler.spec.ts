@@ -42,7 +42,7 @@ describe('resolveHandler', () => {
   });
 
   it('does not let an undefined option hide the one below it', () => {
-    expect(resolve({ retries: undefined } as unknown as HandlerOptions, { retries: 9 }).policy.retries).toBe(9);
+    expect(resolve({ retries: undefined }, { retries: 9 }).policy.retries).toBe(9);
   });
 
   it('stores endless retries as null, and leaves a backoff function out of the policy', () => {
@@ -80,7 +80,7 @@ describe('resolveHandler', () => {
     ['ordered', true],
     ['batch', 10],
   ])('refuses a wrong %s (%p), naming the handler and the option', (option, value) => {
-    const wrong = (): unknown => resolve({ [option]: value } as HandlerOptions);
+    const wrong = (): unknown => resolve({ [option]: value });
     expect(wrong).toThrow(InvalidOptionsError);
     expect(wrong).toThrow(`Option "Mailer.welcome: ${option}`);
   });

@@ -63,7 +63,7 @@ describe('backoffMs', () => {
   });
 
   it('is a whole number from 0 to its maximum after any number of failures, whatever its options', () => {
-    fc.assert(
+    const property = fc.check(
       fc.property(
         backoffs,
         fc.integer({ min: 1, max: 2_147_483_647 }),
@@ -74,10 +74,11 @@ describe('backoffMs', () => {
         },
       ),
     );
+    expect(fc.defaultReportMessage(property)).toBeUndefined();
   });
 
   it('is at least its base for every type but full jitter', () => {
-    fc.assert(
+    const property = fc.check(
       fc.property(
         backoffs,
         fc.integer({ min: 1, max: 100 }),
@@ -87,6 +88,7 @@ describe('backoffMs', () => {
         },
       ),
     );
+    expect(fc.defaultReportMessage(property)).toBeUndefined();
   });
 });
 

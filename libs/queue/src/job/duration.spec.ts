@@ -64,12 +64,13 @@ describe('durationMs', () => {
   });
 
   it('answers a whole number or refuses, whatever the text', () => {
-    fc.assert(
+    const property = fc.check(
       fc.property(fc.oneof(fc.string(), fc.double(), fc.stringMatching(/^[\d.]{1,20}(ms|s|m|h|d)$/)), (given) => {
         const ms = outcomeOf(() => durationMs(given, 'delay'));
         const isDuration = Number.isInteger(ms) && Number(ms) >= 0 && Number(ms) <= MAX_DURATION_MS;
         return isDuration || ms instanceof InvalidOptionsError;
       }),
     );
+    expect(fc.defaultReportMessage(property)).toBeUndefined();
   });
 });
