@@ -1,0 +1,172 @@
+import { beforeAll, describe, expect, it, jest } from '@jest/globals';
+import { claimJobs, claimJobsByKey, claimSuspect } from '../libs/queue/src/statements/claim-jobs.js';
+import { insertJobs } from '../libs/queue/src/statements/insert-jobs.js';
+import { getJob } from '../libs/queue/src/statements/inspect-jobs.js';
+import { pruneJobs } from '../libs/queue/src/statements/prune-jobs.js';
+import { rescueJobs } from '../libs/queue/src/statements/rescue-jobs.js';
+import { completeJobs, findUnsettled, finishJobs, requeueJobs } from '../libs/queue/src/statements/settle-jobs.js';
+import type { Statement } from '../libs/queue/src/statements/statement.js';
+import { surveyFeeds } from '../libs/queue/src/statements/survey-feeds.js';
+import { begin } from '../libs/queue/src/statements/transaction.js';
+import { useDatabase } from './support/database.js';
+import { openSession } from './support/engine.js';
+import { useTables } from './support/tables.js';
+
+jest.setTimeout(60_000);
+
+const database = useDatabase();
+const tables = useTables(database);
+
+const FINISHED = 1_000_000;
+const LIVE = 100_000;
+const CHANNELS = 10;
+const LEASES = 50;
+const PER_LEASE = 20;
+
+/** Jobs are due one millisecond apart; the last tenth is due later; every other one has a key; one in 10 000 is a suspect. */
+async function fill(): Promise<void> {
+  for (const table of ['job', 'finished_job', 'lease']) {
+    await tables.sql(`ALTER TABLE nestmq.${table} SET (autovacuum_enabled = false)`);
+  }
+  await tables.sql(
+    `INSERT INTO nestmq.finished_job (id, state, attempt, priority, due_at, created_at, delete_at, channel, key, name)
+     SELECT ${LIVE} + i, 'completed', 1, 0, now(), now(), now() + i * interval '1 minute', 'c' || i % ${CHANNELS}, '', 'n'
+     FROM generate_series(1, ${FINISHED}) AS i`,
+  );
+  await tables.sql(
+    `INSERT INTO nestmq.job (id, channel, name, key, priority, suspect, due_at, payload)
+     SELECT i, 'c' || i % ${CHANNELS}, 'n', CASE WHEN i % 4 < 2 THEN 'k' || i % 1000 ELSE '' END, 0, i % 10000 = 0,
+       CASE WHEN i > ${LIVE * 0.9} THEN now() + interval '1 day' ELSE now() - (${LIVE} - i) * interval '1 ms' END, '{"n": 1}'
+     FROM generate_series(1, ${LIVE}) AS i`,
+  );
+  await tables.sql(
+    `INSERT INTO nestmq.lease (runner_id, number, channel, priority, job_ids, runs, started, hi_due_at, hi_id)
+     SELECT 1, l, 'c1', 0, array_agg(id ORDER BY id), array_agg(run ORDER BY id), ${PER_LEASE}, max(due_at), max(id)
+     FROM (SELECT (row_number() OVER (ORDER BY id) - 1) / ${PER_LEASE} + 1 AS l, * FROM nestmq.job WHERE channel = 'c1' AND NOT suspect
+           ORDER BY id LIMIT ${LEASES * PER_LEASE}) AS batch
+     GROUP BY l`,
+  );
+  await tables.sql(`ALTER TABLE nestmq.job ALTER COLUMN id RESTART WITH ${LIVE + FINISHED + 1}`);
+  await tables.sql(`INSERT INTO nestmq.runner (id, host, pid) VALUES (1, 'h', 1)`);
+}
+
+interface Node {
+  'Node Type': string;
+  'Relation Name'?: string;
+  'Index Name'?: string;
+  'Actual Rows'?: number;
+  'Actual Loops'?: number;
+  'Rows Removed by Filter'?: number;
+  Plans?: Node[];
+}
+
+const flatten = (node: Node): Node[] => [node, ...(node.Plans ?? []).flatMap(flatten)];
+
+/** The plan of a statement as the runner sends it; what it wrote is taken back. */
+async function nodesOf<Params>(
+  statement: Statement<Params, unknown>,
+  params: Params,
+  generic: boolean,
+): Promise<Node[]> {
+  const session = await openSession(database.url);
+  const { text, values } = statement.query(session.client, params);
+  await session.pg.query(begin);
+  try {
+    const { rows } = generic
+      ? await session.pg.query(`EXPLAIN (GENERIC_PLAN, FORMAT JSON) ${text}`)
+      : await session.pg.query(`EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) ${text}`, values);
+    return flatten((rows[0] as { 'QUERY PLAN': [{ Plan: Node }] })['QUERY PLAN'][0].Plan);
+  } finally {
+    await session.pg.query('ROLLBACK');
+  }
+}
+
+const entries = Array.from({ length: 100 }, (_, index) => {
+  const lease = Math.floor(index / PER_LEASE) + 1;
+  return { id: String(index * CHANNELS + 1), run: 0, lease };
+});
+const finish = { state: 'dead', attempt: 1, reason: 'exhausted', error: 'x', result: null, keepMs: null } as const;
+const claim = { runner: '2', lease: 1, channel: 'c1', priority: 0, names: ['n'], limit: 500, slots: 32 };
+const after = { micros: 0, id: '0' };
+const job = {
+  ...{ channel: 'c1', key: '', name: 'n', priority: 0, maxAttempts: 5, policyId: null, backoff: null, delayMs: 0 },
+  ...{ runAtMs: null, payload: '{"n":1}', bytes: null, metadata: null },
+};
+
+/** Name · statement and parameters · its indexes · the most rows of `job` and `finished_job` that it may read. */
+const hot: [string, (generic: boolean) => Promise<Node[]>, string[], number][] = [
+  // 1 000 leased ones stand before the first free job here, which is what a look from the start has to pass.
+  ['claim_jobs', (g) => nodesOf(claimJobs, { ...claim, after }, g), ['job_feed'], 3_000],
+  [
+    'claim_jobs_by_key',
+    (g) => nodesOf(claimJobsByKey, { ...claim, afterKey: '', share: 8 }, g),
+    ['job_key_feed'],
+    3_000,
+  ],
+  ['claim_suspect', (g) => nodesOf(claimSuspect, { ...claim, channels: null }, g), ['job_suspect'], 50],
+  [
+    'survey_feeds',
+    (g) => nodesOf(surveyFeeds, { names: ['n'], channels: null }, g),
+    ['job_feed', 'job_key_feed'],
+    3_000,
+  ],
+  ['complete_jobs', (g) => nodesOf(completeJobs, { runner: '1', entries, endedLeases: [] }, g), ['job_pkey'], 300],
+  [
+    'finish_jobs',
+    (g) => nodesOf(finishJobs, { runner: '1', entries: entries.map((entry) => ({ ...entry, ...finish })) }, g),
+    ['job_pkey'],
+    500,
+  ],
+  [
+    'requeue_jobs',
+    (g) =>
+      nodesOf(
+        requeueJobs,
+        { runner: '1', entries: entries.map((entry) => ({ ...entry, attempt: 1, delayMs: 5, error: 'x' })) },
+        g,
+      ),
+    ['job_pkey'],
+    500,
+  ],
+  ['find_unsettled', (g) => nodesOf(findUnsettled, { runner: '1', entries }, g), ['job_pkey'], 300],
+  ['insert_jobs', (g) => nodesOf(insertJobs, { jobs: Array.from({ length: 100 }, () => job) }, g), [], 0],
+  ['rescue_jobs', (g) => nodesOf(rescueJobs, {}, g), ['job_pkey'], 0],
+  ['prune_jobs', (g) => nodesOf(pruneJobs, {}, g), ['finished_job_delete_at'], 50],
+  ['get_job', (g) => nodesOf(getJob, { id: '5' }, g), ['job_pkey', 'finished_job_pkey'], 5],
+];
+
+function check(nodes: readonly Node[], indexes: readonly string[], mostRows: number): void {
+  const stored = nodes.filter((node) => node['Relation Name'] === 'job' || node['Relation Name'] === 'finished_job');
+  const scans = stored.filter((node) => / Scan$/.test(node['Node Type']));
+  expect(scans.map((node) => node['Node Type']).filter((type) => !type.startsWith('Index'))).toEqual([]);
+  expect(nodes.map((node) => node['Index Name'])).toEqual(expect.arrayContaining([...indexes]));
+  const rows = scans.map(
+    (node) => ((node['Actual Rows'] ?? 0) + (node['Rows Removed by Filter'] ?? 0)) * (node['Actual Loops'] ?? 0),
+  );
+  expect(rows.reduce((sum, count) => sum + count, 0)).toBeLessThanOrEqual(mostRows);
+}
+
+beforeAll(fill, 60_000);
+
+describe.each([
+  ['never analyzed', async () => undefined],
+  ['analyzed', () => tables.sql('ANALYZE nestmq.job, nestmq.finished_job, nestmq.lease, nestmq.runner')],
+  [
+    'analyzed while empty',
+    async () => {
+      const relations = `('nestmq.job'::regclass, 'nestmq.finished_job'::regclass, 'nestmq.lease'::regclass)`;
+      await tables.sql(`DELETE FROM pg_statistic WHERE starelid IN ${relations}`);
+      await tables.sql(`UPDATE pg_class SET reltuples = 0, relpages = 0 WHERE oid IN ${relations}`);
+    },
+  ],
+])('on a million finished and 100 000 live jobs, %s', (_, prepare) => {
+  beforeAll(async () => void (await prepare()));
+
+  it.each(hot)('%s walks its indexes and reads no more than it takes', async (__, plan, indexes, mostRows) => {
+    check(await plan(false), indexes, mostRows);
+  });
+
+  it.each(hot)('%s does so in its generic plan', async (__, plan, indexes) => {
+    check(await plan(true), indexes, 0);
+  });
+});
