@@ -21,14 +21,14 @@ const env = process.env;
 const tell = (message: WorkerMessage): void => void process.send?.(message);
 
 const commands = new Set<string>();
-let onCommand: (() => void) | undefined;
+const waiting: (() => void)[] = [];
 process.on('message', (command: string) => {
   commands.add(command);
-  onCommand?.();
+  for (const resolve of waiting.splice(0)) resolve();
 });
 
 async function told(command: string): Promise<void> {
-  while (!commands.has(command)) await new Promise<void>((resolve) => (onCommand = resolve));
+  while (!commands.has(command)) await new Promise<void>((resolve) => waiting.push(resolve));
 }
 
 @Injectable()
@@ -123,11 +123,13 @@ app.get(Queue).events.subscribe((event) => {
   if (event.type === 'started') return;
   tell({ type: 'event', event: event.type, ...('id' in event && { id: event.id }) });
 });
+async function closeWhenTold(): Promise<void> {
+  await told('close');
+  await app.close();
+  tell({ type: 'closed' });
+  process.disconnect();
+}
+
 if (env.HOOKS) app.enableShutdownHooks();
-else
-  void told('close').then(async () => {
-    await app.close();
-    tell({ type: 'closed' });
-    process.disconnect();
-  });
+else void closeWhenTold();
 tell({ type: 'ready' });

@@ -81,7 +81,8 @@ export function backoffMs(backoff: Backoff, attempt: number, random: () => numbe
 
 /** Grows in floating point, which ends in Infinity and not in an overflow, whatever the attempt. */
 function exponentialMs({ baseMs, factor, maxMs }: Backoff, attempt: number): number {
-  return Math.min(baseMs * factor ** (attempt - 1), maxMs);
+  // 0 × Infinity would be NaN.
+  return baseMs === 0 ? 0 : Math.min(baseMs * factor ** (attempt - 1), maxMs);
 }
 
 /** The previous wait is not stored: it is drawn again along the chain, which gives the same distribution. */

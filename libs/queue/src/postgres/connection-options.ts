@@ -40,7 +40,7 @@ export function connectionOptionsOf(dataSource: DataSource): ClientConfig {
     throw new InvalidOptionsError(
       'dataSource',
       'a DataSource without a pool',
-      'Initialize it before the application is made.',
+      'Call its initialize() before the application is made.',
     );
   }
   const options: Record<string, unknown> = { ...master.options };
