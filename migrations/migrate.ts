@@ -8,6 +8,7 @@ import type { DataSource } from 'typeorm';
  * Needs two connections of the pool for as long as it runs.
  *
  * @returns the same DataSource
+ * @throws {TypeError} when the pool may have one connection only
  * @throws whatever a migration throws; nothing is recorded of that one
  * @example
  * TypeOrmModule.forRootAsync({
@@ -16,6 +17,8 @@ import type { DataSource } from 'typeorm';
  * })
  */
 export async function migrate(dataSource: DataSource): Promise<DataSource> {
+  const { max } = (dataSource.driver as unknown as { master: { options: { max: number } } }).master.options;
+  if (max < 2) throw new TypeError(`migrate() needs two connections, the pool has ${max}. Raise \`poolSize\`.`);
   const owner = dataSource.createQueryRunner();
   try {
     // Held by a transaction, not by a session: so it also works through a pooler.
