@@ -213,30 +213,30 @@ describe('Feeds', () => {
   const group = { names: ['n'], channel: null, capacity: () => Infinity };
   const place = (micros: number) => ({ micros, id: '1' });
   const spawned = (micros: number) =>
-    ({ kind: 'jobs', channel: 'c', priority: 0, key: '', position: place(micros) }) as const;
+    ({ kind: 'jobs', channel: 'c', priority: 0, keyed: false, name: 'n', position: place(micros) }) as const;
 
   it('keep a wake-up that comes while a feed is looked at, also when a survey meanwhile finds nothing in it', () => {
     const feeds = new Feeds([group], null);
     const now = feeds.clock.nowMicros();
     feeds.tell(spawned(now - 3_000_000));
-    const [looking] = feeds.next(1);
+    const [looking] = feeds.next(1, 1);
     looking!.begin();
     feeds.tell(spawned(now - 2_000_000));
     feeds.survey([]);
     looking!.learn({ nowMicros: now, last: null, exhausted: true, nextDueMicros: null, lastKey: null });
-    expect(feeds.hasWork()).toBe(true);
+    expect(feeds.hasWork(1)).toBe(true);
   });
 
   it('look again from an old place when a transaction commits late', () => {
     const feeds = new Feeds([group], null);
     const now = feeds.clock.nowMicros();
     feeds.tell(spawned(now - 3_000_000));
-    const [feed] = feeds.next(1);
+    const [feed] = feeds.next(1, 1);
     feed!.begin();
     feed!.learn({ nowMicros: now, last: null, exhausted: true, nextDueMicros: null, lastKey: null });
-    expect(feeds.hasWork()).toBe(false);
+    expect(feeds.hasWork(1)).toBe(false);
     feeds.tell(spawned(now - 2_000_000));
-    expect(feeds.next(1)[0]!.after.micros).toBeLessThan(now - 2_000_000);
+    expect(feeds.next(1, 1)[0]!.after.micros).toBeLessThan(now - 2_000_000);
   });
 
   it('take turns between channels, and smaller priorities first within one', () => {
@@ -244,7 +244,7 @@ describe('Feeds', () => {
     const now = feeds.clock.nowMicros();
     for (const channel of ['a', 'b'])
       for (const priority of [5, -5]) feeds.tell({ ...spawned(now - 1_000_000), channel, priority });
-    const turns = Array.from({ length: 4 }, () => feeds.next(1)[0]!);
+    const turns = Array.from({ length: 4 }, () => feeds.next(1, 1)[0]!);
     expect(turns.map(({ channel, priority }) => [channel, priority])).toEqual([
       ['a', -5],
       ['b', -5],
@@ -258,13 +258,13 @@ describe('Feeds', () => {
     const now = feeds.clock.nowMicros();
     feeds.tell({ ...spawned(now - 1_000_000), priority: -5 });
     feeds.tell({ ...spawned(now - 9_000_000), priority: 5 });
-    const turns = Array.from({ length: 20 }, () => feeds.next(1)[0]!.priority);
+    const turns = Array.from({ length: 20 }, () => feeds.next(1, 1)[0]!.priority);
     expect(turns.flatMap((priority, turn) => (priority === 5 ? [turn + 1] : []))).toEqual([10, 20]);
   });
 
   it('serve the channels only that the runner was narrowed to', () => {
     const feeds = new Feeds([group], new Set(['mine']));
     feeds.tell(spawned(feeds.clock.nowMicros() - 1_000_000));
-    expect(feeds.hasWork()).toBe(false);
+    expect(feeds.hasWork(1)).toBe(false);
   });
 });

@@ -17,7 +17,10 @@ const note = (reason: unknown): void => void rejections.push(reason);
 
 beforeAll(() => void process.on('unhandledRejection', note));
 afterAll(() => void process.off('unhandledRejection', note));
-afterEach(() => expect(rejections.splice(0)).toEqual([]));
+afterEach(() => {
+  const [first] = rejections.splice(0);
+  if (first !== undefined) throw new Error('A rejection went unheard.', { cause: first });
+});
 
 describe('a LISTEN connection that is killed', () => {
   const database = useDatabase();

@@ -148,7 +148,7 @@ describe('the history of 5 000 jobs under kills, errors and late commits', () =>
         timeoutMs: 30_000,
       });
       const [victim, ...rest] = workers;
-      await victim!.kill();
+      await victim.kill();
       workers = [...rest, await startWorker(database.url, env)];
     }
     await producing;

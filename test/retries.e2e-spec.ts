@@ -193,7 +193,7 @@ describe('backoff', () => {
     ['answers no number', () => Number.NaN],
     ['answers a negative number', () => -5],
   ])('is the default where the function %s', async (_, backoff) => {
-    const [first] = await waits(backoff as () => number, 1);
+    const [first] = await waits(backoff, 1);
     expect(first).toBeGreaterThanOrEqual(1_000);
     expect(first).toBeLessThanOrEqual(1_100);
   });
@@ -332,14 +332,13 @@ describe('what is kept', () => {
 
   it.each([
     ['a bigint', 1n],
-    ['a circle', Object.assign([] as unknown[], { 0: null })],
-  ])('fails the run whose result is %s, when it is to be kept', async (name, result) => {
-    if (Array.isArray(result)) result[0] = result;
+    ['a circle', [] as unknown[]],
+  ])('fails the run whose result is %s, when it is to be kept', async (_, result) => {
+    if (Array.isArray(result)) result.push(result);
     const { app } = await startWork({ retention: '1h', retries: 0 }, () => result);
     const { id } = await app.jobs.spawn('work');
     await told(app, 'dead');
     expect((await app.queue.get(id))?.lastError).toContain('PayloadInvalidError');
-    expect(name).toMatch(/^a /);
     await app.close();
   });
 
@@ -347,18 +346,20 @@ describe('what is kept', () => {
     const { app } = await startWork({}, () => 1n);
     await app.jobs.spawn('work');
     await told(app, 'completed');
+    expect(eventsOf(app, 'retrying')).toEqual([]);
     await app.close();
   });
 });
 
 describe('a row that somebody else has written', () => {
-  const insert = (columns: Record<string, unknown>): Promise<{ id: string }[]> =>
-    tables.sql(
-      `INSERT INTO nestmq.job (channel, name, ${Object.keys(columns).join(', ')}) VALUES ('work', 'work', ${Object.keys(
-        columns,
-      ).map((_, index) => `$${index + 1}`)}) RETURNING id::text`,
+  const insert = (columns: Record<string, unknown>): Promise<{ id: string }[]> => {
+    const names = Object.keys(columns);
+    const places = names.map((_, index) => `$${index + 1}`).join(', ');
+    return tables.sql(
+      `INSERT INTO nestmq.job (channel, name, ${names.join(', ')}) VALUES ('work', 'work', ${places}) RETURNING id::text`,
       Object.values(columns),
     );
+  };
 
   it('whose payload is not what the schema wants backs off and dies of PayloadInvalidError, without burning its neighbours', async () => {
     const schema = z.object({ userId: z.number() });

@@ -27,7 +27,7 @@ export async function openSession(url: string): Promise<Session> {
   const client: SqlClient = {
     schema: 'nestmq',
     namedStatements: true,
-    query: (query) => connection.query(query) as unknown as Promise<{ rows: unknown[][] }>,
+    query: (query) => connection.query<unknown[]>(query),
   };
   return {
     client,
@@ -59,11 +59,11 @@ export interface ClaimByHand {
 let lastLease = 0;
 
 /** A claim as the runner sends it, in a transaction that owns the channel. */
-export function claimRows(session: Session, claim: ClaimByHand): Promise<ClaimRow[]> {
-  const { limit = 10 } = claim;
+export function claimRows(session: Session, wanted: ClaimByHand): Promise<ClaimRow[]> {
+  const { limit = 10 } = wanted;
   lastLease += 1;
-  const params = { runner: '1', lease: lastLease, priority: 0, after: START, slots: limit, ...claim, limit };
-  return session.transaction((client) => run(client, claimJobs, params), beginOwning('nestmq', claim.channel));
+  const params = { runner: '1', lease: lastLease, priority: 0, after: START, slots: limit, ...wanted, limit };
+  return session.transaction((client) => run(client, claimJobs, params), beginOwning('nestmq', wanted.channel));
 }
 
 export async function claim(session: Session, by: ClaimByHand): Promise<ClaimedJob[]> {

@@ -30,7 +30,7 @@ export function workWith(options: HandlerOptions = {}, behaviour: Behaviour = ()
 }
 
 /** A promise that the test resolves, for a handler to wait on. */
-export function gate(): { readonly opened: Promise<void>; open(): void } {
+export function gate(): { readonly opened: Promise<void>; readonly open: () => void } {
   let open!: () => void;
   const opened = new Promise<void>((resolve) => (open = resolve));
   return { opened, open };
