@@ -211,13 +211,18 @@ describe('claimJobsByKey', () => {
 
 describe('Feeds', () => {
   const group = { names: ['n'], channel: null, capacity: () => Infinity };
+  const now = 1_800_000_000_000_000;
+  const feedsAt = (nowMicros: number, channels: string[] | null = null): Feeds => {
+    const feeds = new Feeds([group], channels && new Set(channels));
+    feeds.clock.heard(nowMicros);
+    return feeds;
+  };
   const place = (micros: number) => ({ micros, id: '1' });
   const spawned = (micros: number) =>
     ({ kind: 'jobs', channel: 'c', priority: 0, keyed: false, name: 'n', position: place(micros) }) as const;
 
   it('keep a wake-up that comes while a feed is looked at, also when a survey meanwhile finds nothing in it', () => {
-    const feeds = new Feeds([group], null);
-    const now = feeds.clock.nowMicros();
+    const feeds = feedsAt(now);
     feeds.tell(spawned(now - 3_000_000));
     const [looking] = feeds.next(1, 1);
     looking!.begin();
@@ -228,8 +233,7 @@ describe('Feeds', () => {
   });
 
   it('look again from an old place when a transaction commits late', () => {
-    const feeds = new Feeds([group], null);
-    const now = feeds.clock.nowMicros();
+    const feeds = feedsAt(now);
     feeds.tell(spawned(now - 3_000_000));
     const [feed] = feeds.next(1, 1);
     feed!.begin();
@@ -240,8 +244,7 @@ describe('Feeds', () => {
   });
 
   it('take turns between channels, and smaller priorities first within one', () => {
-    const feeds = new Feeds([group], null);
-    const now = feeds.clock.nowMicros();
+    const feeds = feedsAt(now);
     for (const channel of ['a', 'b'])
       for (const priority of [5, -5]) feeds.tell({ ...spawned(now - 1_000_000), channel, priority });
     const turns = Array.from({ length: 4 }, () => feeds.next(1, 1)[0]!);
@@ -254,8 +257,7 @@ describe('Feeds', () => {
   });
 
   it('take what is due longest at every tenth turn of a channel, whatever its priority', () => {
-    const feeds = new Feeds([group], null);
-    const now = feeds.clock.nowMicros();
+    const feeds = feedsAt(now);
     feeds.tell({ ...spawned(now - 1_000_000), priority: -5 });
     feeds.tell({ ...spawned(now - 9_000_000), priority: 5 });
     const turns = Array.from({ length: 20 }, () => feeds.next(1, 1)[0]!.priority);
@@ -263,8 +265,8 @@ describe('Feeds', () => {
   });
 
   it('serve the channels only that the runner was narrowed to', () => {
-    const feeds = new Feeds([group], new Set(['mine']));
-    feeds.tell(spawned(feeds.clock.nowMicros() - 1_000_000));
+    const feeds = feedsAt(now, ['mine']);
+    feeds.tell(spawned(now - 1_000_000));
     expect(feeds.hasWork(1)).toBe(false);
   });
 });
