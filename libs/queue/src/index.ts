@@ -7,10 +7,10 @@ export {
   type QueueOptionsFactory,
 } from './queue.module.js';
 export { getJobSpawnerToken, getQueueToken } from './queue.module-definition.js';
-export type { QueueInstanceOptions, QueueOptions } from './queue.options.js';
+export type { Concurrency, QueueInstanceOptions, QueueOptions, Shutdown } from './queue.options.js';
 
 export { JobHandler } from './handlers/job-handler.decorator.js';
-export type { HandlerOptions, HandlerPreset } from './job/handler.js';
+export type { HandlerClass, HandlerOptions, HandlerPreset } from './job/handler.js';
 export type { BackoffFunction, BackoffOptions, BackoffType } from './job/backoff.js';
 export type { Duration } from './job/duration.js';
 
@@ -30,7 +30,7 @@ export type {
 
 export { Queue } from './inspect/queue.js';
 export type { ChannelStats, JobRecord } from './statements/inspect-jobs.js';
-export type { QueueEvent } from './job/events.js';
+export type { JobFacts, QueueEvent } from './job/events.js';
 export type { DeadReason } from './job/outcome.js';
 
 export {

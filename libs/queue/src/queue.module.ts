@@ -25,6 +25,7 @@ import {
 } from './queue.module-definition.js';
 import { resolveOptions, type QueueInstanceOptions, type QueueOptions } from './queue.options.js';
 
+/** Options of `QueueModule.forRoot`: of the queue itself, and where it stands in the application. */
 export type QueueModuleOptions = QueueOptions &
   QueueInstanceOptions & {
     /** Whether its providers can be injected everywhere. Default `true`. */
@@ -33,17 +34,24 @@ export type QueueModuleOptions = QueueOptions &
 
 /** Makes the options of `forRootAsync`, as a class. */
 export interface QueueOptionsFactory {
+  /** Called once, at boot. */
   createQueueOptions(): QueueOptions | Promise<QueueOptions>;
 }
 
 /** One of `useFactory`, `useClass` and `useExisting`. */
 export interface QueueModuleAsyncOptions extends QueueInstanceOptions, Pick<ModuleMetadata, 'imports'> {
+  /** Whether its providers can be injected everywhere. Default `true`. */
   isGlobal?: boolean;
+  /** Makes the options from what `inject` names. */
   // Any, so that a factory may name its own dependencies.
   useFactory?: (...dependencies: any[]) => QueueOptions | Promise<QueueOptions>;
+  /** Tokens of what `useFactory` is called with. */
   inject?: (InjectionToken | OptionalFactoryDependency)[];
+  /** A class of which one is made to ask for the options. */
   useClass?: Type<QueueOptionsFactory>;
+  /** Token of a provider that is asked for the options. */
   useExisting?: InjectionToken<QueueOptionsFactory>;
+  /** Providers that the options need, beside those of `imports`. */
   extraProviders?: Provider[];
 }
 

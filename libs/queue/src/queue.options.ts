@@ -5,6 +5,20 @@ import { InvalidOptionsError } from './job/errors.js';
 import type { HandlerPreset } from './job/handler.js';
 import { checkInteger, checkName } from './job/names.js';
 
+/** How many jobs a process runs at once, 1 to 10 000. */
+export interface Concurrency {
+  /** When fewer run, more are claimed. Default 16. */
+  min?: number;
+  /** Never more run. Default 32. */
+  max?: number;
+}
+
+/** How a process ends. */
+export interface Shutdown {
+  /** How long running handlers may take to end before they are aborted, milliseconds. Default 15 000. */
+  graceMs?: number;
+}
+
 /** Options of `QueueModule.forRoot`. Every one has a default. */
 export interface QueueOptions {
   /** Schema of the queue's tables, as its migrations were made for. Default `nestmq`. */
@@ -14,7 +28,7 @@ export interface QueueOptions {
   /** Run jobs of these channels only. Default all that have jobs for this application's handlers. */
   channels?: readonly string[];
   /** When fewer than `min` jobs run, so many are claimed that `max` run. Default 16 and 32; a number is both. */
-  concurrency?: number | { min?: number; max?: number };
+  concurrency?: number | Concurrency;
   /** Jobs are held ahead of a free slot for so many milliseconds of work, and none where handlers take longer. 0 to 1 000, default 5. */
   prefetchMs?: number;
   /** Longest wait for a notification before looking without one, milliseconds, ± 25 %. 100 to 60 000, default 2 000. */
@@ -28,7 +42,7 @@ export interface QueueOptions {
   /** A run that goes on longer is told of by an event. Default 1 hour. */
   stuckAfter?: Duration;
   /** `graceMs`: how long a shutdown waits for running handlers before it aborts them. Default 15 000. */
-  shutdown?: { graceMs?: number };
+  shutdown?: Shutdown;
   /** Payload, bytes and metadata of one job together, as UTF-8. Default 65 536, at most 64 MiB. */
   maxPayloadBytes?: number;
   /** Allow to send jobs by names that no handler of this application has. Default `false`. */

@@ -1,10 +1,7 @@
 import { DuplicateHandlerError, UnknownJobError } from '../job/errors.js';
-import type { HandlerLookup, HandlerPreset, RegisteredHandler } from '../job/handler.js';
+import type { HandlerClass, HandlerLookup, HandlerPreset, RegisteredHandler } from '../job/handler.js';
 import { belongsTo, handlerMetadataOf } from './job-handler.decorator.js';
 import { resolveHandler } from './resolve-handler.js';
-
-/** A class whose methods are handlers. Abstract ones and those with private constructors too. */
-export type HandlerClass<T = unknown> = abstract new (...dependencies: never[]) => T;
 
 export interface RegistrySettings {
   /** Handlers that name another instance are left to it. */

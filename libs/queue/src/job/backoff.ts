@@ -1,9 +1,10 @@
 import { durationMs, type Duration } from './duration.js';
 import { InvalidOptionsError } from './errors.js';
 
-export const BACKOFF_TYPES = ['exponential', 'fixed', 'full-jitter', 'decorrelated'] as const;
+/** How the wait grows from one failed run to the next. */
+export type BackoffType = 'exponential' | 'fixed' | 'full-jitter' | 'decorrelated';
 
-export type BackoffType = (typeof BACKOFF_TYPES)[number];
+export const BACKOFF_TYPES: readonly BackoffType[] = ['exponential', 'fixed', 'full-jitter', 'decorrelated'];
 
 /** How long to wait before the next run. Every field has a default; a bare duration is the `base`. */
 export interface BackoffOptions {

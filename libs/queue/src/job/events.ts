@@ -1,11 +1,17 @@
 import type { DeadReason } from './outcome.js';
 import type { JobId } from './job.js';
 
-interface JobFacts {
+/** Which job an event is about. */
+export interface JobFacts {
+  /** Id of the job. */
   readonly id: JobId;
+  /** Its channel. */
   readonly channel: string;
+  /** Its key, `''` when it has none. */
   readonly key: string;
+  /** Its name. */
   readonly name: string;
+  /** Number of the run, from 1. */
   readonly attempt: number;
 }
 

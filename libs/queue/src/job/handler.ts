@@ -41,6 +41,10 @@ export interface HandlerOptions {
   instance?: string;
 }
 
+/** A class whose methods are handlers; an abstract one too. */
+export type HandlerClass<T = unknown> = abstract new (...dependencies: never[]) => T;
+
+/** Options shared by several handlers, or a function that makes them from a handler's `Class.method`. */
 export type HandlerPreset =
   | Omit<HandlerOptions, 'preset' | 'name' | 'formerNames' | 'instance'>
   | ((handler: string) => Omit<HandlerOptions, 'preset' | 'name' | 'formerNames' | 'instance'>);

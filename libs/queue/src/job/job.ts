@@ -17,12 +17,15 @@ export type JobState =
 
 /** A job as its handler sees it. */
 export interface Job<Payload = unknown> {
+  /** As `spawn` has answered it. */
   readonly id: JobId;
+  /** The stream of jobs that it belongs to. */
   readonly channel: string;
   /** Divides the channel, for fairness; `''` when none was given. */
   readonly key: string;
   /** Name under which it was spawned; a former name for jobs older than a rename. */
   readonly name: string;
+  /** What was spawned, or what the handler's `schema` has made of it; `undefined` when nothing was given. */
   readonly payload: Payload;
   /** Binary payload, `null` when none was given. */
   readonly bytes: Buffer | null;
@@ -32,6 +35,7 @@ export interface Job<Payload = unknown> {
   readonly attempt: number;
   /** Runs at most, `Infinity` when it is retried for ever. */
   readonly maxAttempts: number;
+  /** Smaller ones run first within the channel. */
   readonly priority: number;
   /** When it was spawned, by the database's clock. */
   readonly createdAt: Date;
@@ -59,6 +63,7 @@ export interface Job<Payload = unknown> {
   complete(options: CompleteOptions): Promise<void>;
 }
 
+/** Options of `job.complete`. */
 export interface CompleteOptions {
   /** EntityManager of the handler's open transaction. */
   manager: EntityManager;

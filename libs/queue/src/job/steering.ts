@@ -20,6 +20,7 @@ export class RejectJob extends Error {
  * @example throw new RetryAfter('90s', 'rate limited');
  */
 export class RetryAfter extends Error {
+  /** The wait until the next run. */
   readonly delayMs: number;
 
   /** @param delay milliseconds or a duration such as `'90s'`; 0 to 10 years */
@@ -36,6 +37,7 @@ export class RetryAfter extends Error {
  * @example throw new SnoozeJob('10m');
  */
 export class SnoozeJob extends Error {
+  /** The wait until the next run. */
   readonly delayMs: number;
 
   /** @param delay milliseconds or a duration such as `'10m'`; 0 to 10 years */

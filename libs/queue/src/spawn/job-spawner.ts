@@ -7,7 +7,7 @@ import {
   SpawnItemError,
   UnknownJobError,
 } from '../job/errors.js';
-import type { RegisteredHandler } from '../job/handler.js';
+import type { HandlerClass, RegisteredHandler } from '../job/handler.js';
 import type { JobId } from '../job/job.js';
 import { transactionClient } from '../postgres/transaction-client.js';
 import { chunksOf, insertJobsInTransaction, type NewJob } from '../statements/insert-jobs.js';
@@ -27,7 +27,7 @@ import type { SpawnQueue } from './spawn-queue.js';
 /** Where the spawner looks names up. */
 export interface SpawnTargets {
   find(name: string): RegisteredHandler | undefined;
-  findMethod(ownerClass: abstract new (...dependencies: never[]) => unknown, method: string): RegisteredHandler;
+  findMethod(ownerClass: HandlerClass, method: string): RegisteredHandler;
   names(): readonly string[];
 }
 
@@ -38,8 +38,6 @@ export interface SpawnerSettings {
   readonly maxPayloadBytes: number;
   readonly openNames: boolean;
 }
-
-type ClassOf<T> = abstract new (...dependencies: never[]) => T;
 
 /** Sends jobs. Inject it wherever a service has something to be done later. */
 export class JobSpawner {
@@ -69,7 +67,7 @@ export class JobSpawner {
    * @see docs/spawning.md · modelled on River's `InsertTx`
    */
   spawn<T, Method extends HandlerMethod<T>>(
-    handler: ClassOf<T>,
+    handler: HandlerClass<T>,
     method: Method,
     payload: PayloadOf<T, Method>,
     options?: SpawnOptions,
@@ -99,7 +97,7 @@ export class JobSpawner {
    * @example await this.jobs.spawnMany(Mailer, 'welcome', users.map(({ id }) => ({ payload: { userId: id }, key: id })));
    */
   spawnMany<T, Method extends HandlerMethod<T>>(
-    handler: ClassOf<T>,
+    handler: HandlerClass<T>,
     method: Method,
     items: readonly SpawnItem<PayloadOf<T, Method>>[],
     options?: TransactionOption,
@@ -167,7 +165,7 @@ export class JobSpawner {
         'Give the class and the method of a @JobHandler, or the name of a job.',
       );
     }
-    const found = this.targets.findMethod(handler as ClassOf<unknown>, method);
+    const found = this.targets.findMethod(handler as HandlerClass<unknown>, method);
     return { name: found.name, handler: found };
   }
 }

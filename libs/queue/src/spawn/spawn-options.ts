@@ -34,14 +34,18 @@ export interface TransactionOption {
   manager?: EntityManager;
 }
 
+/** Options of `spawn`: of the job and of the call. */
 export type SpawnOptions = JobSpawnOptions & TransactionOption;
 
 /** One job of a `spawnMany` call. */
 export interface SpawnItem<Payload = unknown> extends JobSpawnOptions {
+  /** JSON value, as for `spawn`. */
   payload: Payload;
 }
 
+/** What `spawn` answers. */
 export interface SpawnResult {
+  /** Id of the job: a decimal string. */
   readonly id: JobId;
   /** `false` when an idempotency key found an earlier job. */
   readonly isNew: boolean;

@@ -3,21 +3,33 @@ import { defineStatement } from './statement.js';
 
 /** A job as it is read: live or finished. */
 export interface JobRecord {
+  /** Id of the job. */
   readonly id: JobId;
+  /** Where it stands. */
   readonly state: JobState;
+  /** Its channel. */
   readonly channel: string;
+  /** Its key, `''` when it has none. */
   readonly key: string;
+  /** Which handler runs it. */
   readonly name: string;
+  /** Smaller ones run first within the channel. */
   readonly priority: number;
   /** Runs that have begun, as far as the database knows. */
   readonly attempts: number;
   /** `Infinity`: retried for ever. */
   readonly maxAttempts: number;
+  /** What was spawned, `null` when nothing was given. */
   readonly payload: unknown;
+  /** The binary payload. */
   readonly bytes: Buffer | null;
+  /** What the spawner attached. */
   readonly metadata: { readonly [field: string]: Json | undefined };
+  /** When it was spawned. */
   readonly createdAt: Date;
+  /** When it is, or was last, due. */
   readonly dueAt: Date;
+  /** When it ended, `null` while it is live. */
   readonly finishedAt: Date | null;
   /** Text of the last error, at most 8 KiB. */
   readonly lastError: string | null;
@@ -82,7 +94,9 @@ export const getJob = defineStatement<{ id: JobId }, JobRecord>({
 
 /** What stands in one channel. */
 export interface ChannelStats {
+  /** Name of the channel. */
   readonly channel: string;
+  /** Nothing is claimed from it. */
   readonly paused: boolean;
   /** Waiting for their first run, due in the future. */
   readonly scheduled: number;
@@ -90,7 +104,9 @@ export interface ChannelStats {
   readonly ready: number;
   /** Waiting for a further run. */
   readonly retrying: number;
+  /** Leased by a runner. */
   readonly running: number;
+  /** Kept because they will not run again by themselves. */
   readonly dead: number;
   /** How long the longest due free job has been due, `null` when there is none. */
   readonly oldestReadyMs: number | null;
