@@ -222,6 +222,27 @@ describe('suspects', () => {
     await app.close();
   });
 
+  it('stay suspects, and are not charged, while every slot is busy', async () => {
+    const { opened, open } = gate();
+    const { app, work } = await startWork({ concurrency: 1 }, (job) => (job.payload === 'slow' ? opened : undefined));
+    await app.jobs.spawn('work', 'slow');
+    await until(() => work.runs.length, { what: 'the slot is busy' });
+    const [{ id }] = (await tables.sql(
+      `INSERT INTO nestmq.job (channel, name, suspect, attempt) VALUES ('work', 'work', true, 1) RETURNING id::text`,
+    )) as [{ id: string }];
+    await tables.sql(`SELECT pg_notify('nestmq_wake_up', '["survey"]')`);
+    await beatsGo(4);
+    expect(await tables.sql('SELECT suspect, attempt FROM nestmq.job WHERE id = $1', [id])).toEqual([
+      { suspect: true, attempt: 1 },
+    ]);
+    // Not taken before its turn: another process could run it, and a kill of this one would charge it.
+    expect(await app.queue.get(id)).toMatchObject({ state: 'waiting', attempts: 1 });
+    open();
+    await until(() => tables.drained(), { what: 'all are done' });
+    expect(work.runs.at(-1)).toMatchObject({ id, attempt: 2 });
+    await app.close();
+  });
+
   it('do not starve behind a backlog of quick jobs', async () => {
     const { app, work } = await startWork({}, () => undefined);
     await app.queue.pause('work');

@@ -13,10 +13,11 @@ const tables = useTables(database);
 
 beforeEach(() => tables.clear());
 
+// Ids below zero, where no spawned job's can be.
 const finished = (count: number, deleteAt: string | null): Promise<object[]> =>
   tables.sql(
     `INSERT INTO nestmq.finished_job (id, state, attempt, priority, due_at, created_at, delete_at, channel, key, name)
-     SELECT coalesce((SELECT max(id) FROM nestmq.finished_job), 0) + i, 'completed', 1, 0, now(), now(), now() + $2::interval, 'c', '', 'n'
+     SELECT coalesce((SELECT min(id) FROM nestmq.finished_job), 0) - i, 'completed', 1, 0, now(), now(), now() + $2::interval, 'c', '', 'n'
      FROM generate_series(1, $1::int) AS i`,
     [count, deleteAt],
   );
