@@ -215,6 +215,38 @@ describe('jobs', () => {
   });
 });
 
+describe('the options of a handler', () => {
+  it('stand on the stored row and its policy, a preset below explicit ones; its dependencies are injected', async () => {
+    @Injectable()
+    class Clock {
+      readonly answer = 42;
+    }
+    @Injectable()
+    class Foo {
+      seen: unknown;
+
+      constructor(private readonly clock: Clock) {}
+
+      @JobHandler('foo', { preset: { retries: 9, backoff: '2s', timeout: '1m' }, retries: 3, name: 'foo' })
+      run(job: Job<string>): void {
+        this.seen = [this.clock.answer, job.payload, job.maxAttempts];
+      }
+    }
+    const app = await startApp({ ...database, queue, providers: [Clock, Foo] });
+    await app.queue.pause('foo');
+    await app.jobs.spawn(Foo, 'run', 'hello');
+    const [row] = await tables.sql(
+      `SELECT channel, job.name, max_attempts, retries, (handler_policy.backoff ->> 'baseMs')::int AS base, timeout_ms::int
+       FROM nestmq.job JOIN nestmq.handler_policy ON handler_policy.id = policy_id`,
+    );
+    expect(row).toEqual({ channel: 'foo', name: 'foo', max_attempts: 4, retries: 3, base: 2_000, timeout_ms: 60_000 });
+    await app.queue.resume('foo');
+    await until(() => app.get(Foo).seen, { what: 'it runs' });
+    expect(app.get(Foo).seen).toEqual([42, 'hello', 4]);
+    await app.close();
+  });
+});
+
 describe("a handler's own transaction", () => {
   @Injectable()
   class Emails {
