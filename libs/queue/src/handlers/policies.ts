@@ -2,9 +2,13 @@ import type { Logger } from '@nestjs/common';
 import { messageOf } from '../job/errors.js';
 import type { HandlerPolicy, RegisteredHandler } from '../job/handler.js';
 import type { ClaimedJob } from '../job/job.js';
+import { withinMs } from '../job/time-limit.js';
 import type { SqlClient } from '../statements/statement.js';
 import { run } from '../statements/statement.js';
 import { loadPolicies, storePolicies } from '../statements/policies.js';
+
+/** Claimed jobs wait for it, and can do without. */
+const LEARN_LIMIT_MS = 2_000;
 
 export type Transact = <T>(work: (client: SqlClient) => Promise<T>) => Promise<T>;
 
@@ -34,9 +38,11 @@ export class Policies {
     }
     if (unknown.size === 0) return;
     try {
-      for (const { id, policy } of await this.transact((client) => run(client, loadPolicies, { ids: [...unknown] }))) {
-        this.known.set(id, policy);
-      }
+      const stored = await withinMs(
+        LEARN_LIMIT_MS,
+        this.transact((client) => run(client, loadPolicies, { ids: [...unknown] })),
+      );
+      for (const { id, policy } of stored) this.known.set(id, policy);
       for (const id of unknown) if (!this.known.has(id)) this.missing.add(id);
     } catch (error) {
       this.logger.warn(

@@ -59,9 +59,19 @@ export class JobRuns {
     this.executor = new JobExecutor(settings.abortGraceMs, (job) => this.reportStuck(job));
   }
 
-  /** Jobs whose last lease was lost run one at a time: one of them may be what ends processes. */
-  get mayTakeSuspect(): boolean {
-    return !this.suspectInHand;
+  /**
+   * Whether a job whose last lease was lost may be claimed now: they run one at a time, since one of them may be what
+   * ends processes. Keeps a slot free until one was found or there is none, so that they do not starve under load.
+   */
+  makeRoomForSuspect(): boolean {
+    if (this.suspectInHand) return false;
+    this.slots.reserved = true;
+    return !this.slots.full;
+  }
+
+  /** There is no suspect, or it has its slot. */
+  endReservation(): void {
+    this.slots.reserved = false;
   }
 
   demand(): Demand {
@@ -156,7 +166,7 @@ export class JobRuns {
     if (active.leaseLost) parts.emit({ type: 'lease-lost', ...factsOf(claimed) });
     else parts.ended({ job: claimed, outcome, policy, durationMs });
     this.startReady();
-    if (this.demand().limit > 0) parts.wanting();
+    if (this.slots.reserved || this.demand().limit > 0) parts.wanting();
   }
 
   /** Jobs were taken ahead of fast ones, and slow ones came in between: they go back to where others can run them. */

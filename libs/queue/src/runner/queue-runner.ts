@@ -6,6 +6,7 @@ import { messageOf } from '../job/errors.js';
 import type { ClaimedJob } from '../job/job.js';
 import { LeaseBook } from '../job/lease-book.js';
 import { RetryDelay } from '../job/retry-delay.js';
+import { withinMs } from '../job/time-limit.js';
 import type { LoopBoard } from '../maintenance/loop.js';
 import type { Rescued, Transact } from '../maintenance/rescuer.js';
 import { Connection } from '../postgres/connection.js';
@@ -15,7 +16,7 @@ import { Settler, type Settled } from '../settle/settler.js';
 import type { HeartbeatRow } from '../statements/runners.js';
 import type { SqlClient } from '../statements/statement.js';
 import type { SurveyRow } from '../statements/survey-feeds.js';
-import { parseWakeUp, type WakeUp } from '../statements/wake-up.js';
+import { parseWakeUp, SURVEY_MESSAGE, type WakeUp } from '../statements/wake-up.js';
 import { JobRuns, type JobRunsParts, type JobRunsSettings } from './job-runs.js';
 import { Membership } from './membership.js';
 import { eventOf } from './run-events.js';
@@ -51,9 +52,9 @@ export interface RunnerParts extends Pick<
 /** Settlements that may wait before claims pause until the database has caught up. */
 const MAX_BACKLOG = 5_000;
 
-/** How long aborted handlers may take to end, and their ends to be written, at shutdown. */
+/** How long aborted handlers may take to end, and each other step of a shutdown. */
 const ABORT_WAIT_MS = 2_000;
-const SETTLE_WAIT_MS = 5_000;
+const STEP_LIMIT_MS = 5_000;
 
 /**
  * The part of a process that claims, executes and settles. The one place that knows every stage; the stages do not know
@@ -187,7 +188,7 @@ export class QueueRunner {
     if (this.stopping || this.settler.backlog > MAX_BACKLOG) return false;
     // Declared dead in the meantime: enters again.
     if (!this.membership.trusted) return true;
-    if (this.suspectsMayWait && this.runs.mayTakeSuspect) await this.claimSuspect();
+    if (this.suspectsMayWait && this.runs.makeRoomForSuspect()) await this.claimSuspect();
     const demand = this.runs.demand();
     if (demand.limit === 0 || !this.feeds.hasWork(demand.slots)) return false;
     const jobs = await this.claimer.claim(demand);
@@ -203,8 +204,12 @@ export class QueueRunner {
 
   private async claimSuspect(): Promise<void> {
     const job = await this.claimer.claimSuspect();
-    if (job === undefined) this.suspectsMayWait = false;
-    else await this.accept([job]);
+    this.runs.endReservation();
+    if (job !== undefined) await this.accept([job]);
+    else {
+      this.suspectsMayWait = false;
+      this.runs.startReady();
+    }
   }
 
   /** A claim that was under way when this process was declared dead is lost with all the rest. */
@@ -221,9 +226,11 @@ export class QueueRunner {
   private onSettled(settled: Settled): void {
     const { run: ended, result } = settled;
     if (result === 'written' && settled.requeued) {
-      this.tell([settled.requeued.message]);
+      const released = ended.outcome.kind === 'released';
+      const message = released && ended.job.suspect ? SURVEY_MESSAGE : settled.requeued.message;
+      this.tell([message]);
       // Others learn of later due times from their polls; of a job that is free at an old place they must be told.
-      if (ended.outcome.kind === 'released') this.parts.notifier.send([settled.requeued.message]);
+      if (released) this.parts.notifier.send([message]);
     }
     if (result === 'lost') {
       this.logger.warn(`The lease of job ${ended.job.id} (${ended.job.name}) was lost: its end is not written.`);
@@ -303,16 +310,10 @@ export class QueueRunner {
 
   /** A shutdown goes on without the database. */
   private async attempt(what: string, work: Promise<unknown>): Promise<void> {
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(new Error(`it took more than ${SETTLE_WAIT_MS} ms`)), SETTLE_WAIT_MS);
-    });
     try {
-      await Promise.race([work, late]);
+      await withinMs(STEP_LIMIT_MS, work);
     } catch (error) {
       this.logger.warn(`${what} failed; the jobs are safe with their leases: ${messageOf(error)}`);
-    } finally {
-      clearTimeout(timer);
     }
   }
 

@@ -18,6 +18,8 @@ export class Slots {
   private ahead: ClaimedJob[] = [];
   private next = 0;
   private running = 0;
+  /** A slot is kept free for a suspect, which is claimed only when it can start at once. */
+  reserved = false;
   private readonly perHandler = new Map<RegisteredHandler, number>();
   private readonly rate: RateMeter;
 
@@ -27,6 +29,10 @@ export class Slots {
 
   get runningCount(): number {
     return this.running;
+  }
+
+  get full(): boolean {
+    return this.running >= this.settings.max;
   }
 
   get aheadCount(): number {
@@ -56,7 +62,7 @@ export class Slots {
 
   /** The next job that has a free slot. */
   start(now: number): ClaimedJob | undefined {
-    if (this.running >= this.settings.max) return undefined;
+    if (this.running >= this.settings.max - (this.reserved ? 1 : 0)) return undefined;
     const job = this.ahead[this.next];
     if (job === undefined) return undefined;
     this.next += 1;

@@ -72,8 +72,8 @@ const leaseCandidates = (
   ), batch AS MATERIALIZED (
     SELECT
       count(*) AS jobs,
-      array_agg(id) AS job_ids,
-      array_agg(run) AS runs,
+      array_agg(id ORDER BY ordinal) AS job_ids,
+      array_agg(run ORDER BY ordinal) AS runs,
       max(due_at) AS hi_due_at,
       max(id) AS hi_id,
       coalesce(bool_or(attempt + 1 >= max_attempts), false) AS last_attempts

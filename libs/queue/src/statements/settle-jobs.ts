@@ -131,7 +131,7 @@ export interface RequeuedRow {
 
 /**
  * Ends runs of jobs that will run again: retries, snoozes, releases. Raises the stamp, so that nothing that carries the
- * old one can be written any more. A locked row is passed by, as in `finishJobs`. Index `job_pkey`.
+ * old one can be written any more. A run that came to its end clears its job of suspicion, a release does not. A locked row is passed by, as in `finishJobs`. Index `job_pkey`.
  */
 export const requeueJobs = defineStatement<Fenced<RequeueEntry>, RequeuedRow>({
   name: 'requeue_jobs_v1',
@@ -148,7 +148,7 @@ export const requeueJobs = defineStatement<Fenced<RequeueEntry>, RequeuedRow>({
       run = job.run + 1,
       attempt = done.attempt,
       due_at = CASE WHEN done.delay_ms IS NULL THEN job.due_at ELSE clock_timestamp() + done.delay_ms * interval '1 millisecond' END,
-      suspect = false,
+      suspect = job.suspect AND done.delay_ms IS NULL,
       last_error = coalesce(done.error, job.last_error)
     FROM held, done
     WHERE job.id = held.id AND done.id = held.id
