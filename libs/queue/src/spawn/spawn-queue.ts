@@ -1,6 +1,7 @@
 import { isRetryable } from '../postgres/sqlstate.js';
 import { chunksOf, insertJobs, type NewJob } from '../statements/insert-jobs.js';
 import { run } from '../statements/statement.js';
+import { beginPlain } from '../statements/transaction.js';
 import type { JobId } from '../job/job.js';
 import type { Connection } from '../postgres/connection.js';
 
@@ -72,8 +73,9 @@ export class SpawnQueue {
 
   private async write(jobs: readonly NewJob[]): Promise<JobId[]> {
     const chunks = chunksOf(jobs);
-    const rows = await this.connection.transaction((client) =>
-      Promise.all(chunks.map((chunk) => run(client, insertJobs, { jobs: chunk }))),
+    const rows = await this.connection.transaction(
+      (client) => Promise.all(chunks.map((chunk) => run(client, insertJobs, { jobs: chunk }))),
+      beginPlain, // an INSERT has one plan
     );
     this.onInserted(rows.flatMap(([row]) => row?.wakeUps ?? []));
     return rows.flatMap(([row]) => row?.ids ?? []);
