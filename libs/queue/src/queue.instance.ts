@@ -14,7 +14,7 @@ import { Policies } from './handlers/policies.js';
 import { Queue } from './inspect/queue.js';
 import { DatabaseUnavailableError, messageOf, SchemaMissingError } from './job/errors.js';
 import type { QueueEvent } from './job/events.js';
-import type { LoopBoard } from './maintenance/loop.js';
+import type { LoopBoard } from './maintenance/loop-board.js';
 import { Connection } from './postgres/connection.js';
 import { connectionOptionsOf } from './postgres/connection-options.js';
 import { Notifier } from './postgres/notifier.js';

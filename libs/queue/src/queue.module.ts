@@ -13,7 +13,7 @@ import { getDataSourceToken } from '@nestjs/typeorm';
 import type { DataSource } from 'typeorm';
 import { HandlerExplorer } from './handlers/handler.explorer.js';
 import { DuplicateInstanceError, InvalidOptionsError } from './job/errors.js';
-import type { LoopBoard } from './maintenance/loop.js';
+import { LoopBoard, type TimeoutRegistry } from './maintenance/loop-board.js';
 import { QueueInstance } from './queue.instance.js';
 import {
   checkInstanceName,
@@ -188,11 +188,11 @@ function checkUnique(name: string, modules: ModulesContainer): void {
  * would make it a dependency, and importing its module would make the application's own intervals fire twice.
  */
 function findLoopBoard(discovery: DiscoveryService): LoopBoard | null {
-  const wrapper = discovery
+  const registry = discovery
     .getProviders()
     .find(
       ({ name, instance }) =>
-        name === 'SchedulerRegistry' && typeof (instance as LoopBoard | null)?.addTimeout === 'function',
+        name === 'SchedulerRegistry' && typeof (instance as TimeoutRegistry | null)?.addTimeout === 'function',
     );
-  return (wrapper?.instance as LoopBoard | undefined) ?? null;
+  return registry === undefined ? null : new LoopBoard(registry.instance as TimeoutRegistry);
 }

@@ -17,8 +17,6 @@ export interface Demand {
 
 export interface ClaimerSettings {
   readonly schema: string;
-  /** Names of all handlers, for suspects, which are claimed one at a time whatever the group. */
-  readonly names: readonly string[];
   readonly channels: readonly string[] | null;
 }
 
@@ -49,7 +47,8 @@ export class Claimer {
 
   /** Leases one job whose last lease was lost, if there is one. */
   async claimSuspect(): Promise<ClaimedJob | undefined> {
-    const { schema, names, channels } = this.settings;
+    const { schema, channels } = this.settings;
+    const names = this.feeds.namesWithRoom();
     const lease = this.book.open();
     try {
       const jobs = await this.connection.transaction(

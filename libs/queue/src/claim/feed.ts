@@ -88,7 +88,8 @@ export class Feed {
    */
   learn(news: FeedNews, leased: (id: JobId) => boolean = () => false): void {
     if (news.exhausted) {
-      this.advance({ micros: news.nowMicros, id: LAST_ID });
+      // Also backwards: it may have begun in the future, or the server's clock may have been set.
+      this.position = { micros: news.nowMicros, id: LAST_ID };
       this.lookAgainFrom = null;
       this.mayHaveMore = false;
       this.nextDue = news.nextDueMicros;

@@ -26,6 +26,7 @@ const news = (job: Job = {}): Extract<WakeUp, { kind: 'jobs' }> => ({
 const head = (job: Job = {}) => ({
   channel: job.channel ?? 'mail',
   priority: job.priority ?? 0,
+  group: 0,
   head: job.position ?? PAST,
   keyed: job.key !== undefined,
 });
@@ -92,13 +93,14 @@ describe('Feeds', () => {
     expect(feeds.next(8, 1)).toHaveLength(1);
   });
 
-  it('tell a notification to the groups of its channel, and a survey to all: a job may have been sent elsewhere', () => {
+  it('tell a notification to the groups of its channel, and what a survey finds to its group', () => {
     const limited: HandlerGroup = { names: ['b'], channel: 'images', capacity: () => 1 };
     const feeds = new Feeds([SHARED, limited], null);
     feeds.tell(news({ channel: 'mail' }));
     expect(feeds.next(1, 1).map(({ group }) => group)).toEqual([0]);
-    feeds.survey([head({ channel: 'mail' })]);
     for (const feed of feeds.next(8, 1)) exhaust(feed);
+    expect(feeds.surveyed()).toEqual({ names: ['a', 'b'], groups: [0, 1] });
+    feeds.survey([{ ...head({ channel: 'mail' }), group: 1 }]);
     expect(feeds.next(8, 1).map(({ group }) => group)).toEqual([1]);
   });
 
@@ -154,5 +156,20 @@ describe('Feeds', () => {
     expect(channelsOf(feeds.next(8, 1))).toEqual(['mail']);
     feeds.tell(news({ channel: 'gone' }));
     expect(channelsOf(feeds.next(8, 1))).toContain('gone');
+  });
+
+  it('leave a job on its last attempt alone until there is a slot, and then put it first', () => {
+    const feeds = new Feeds([SHARED], null);
+    feeds.clock.heard(1_000_000_000);
+    feeds.tell(news({ channel: 'once' }));
+    const [once] = feeds.next(1, 0);
+    once?.begin();
+    // Nothing was taken, though there is something: it may not be taken ahead.
+    once?.learn({ exhausted: false, last: null, nextDueMicros: null, nowMicros: 1_000_000_000, lastKey: null });
+    expect(feeds.needSlot()).toBe(true);
+    expect(feeds.hasWork(0)).toBe(false);
+    feeds.tell(news({ channel: 'fast' }));
+    expect(channelsOf(feeds.next(8, 0))).toEqual(['fast']);
+    expect(channelsOf(feeds.next(8, 1))).toEqual(['once', 'fast']);
   });
 });

@@ -44,13 +44,11 @@ export class Feeds {
   survey(heads: readonly FeedHead[]): void {
     const now = this.clock.nowMicros();
     const found = new Set<Feed>();
-    for (const { channel, priority, head, keyed } of heads) {
-      this.groups.forEach((_, index) => {
-        const feed = this.findOrAdd(channel, priority, index, head);
-        feed.keyed = keyed;
-        feed.tell(head, now);
-        found.add(feed);
-      });
+    for (const { channel, priority, group, head, keyed } of heads) {
+      const feed = this.findOrAdd(channel, priority, group, head);
+      feed.keyed = keyed;
+      feed.tell(head, now);
+      found.add(feed);
     }
     for (const [channel, feeds] of this.channels) {
       const kept = feeds.filter((feed) => found.has(feed) || feed.ready || feed.busy || feed.nextDueMicros !== null);
@@ -62,6 +60,12 @@ export class Feeds {
     }
   }
 
+  /** What a survey asks for. */
+  surveyed(): { names: string[]; groups: number[] } {
+    const all = this.groups.flatMap(({ names }, group) => names.map((name) => ({ name, group })));
+    return { names: all.map(({ name }) => name), groups: all.map(({ group }) => group) };
+  }
+
   /** Whether a look could find something that a group has room for. @param slots how many jobs would start at once */
   hasWork(slots: number): boolean {
     const now = this.clock.nowMicros();
@@ -71,7 +75,21 @@ export class Feeds {
     return false;
   }
 
-  /** The feeds that are next to be looked at, of different channels, at most `limit`. */
+  /** Whether a job waits that may be taken only when it starts at once, since it is on its last attempt. */
+  needSlot(): boolean {
+    const now = this.clock.nowMicros();
+    for (const feeds of this.channels.values()) {
+      if (feeds.some((feed) => feed.needsSlot && this.isReady(feed, now, 1))) return true;
+    }
+    return false;
+  }
+
+  /** Names of the jobs for which there is room, for suspects, which are claimed whatever the feed. */
+  namesWithRoom(): string[] {
+    return this.groups.filter(({ capacity }) => capacity() > 0).flatMap(({ names }) => names);
+  }
+
+  /** The feeds that are next to be looked at, of different channels, at most `limit`; first those that need a slot. */
   next(limit: number, slots: number): Feed[] {
     const now = this.clock.nowMicros();
     const picked: Feed[] = [];
@@ -84,7 +102,7 @@ export class Feeds {
       this.channels.delete(channel);
       this.channels.set(channel, feeds);
     }
-    return picked;
+    return picked.sort((a, b) => Number(b.needsSlot) - Number(a.needsSlot));
   }
 
   group(feed: Feed): HandlerGroup {

@@ -1,12 +1,7 @@
 import type { Logger } from '@nestjs/common';
 import { messageOf } from '../job/errors.js';
 import { RetryDelay } from '../job/retry-delay.js';
-
-/** Where a loop shows itself: the part of @nestjs/schedule's SchedulerRegistry that we use. */
-export interface LoopBoard {
-  addTimeout(name: string, timer: unknown): void;
-  deleteTimeout(name: string): void;
-}
+import type { LoopBoard } from './loop-board.js';
 
 export interface LoopSettings {
   readonly name: string;
@@ -81,13 +76,13 @@ export class Loop {
   private schedule(inMs: number): void {
     this.unschedule();
     this.timer = setTimeout(() => void this.turn(), inMs);
-    this.board?.addTimeout(this.settings.name, this.timer);
+    this.board?.show(this.settings.name, inMs);
   }
 
   private unschedule(): void {
     if (this.timer === undefined) return;
     clearTimeout(this.timer);
-    this.board?.deleteTimeout(this.settings.name);
+    this.board?.hide(this.settings.name);
     this.timer = undefined;
   }
 }

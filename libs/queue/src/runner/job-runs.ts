@@ -74,8 +74,8 @@ export class JobRuns {
     this.slots.reserved = false;
   }
 
-  demand(): Demand {
-    return this.slots.demand(performance.now());
+  demand(mayTakeAhead: boolean): Demand {
+    return this.slots.demand(performance.now(), mayTakeAhead);
   }
 
   rest(): void {
@@ -166,7 +166,7 @@ export class JobRuns {
     if (active.leaseLost) parts.emit({ type: 'lease-lost', ...factsOf(claimed) });
     else parts.ended({ job: claimed, outcome, policy, durationMs });
     this.startReady();
-    if (this.slots.reserved || this.demand().limit > 0) parts.wanting();
+    if (this.slots.reserved || this.demand(true).limit > 0) parts.wanting();
   }
 
   /** Jobs were taken ahead of fast ones, and slow ones came in between: they go back to where others can run them. */

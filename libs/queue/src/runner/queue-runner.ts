@@ -7,7 +7,7 @@ import type { ClaimedJob } from '../job/job.js';
 import { LeaseBook } from '../job/lease-book.js';
 import { RetryDelay } from '../job/retry-delay.js';
 import { withinMs } from '../job/time-limit.js';
-import type { LoopBoard } from '../maintenance/loop.js';
+import type { LoopBoard } from '../maintenance/loop-board.js';
 import type { Rescued, Transact } from '../maintenance/rescuer.js';
 import { Connection } from '../postgres/connection.js';
 import { Listener } from '../postgres/listener.js';
@@ -100,11 +100,10 @@ export class QueueRunner {
       wanting: () => this.wakeup.signal(),
     });
     this.feeds = new Feeds(this.runs.handlerGroups(), channels && new Set(channels));
-    const names = parts.registry.names();
-    this.claimer = new Claimer(this.claimConnection, this.feeds, book, { schema, names, channels }, runnerId);
+    this.claimer = new Claimer(this.claimConnection, this.feeds, book, { schema, channels }, runnerId);
     this.settler = new Settler(this.settleConnection, book, (settled) => this.onSettled(settled), logger);
     this.upkeep = new Upkeep(
-      { ...settings, names, rescueMs: settings.leaseMs / 4 },
+      { ...settings, survey: { ...this.feeds.surveyed(), channels }, rescueMs: settings.leaseMs / 4 },
       (work) => this.transact(work),
       { surveyed: (rows) => this.onSurveyed(rows), rescue: () => this.rescue() },
       logger,
@@ -170,7 +169,7 @@ export class QueueRunner {
       try {
         if (!(await this.claimOnce())) {
           this.runs.rest();
-          await this.wakeup.wait(this.runs.demand().limit > 0 ? this.feeds.msUntilDue() : null);
+          await this.wakeup.wait(this.runs.demand(true).limit > 0 ? this.feeds.msUntilDue() : null);
         }
         this.delay.reset();
       } catch (error) {
@@ -189,7 +188,7 @@ export class QueueRunner {
     // Declared dead in the meantime: enters again.
     if (!this.membership.trusted) return true;
     if (this.suspectsMayWait && this.runs.makeRoomForSuspect()) await this.claimSuspect();
-    const demand = this.runs.demand();
+    const demand = this.runs.demand(!this.feeds.needSlot());
     if (demand.limit === 0 || !this.feeds.hasWork(demand.slots)) return false;
     const jobs = await this.claimer.claim(demand);
     await this.accept(jobs);

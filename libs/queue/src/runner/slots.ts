@@ -44,10 +44,14 @@ export class Slots {
     return (handler.concurrency ?? Infinity) - (this.perHandler.get(handler) ?? 0);
   }
 
-  /** What to claim now; a limit of 0: nothing. */
-  demand(now: number): Demand {
+  /**
+   * What to claim now; a limit of 0: nothing.
+   *
+   * @param mayTakeAhead `false` while a job waits for a slot: what is ahead runs out then, and leaves it one
+   */
+  demand(now: number, mayTakeAhead: boolean): Demand {
     const { min, max } = this.settings;
-    const ahead = this.rate.ahead(now);
+    const ahead = mayTakeAhead ? this.rate.ahead(now) : 0;
     const inHand = this.running + this.aheadCount;
     if (inHand >= min + (ahead * 3) / 4) return { limit: 0, slots: 0 };
     return { limit: Math.min(MAX_CLAIM, max + ahead - inHand), slots: Math.max(0, max - inHand) };

@@ -1,9 +1,10 @@
 import type { Logger } from '@nestjs/common';
-import { Loop, type LoopBoard } from '../maintenance/loop.js';
+import { Loop } from '../maintenance/loop.js';
+import type { LoopBoard } from '../maintenance/loop-board.js';
 import { Pruner } from '../maintenance/pruner.js';
 import type { Transact } from '../maintenance/rescuer.js';
 import { run } from '../statements/statement.js';
-import { surveyFeeds, type SurveyRow } from '../statements/survey-feeds.js';
+import { surveyFeeds, type SurveyParams, type SurveyRow } from '../statements/survey-feeds.js';
 
 export interface UpkeepSettings {
   /** Name of the queue instance, for the names of the loops. */
@@ -12,8 +13,7 @@ export interface UpkeepSettings {
   readonly rescueMs: number;
   readonly pruneEveryMs: number;
   /** What a survey asks for. */
-  readonly names: readonly string[];
-  readonly channels: readonly string[] | null;
+  readonly survey: SurveyParams;
 }
 
 export interface UpkeepTurns {
@@ -52,7 +52,7 @@ export class Upkeep {
   }
 
   private async survey(): Promise<void> {
-    const { names, channels } = this.settings;
-    this.turns.surveyed(await this.transact((client) => run(client, surveyFeeds, { names, channels })));
+    const { survey } = this.settings;
+    this.turns.surveyed(await this.transact((client) => run(client, surveyFeeds, survey)));
   }
 }

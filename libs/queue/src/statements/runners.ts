@@ -7,10 +7,17 @@ export interface RegisterParams {
   readonly pid: number;
 }
 
-/** Enters a runner before its first claim: leases of a runner without a row are taken for a dead one's. */
+/**
+ * Enters a runner before its first claim: leases of a runner without a row are taken for a dead one's. Sent again when its
+ * answer was lost; had the runner been declared dead meanwhile, the first heartbeat tells.
+ */
 export const registerRunner = defineStatement<RegisterParams, true>({
   name: 'register_runner_v1',
-  text: (schema) => `INSERT INTO ${schema}.runner (id, host, pid) VALUES ($1, $2, $3) RETURNING true`,
+  text: (schema) => `
+  INSERT INTO ${schema}.runner (id, host, pid)
+  VALUES ($1, $2, $3)
+  ON CONFLICT (id) DO UPDATE SET beat_at = clock_timestamp()
+  RETURNING true`,
   values: ({ runner, host, pid }) => [runner, host, pid],
   row: () => true,
 });
