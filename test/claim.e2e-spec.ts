@@ -1,12 +1,11 @@
 import { afterAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { Feeds } from '../libs/queue/src/claim/feeds.js';
-import { START } from '../libs/queue/src/job/job.js';
 import { claimJobs, claimJobsByKey } from '../libs/queue/src/statements/claim-jobs.js';
 import { pauseChannel } from '../libs/queue/src/statements/channels.js';
 import { run } from '../libs/queue/src/statements/statement.js';
 import { beginOwning } from '../libs/queue/src/statements/transaction.js';
 import { useDatabase } from './support/database.js';
-import { claim, claimRows, openSession } from './support/engine.js';
+import { START, claim, claimRows, openSession } from './support/engine.js';
 import { useTables } from './support/tables.js';
 
 const database = useDatabase();

@@ -154,7 +154,9 @@ describe('forRootAsync', () => {
 
   it('needs a source of options', () => {
     expect(() => QueueModule.forRootAsync({})).toThrow(InvalidOptionsError);
-    expect(() => QueueModule.forRootAsync({})).toThrow('Give useFactory, useClass or useExisting');
+    expect(() => QueueModule.forRootAsync({})).toThrow('Give one of useFactory, useClass and useExisting');
+    const both = { useFactory: () => ({}), useExisting: 'somewhere' };
+    expect(() => QueueModule.forRootAsync(both)).toThrow('is "2 ways"');
   });
 });
 

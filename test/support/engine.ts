@@ -1,10 +1,13 @@
 import { afterEach } from '@jest/globals';
 import pg from 'pg';
-import { START, type ClaimedJob, type Position } from '../../libs/queue/src/job/job.js';
+import type { ClaimedJob, Position } from '../../libs/queue/src/job/job.js';
 import { claimJobs, type ClaimRow } from '../../libs/queue/src/statements/claim-jobs.js';
 import type { RunFence } from '../../libs/queue/src/statements/settle-jobs.js';
 import { run, type SqlClient } from '../../libs/queue/src/statements/statement.js';
 import { begin, beginOwning } from '../../libs/queue/src/statements/transaction.js';
+
+/** Before every job. */
+export const START: Position = { micros: -1, id: '0' };
 
 /** One connection that sends the engine's statements by hand, as a runner would. */
 export interface Session {

@@ -49,6 +49,7 @@ export {
   SchemaMissingError,
   SpawnItemError,
   TransactionAbortedError,
+  TransactionConflictError,
   UnknownJobError,
   UnsupportedDataSourceError,
 } from './job/errors.js';

@@ -39,6 +39,9 @@ export interface QueueInstanceParts {
   readonly checkUnique: () => void;
 }
 
+/** A `spawnMany` of a million jobs takes its time. */
+const BULK_SPAWN_MS = 300_000;
+
 /** How long after boot it is looked whether signals will reach the shutdown hooks. */
 const HOOKS_CHECK_MS = 5_000;
 
@@ -66,7 +69,13 @@ export class QueueInstance
     this.logger = new Logger(parts.name === 'default' ? 'QueueModule' : `QueueModule ${parts.name}`);
     this.registry = new HandlerRegistry({ instance: parts.name, defaults: options.defaults });
     this.connectionOptions = connectionOptionsOf(dataSource);
-    this.side = new Connection({ options: this.connectionOptions, schema, namedStatements, role: 'spawn' });
+    this.side = new Connection({
+      options: this.connectionOptions,
+      schema,
+      namedStatements,
+      role: 'spawn',
+      answerTimeoutMs: BULK_SPAWN_MS,
+    });
     this.notifier = new Notifier(this.side, schema, this.logger);
     this.policies = new Policies((work) => this.side.transaction(work), this.logger);
     this.watch = new TransactionWatch(dataSource);

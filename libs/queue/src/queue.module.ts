@@ -66,8 +66,8 @@ export interface QueueModuleAsyncOptions extends QueueInstanceOptions, Pick<Modu
 export class QueueModule {
   /** @throws {InvalidOptionsError} naming the option, the value and the range */
   static forRoot(options: QueueModuleOptions = {}): DynamicModule {
-    resolveOptions(options);
     const { name, dataSource, isGlobal, ...rest } = options;
+    resolveOptions(rest);
     return build({ name, dataSource, isGlobal }, [{ provide: optionsToken(nameOf(name)), useValue: rest }]);
   }
 
@@ -130,11 +130,16 @@ function optionsProviders({
   extraProviders = [],
 }: QueueModuleAsyncOptions): Provider[] {
   const provide = optionsToken(nameOf(name));
-  if (useFactory) return [...extraProviders, { provide, useFactory, inject: inject ?? [] }];
-  const factory = useExisting ?? useClass;
-  if (factory === undefined) {
-    throw new InvalidOptionsError('forRootAsync', Object.keys({ name }), 'Give useFactory, useClass or useExisting.');
+  const given = [useFactory, useClass, useExisting].filter((way) => way !== undefined);
+  if (given.length !== 1) {
+    throw new InvalidOptionsError(
+      'forRootAsync',
+      `${given.length} ways`,
+      'Give one of useFactory, useClass and useExisting.',
+    );
   }
+  if (useFactory) return [...extraProviders, { provide, useFactory, inject: inject ?? [] }];
+  const factory = (useExisting ?? useClass)!;
   const made: Provider = {
     provide,
     useFactory: (source: QueueOptionsFactory) => source.createQueueOptions(),

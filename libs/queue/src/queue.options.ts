@@ -103,7 +103,7 @@ export const DEFAULTS = {
   pruneEvery: '1m',
 } as const satisfies QueueOptions;
 
-const KNOWN_OPTIONS = [...Object.keys(DEFAULTS), 'channels', 'listenUrl', 'name', 'dataSource', 'isGlobal'];
+const KNOWN_OPTIONS = [...Object.keys(DEFAULTS), 'channels', 'listenUrl'];
 
 const DAY_MS = 86_400_000;
 

@@ -121,7 +121,8 @@ export class Claimer {
   /** A full claim stopped at its last job's key, any other has been through all the keys of its turn. */
   private learnByKey(feed: Feed, rows: readonly ClaimRow[], limit: number): void {
     const news = newsOf(rows);
-    feed.afterKey = (rows.length === limit ? rows.at(-1)?.job?.key : news.lastKey) ?? '';
+    const last = rows.at(-1)?.job;
+    feed.afterKey = (rows.length === limit && last ? last.key : news.lastKey) ?? '';
     feed.end(news.nowMicros, (id) => rows.some(({ job }) => job?.id === id));
   }
 }

@@ -79,9 +79,15 @@ export class Feeds {
   needSlot(): boolean {
     const now = this.clock.nowMicros();
     for (const feeds of this.channels.values()) {
-      if (feeds.some((feed) => feed.needsSlot && this.isReady(feed, now, 1))) return true;
+      const ready = feeds.filter((feed) => this.isReady(feed, now, 1));
+      if (ready.length > 0 && first(ready, byPriority).needsSlot) return true;
     }
     return false;
+  }
+
+  /** Whether no handler is at its limit. */
+  haveRoom(): boolean {
+    return this.groups.every(({ capacity }) => capacity() > 0);
   }
 
   /** Names of the jobs for which there is room, for suspects, which are claimed whatever the feed. */
@@ -121,12 +127,7 @@ export class Feeds {
   private choose(channel: string, ready: readonly Feed[]): Feed {
     const turn = (this.turns.get(channel) ?? 0) + 1;
     this.turns.set(channel, turn);
-    const oldestFirst = turn % OLDEST_FIRST_EVERY === 0;
-    const rank = (feed: Feed): number => (oldestFirst ? feed.after.micros : feed.priority);
-    return ready.reduce((best, feed) => {
-      const difference = rank(feed) - rank(best) || feed.looks - best.looks;
-      return difference < 0 ? feed : best;
-    });
+    return first(ready, turn % OLDEST_FIRST_EVERY === 0 ? byAge : byPriority);
   }
 
   private isReady(feed: Feed, now: number, slots: number): boolean {
@@ -151,4 +152,13 @@ export class Feeds {
     }
     return feed;
   }
+}
+
+const byPriority = (feed: Feed): number => feed.priority;
+
+const byAge = (feed: Feed): number => feed.after.micros;
+
+/** The lowest by rank; of equal ones the one that has had the fewest looks. */
+function first(feeds: readonly Feed[], rank: (feed: Feed) => number): Feed {
+  return feeds.reduce((best, feed) => ((rank(feed) - rank(best) || feed.looks - best.looks) < 0 ? feed : best));
 }

@@ -3,6 +3,7 @@ import type { Logger } from '@nestjs/common';
 import type { ClientConfig } from 'pg';
 import { messageOf } from '../job/errors.js';
 import type { LeaseBook, LeaseReport } from '../job/lease-book.js';
+import { RetryDelay } from '../job/retry-delay.js';
 import { heartbeat, type HeartbeatRow } from '../statements/runners.js';
 import { beginPlain, commit } from '../statements/transaction.js';
 
@@ -42,6 +43,8 @@ export class LeaseKeeper {
   private beatenAt = Number.NEGATIVE_INFINITY;
   private stopped = false;
   private readonly waiting: (() => void)[] = [];
+  private readonly delay = new RetryDelay({ minMs: 500, maxMs: 60_000 });
+  private restartTimer: NodeJS.Timeout | undefined;
 
   constructor(
     private readonly settings: LeaseKeeperSettings,
@@ -104,6 +107,7 @@ export class LeaseKeeper {
 
   async stop(): Promise<void> {
     this.release();
+    clearTimeout(this.restartTimer);
     const { worker } = this;
     this.worker = null;
     if (worker === null) return;
@@ -160,6 +164,7 @@ export class LeaseKeeper {
     const filled = new Set(report.filled);
     const lost = row.missing.filter((lease) => filled.has(lease) && this.book.has(lease));
     if (lost.length > 0) this.events.lost(lost);
+    this.delay.reset();
     this.events.beaten(row);
     this.resolveWaiting();
   }
@@ -180,8 +185,12 @@ export class LeaseKeeper {
 
   private restart(error: unknown): void {
     if (this.worker === null) return;
-    this.logger.error(`The heartbeat thread ended and is started again: ${messageOf(error)}`);
-    this.start();
+    this.worker = null;
+    const inMs = this.delay.nextMs();
+    this.logger.error(
+      `The heartbeat thread ended, without it nothing is claimed; started again in ${Math.round(inMs)} ms: ${messageOf(error)}`,
+    );
+    this.restartTimer = setTimeout(() => this.start(), inMs);
   }
 }
 

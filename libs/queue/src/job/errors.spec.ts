@@ -23,6 +23,7 @@ function factsFor(Class: ErrorClass): unknown[] {
     case 'TransactionAbortedError':
       return ['spawn'];
     case 'DatabaseUnavailableError':
+    case 'TransactionConflictError':
       return [{ cause: new Error('gone') }];
     default:
       return ['a', 'b', 'c'];

@@ -212,6 +212,21 @@ export class DatabaseUnavailableError extends QueueError {
   }
 }
 
+/**
+ * Another transaction was in the way: a serialization failure, a deadlock or a lock that was not had in time. Roll back
+ * and run the whole transaction again; `cause` is the driver's error.
+ */
+export class TransactionConflictError extends QueueError {
+  readonly code = 'transaction_conflict';
+
+  constructor(options: ErrorOptions) {
+    super(
+      `Another transaction was in the way: ${messageOf(options.cause)}. Roll back and run the transaction again.`,
+      options,
+    );
+  }
+}
+
 /** The queue of this process has been shut down. */
 export class QueueClosedError extends QueueError {
   readonly code = 'queue_closed';

@@ -107,9 +107,6 @@ export interface Position {
   readonly id: JobId;
 }
 
-/** Before every job: due times below it are refused by the table. */
-export const START: Position = { micros: -1, id: '0' };
-
 /** Negative when `a` stands before `b`. Ids of one length compare as text, longer ids are larger. */
 export function comparePositions(a: Position, b: Position): number {
   if (a.micros !== b.micros) return a.micros - b.micros;

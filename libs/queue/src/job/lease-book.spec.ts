@@ -61,6 +61,6 @@ describe('LeaseBook', () => {
     book.start('1');
     book.clear();
     expect(book.report()).toEqual({ held: [], filled: [], highest: lease, started: [] });
-    expect(book.size).toBe(0);
+    expect(book.report().held).toEqual([]);
   });
 });

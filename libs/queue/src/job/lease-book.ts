@@ -69,10 +69,6 @@ export class LeaseBook {
     return this.leases.has(lease);
   }
 
-  get size(): number {
-    return this.leases.size;
-  }
-
   report(): LeaseReport {
     const filled: number[] = [];
     for (const [number, lease] of this.leases) if (lease.filled) filled.push(number);

@@ -49,9 +49,3 @@ export function connectionOptionsOf(dataSource: DataSource): ClientConfig {
   if (master.options.password !== undefined) options['password'] = master.options.password;
   return { ...options, keepAlive: true, keepAliveInitialDelayMillis: 5_000, connectionTimeoutMillis: 10_000 };
 }
-
-/** How many connections the application's pool may have. */
-export function poolSizeOf(dataSource: DataSource): number {
-  const { master } = dataSource.driver as unknown as { master: { options: { max?: number } } };
-  return master.options.max ?? 10;
-}

@@ -5,7 +5,6 @@ import { begin, commit } from '../statements/transaction.js';
 import type { SqlClient, SqlQuery } from '../statements/statement.js';
 import { asQueueError } from './sqlstate.js';
 
-/** An answer that takes longer comes from a dead connection: the server's own limit is shorter (`transaction.ts`). */
 const ANSWER_TIMEOUT_MS = 30_000;
 
 export interface ConnectionSettings {
@@ -14,12 +13,11 @@ export interface ConnectionSettings {
   readonly namedStatements: boolean;
   /** What it is for, shown as `application_name` and in messages. */
   readonly role: string;
+  /** An answer that takes longer comes from a dead connection. Default 30 s, beyond the server's own limit. */
+  readonly answerTimeoutMs?: number;
   /** Called when it breaks, but not when it is closed. */
   readonly onBroken?: () => void;
 }
-
-/** Statements sent within a transaction. They go out together, without waiting for each other's answers. */
-export type Pipeline = (client: SqlClient) => Promise<unknown>;
 
 /**
  * One connection of our own, which handlers cannot use up. It connects when first used and anew after it broke; whoever
@@ -72,13 +70,6 @@ export class Connection {
     await client?.end().catch(() => undefined);
   }
 
-  /** Gives up the connection at once: its answers can no longer be trusted. The next use makes another one. */
-  async discard(): Promise<void> {
-    const client = await this.client?.catch(() => null);
-    this.client = null;
-    (client as unknown as { connection?: { stream?: { destroy(): void } } } | null)?.connection?.stream?.destroy();
-  }
-
   sqlClient(client: pg.Client): SqlClient {
     const { schema, namedStatements } = this.settings;
     return {
@@ -89,12 +80,12 @@ export class Connection {
   }
 
   private async connect(): Promise<pg.Client> {
-    const { options, role } = this.settings;
+    const { options, role, answerTimeoutMs = ANSWER_TIMEOUT_MS } = this.settings;
     const client = new pg.Client({
       ...options,
       application_name: `nestmq ${role}`,
       pipeline: true,
-      query_timeout: ANSWER_TIMEOUT_MS,
+      query_timeout: answerTimeoutMs,
     });
     let gone = false;
     const forget = (): void => {

@@ -146,6 +146,10 @@ export class Listener {
     const token = randomUUID();
     const heard = new Promise<boolean>((resolve) => {
       const timer = setTimeout(() => resolve(false), PROBE_TIMEOUT_MS);
+      this.abort.signal.addEventListener('abort', () => {
+        clearTimeout(timer);
+        resolve(false);
+      });
       this.probe = {
         token,
         heard: () => {

@@ -1,9 +1,17 @@
-import { DatabaseUnavailableError, QueueError, SchemaMissingError, TransactionAbortedError } from '../job/errors.js';
+import {
+  DatabaseUnavailableError,
+  QueueError,
+  TransactionAbortedError,
+  TransactionConflictError,
+} from '../job/errors.js';
 
 /** Classes 08 (connection), 53 (resources), 57P (operator intervention) and errors of the socket itself. */
 const UNAVAILABLE = /^(08|53|57P|ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN|EHOSTUNREACH|ENETUNREACH|ENOENT)/;
 
-/** 40001 serialization failure, 40P01 deadlock, 55P03 lock not available, 57014 statement timeout, 25006 read-only server. */
+/** Serialization failure, deadlock, lock not available. */
+const CONFLICT = /^(40001|40P01|55P03)/;
+
+/** These, and statement timeout, read-only server. */
 const RETRYABLE = /^(40001|40P01|55P03|57014|25006)/;
 
 /** What pg says without a code when a connection ends under a statement. */
@@ -30,12 +38,7 @@ export function isRetryable(error: unknown): boolean {
 export function asQueueError(error: unknown): unknown {
   if (error instanceof QueueError) return error;
   if (isUnavailable(error)) return new DatabaseUnavailableError({ cause: error });
+  if (CONFLICT.test(sqlStateOf(error))) return new TransactionConflictError({ cause: error });
   if (sqlStateOf(error) === '25P02') return new TransactionAbortedError('spawn', { cause: error });
   return error;
-}
-
-/** Undefined table or schema, by name: the migration is missing. */
-export function asSchemaError(error: unknown, schema: string): unknown {
-  const missing = sqlStateOf(error) === '42P01' || sqlStateOf(error) === '3F000';
-  return missing ? new SchemaMissingError(schema, 'no such table', { cause: error }) : error;
 }

@@ -12,6 +12,7 @@ import type { Rescued, Transact } from '../maintenance/rescuer.js';
 import { Connection } from '../postgres/connection.js';
 import { Listener } from '../postgres/listener.js';
 import type { Notifier } from '../postgres/notifier.js';
+import type { EndedRun } from '../settle/settlement.js';
 import { Settler, type Settled } from '../settle/settler.js';
 import type { HeartbeatRow } from '../statements/runners.js';
 import type { SqlClient } from '../statements/statement.js';
@@ -77,6 +78,8 @@ export class QueueRunner {
   private readonly settler: Settler;
   private readonly upkeep: Upkeep;
   private suspectsMayWait = true;
+  /** Those of a handler at its limit were not asked for: they come first when a run has ended. */
+  private suspectsSkipped = false;
   private claiming: Promise<void> | null = null;
 
   constructor(
@@ -96,7 +99,7 @@ export class QueueRunner {
       ...parts,
       book,
       mayStart: () => this.membership.trusted,
-      ended: (ended) => this.settler.settle(ended),
+      ended: (ended) => this.onEnded(ended),
       wanting: () => this.wakeup.signal(),
     });
     this.feeds = new Feeds(this.runs.handlerGroups(), channels && new Set(channels));
@@ -207,6 +210,7 @@ export class QueueRunner {
     if (job !== undefined) await this.accept([job]);
     else {
       this.suspectsMayWait = false;
+      this.suspectsSkipped = !this.feeds.haveRoom();
       this.runs.startReady();
     }
   }
@@ -221,6 +225,13 @@ export class QueueRunner {
   }
 
   // ── what is heard ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+  private onEnded(ended: EndedRun): void {
+    this.settler.settle(ended);
+    if (!this.suspectsSkipped) return;
+    this.suspectsSkipped = false;
+    this.suspectsMayWait = true;
+  }
 
   private onSettled(settled: Settled): void {
     const { run: ended, result } = settled;

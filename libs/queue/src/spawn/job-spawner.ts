@@ -62,6 +62,7 @@ export class JobSpawner {
    * @throws {UnknownJobError} when the method is no handler
    * @throws {PayloadInvalidError | PayloadTooLargeError | InvalidOptionsError} before any SQL; the transaction stays usable
    * @throws {TransactionAbortedError} when an earlier statement of the transaction failed
+   * @throws {TransactionConflictError} when another transaction was in the way; run the whole transaction again
    * @throws {DatabaseUnavailableError} when the database cannot be reached
    * @example await this.jobs.spawn(Mailer, 'welcome', { userId: user.id }, { manager });
    * @see docs/spawning.md · modelled on River's `InsertTx`
