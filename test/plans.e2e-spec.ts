@@ -106,7 +106,7 @@ const hot: [string, (generic: boolean) => Promise<Node[]>, string[], number][] =
   ['claim_suspect', (g) => nodesOf(claimSuspect, { ...claim, channels: null }, g), ['job_suspect'], 50],
   [
     'survey_feeds',
-    (g) => nodesOf(surveyFeeds, { names: ['n'], groups: [0], channels: null }, g),
+    (g) => nodesOf(surveyFeeds, { names: ['n'], groups: [0], groupChannels: [null], channels: null }, g),
     ['job_feed', 'job_key_feed'],
     3_000,
   ],

@@ -72,7 +72,12 @@ export function hotStatements({ runner, held, position }: FilledTables): HotStat
       runner,
       entries: some.map((fence) => ({ ...fence, attempt: 1, delayMs: 1_000, error: 'Error: no' })),
     }),
-    hot('survey_feeds', 'a poll over 41 channels', surveyFeeds, { names, groups: names.map(() => 0), channels: null }),
+    hot('survey_feeds', 'a poll over 41 channels', surveyFeeds, {
+      names,
+      groups: names.map(() => 0),
+      groupChannels: names.map(() => null),
+      channels: null,
+    }),
     hot('heartbeat', 'with ten leases', heartbeat, {
       runner,
       held: Array.from({ length: 10 }, (_, index) => index + 1),

@@ -14,6 +14,7 @@ import { Policies } from './handlers/policies.js';
 import { Queue } from './inspect/queue.js';
 import { DatabaseUnavailableError, messageOf, SchemaMissingError } from './job/errors.js';
 import type { QueueEvent } from './job/events.js';
+import { withinMs } from './job/time-limit.js';
 import type { LoopBoard } from './maintenance/loop-board.js';
 import { Connection } from './postgres/connection.js';
 import { connectionOptionsOf } from './postgres/connection-options.js';
@@ -38,6 +39,9 @@ export interface QueueInstanceParts {
   /** Throws when another module has the same name. */
   readonly checkUnique: () => void;
 }
+
+/** How long the last spawns may take at shutdown. */
+const CLOSE_LIMIT_MS = 5_000;
 
 /** A `spawnMany` of a million jobs takes its time. */
 const BULK_SPAWN_MS = 300_000;
@@ -126,9 +130,12 @@ export class QueueInstance
   }
 
   async onApplicationShutdown(): Promise<void> {
-    await this.spawner.close();
-    await this.notifier.idle();
     this.watch.stop();
+    try {
+      await withinMs(CLOSE_LIMIT_MS, Promise.all([this.spawner.close(), this.notifier.idle()]));
+    } catch (error) {
+      this.logger.warn(`The last spawns or wake-ups did not go out: ${messageOf(error)}`);
+    }
     await this.side.close();
     this.events.complete();
   }

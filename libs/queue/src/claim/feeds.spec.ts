@@ -27,6 +27,7 @@ const head = (job: Job = {}) => ({
   channel: job.channel ?? 'mail',
   priority: job.priority ?? 0,
   group: 0,
+  name: 'a',
   head: job.position ?? PAST,
   keyed: job.key !== undefined,
 });
@@ -99,7 +100,15 @@ describe('Feeds', () => {
     feeds.tell(news({ channel: 'mail' }));
     expect(feeds.next(1, 1).map(({ group }) => group)).toEqual([0]);
     for (const feed of feeds.next(8, 1)) exhaust(feed);
-    expect(feeds.surveyed()).toEqual({ names: ['a', 'b'], groups: [0, 1] });
+    expect(feeds.surveyed()).toEqual({
+      names: ['a', 'b', 'a', 'b'],
+      groups: [0, 1, -1, -1],
+      groupChannels: [null, 'images', null, null],
+    });
+    feeds.survey([{ ...head({ channel: 'sounds' }), group: -1, name: 'b' }]);
+    const [sounds] = feeds.next(1, 1);
+    expect(sounds).toMatchObject({ channel: 'sounds', group: 1 });
+    exhaust(sounds!);
     feeds.survey([{ ...head({ channel: 'mail' }), group: 1 }]);
     expect(feeds.next(8, 1).map(({ group }) => group)).toEqual([1]);
   });

@@ -1,5 +1,5 @@
 import type { Position } from '../job/job.js';
-import type { FeedHead } from '../statements/survey-feeds.js';
+import type { FeedHead, SurveyParams } from '../statements/survey-feeds.js';
 import type { WakeUp } from '../statements/wake-up.js';
 import { DatabaseClock } from './database-clock.js';
 import { Feed } from './feed.js';
@@ -15,6 +15,9 @@ export interface HandlerGroup {
 
 /** Every so many claims of a channel take what is due longest, whatever its priority, so that nothing starves. */
 const OLDEST_FIRST_EVERY = 10;
+
+/** In a survey: whichever group the job belongs to. */
+const ANY_GROUP = -1;
 
 /** All feeds of this process, and whose turn it is. */
 export class Feeds {
@@ -44,8 +47,9 @@ export class Feeds {
   survey(heads: readonly FeedHead[]): void {
     const now = this.clock.nowMicros();
     const found = new Set<Feed>();
-    for (const { channel, priority, group, head, keyed } of heads) {
-      const feed = this.findOrAdd(channel, priority, group, head);
+    for (const { channel, priority, group, name, head, keyed } of heads) {
+      const owner = group === ANY_GROUP ? this.groups.findIndex(({ names }) => names.includes(name)) : group;
+      const feed = this.findOrAdd(channel, priority, owner, head);
       feed.keyed = keyed;
       feed.tell(head, now);
       found.add(feed);
@@ -60,10 +64,20 @@ export class Feeds {
     }
   }
 
-  /** What a survey asks for. */
-  surveyed(): { names: string[]; groups: number[] } {
-    const all = this.groups.flatMap(({ names }, group) => names.map((name) => ({ name, group })));
-    return { names: all.map(({ name }) => name), groups: all.map(({ group }) => group) };
+  /**
+   * What a survey asks for: a group with a channel of its own there only, and the first job of all names everywhere, so
+   * that one which was sent to another channel is found when it comes first.
+   */
+  surveyed(): Omit<SurveyParams, 'channels'> {
+    const asked = this.groups.flatMap(({ names, channel }, group) => names.map((name) => ({ name, group, channel })));
+    if (this.groups.some(({ channel }) => channel !== null)) {
+      asked.push(...asked.map(({ name }) => ({ name, group: ANY_GROUP, channel: null })));
+    }
+    return {
+      names: asked.map(({ name }) => name),
+      groups: asked.map(({ group }) => group),
+      groupChannels: asked.map(({ channel }) => channel),
+    };
   }
 
   /** Whether a look could find something that a group has room for. @param slots how many jobs would start at once */

@@ -3,6 +3,7 @@ import type { ClientConfig } from 'pg';
 import { QueueClosedError } from '../job/errors.js';
 import { begin, commit } from '../statements/transaction.js';
 import type { SqlClient, SqlQuery } from '../statements/statement.js';
+import { endClient } from './end-client.js';
 import { asQueueError } from './sqlstate.js';
 
 const ANSWER_TIMEOUT_MS = 30_000;
@@ -67,7 +68,7 @@ export class Connection {
     this.closed = true;
     const client = await this.client?.catch(() => null);
     this.client = null;
-    await client?.end().catch(() => undefined);
+    if (client) await endClient(client);
   }
 
   sqlClient(client: pg.Client): SqlClient {
@@ -101,7 +102,7 @@ export class Connection {
       await client.connect();
     } catch (error) {
       forget();
-      await client.end().catch(() => undefined);
+      await endClient(client);
       throw error;
     }
     return client;

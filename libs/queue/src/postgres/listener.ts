@@ -7,6 +7,7 @@ import { RetryDelay } from '../job/retry-delay.js';
 import { run, type SqlClient, type SqlQuery } from '../statements/statement.js';
 import { begin, commit } from '../statements/transaction.js';
 import { notify, notifyChannelOf, parseWakeUp, probeMessage, type WakeUp } from '../statements/wake-up.js';
+import { endClient } from './end-client.js';
 import { asQueueError } from './sqlstate.js';
 
 export interface ListenerSettings {
@@ -63,7 +64,7 @@ export class Listener {
     clearTimeout(this.timer);
     const { client } = this;
     this.client = null;
-    await client?.end().catch(() => undefined);
+    if (client) await endClient(client);
     await this.loop;
   }
 
@@ -125,7 +126,7 @@ export class Listener {
     } finally {
       clearTimeout(this.timer);
       if (this.client === client) this.client = null;
-      await client.end().catch(() => undefined);
+      await endClient(client);
     }
   }
 

@@ -5,6 +5,7 @@ export interface FeedHead {
   readonly channel: string;
   readonly priority: number;
   readonly group: number;
+  readonly name: string;
   /** The first job that is free and has one of the group's names. */
   readonly head: Position;
   /** The feed has jobs with a key. */
@@ -20,17 +21,23 @@ export interface SurveyRow {
 }
 
 export interface SurveyParams {
-  /** Names of the jobs that are looked for… */
+  /** What each entry asks for: a name… */
   readonly names: readonly string[];
-  /** …and the group of handlers that each belongs to. */
+  /** …the group that it belongs to… */
   readonly groups: readonly number[];
-  /** `null`: every channel. */
+  /** …and the only channel in which that group is asked for, `null`: all. */
+  readonly groupChannels: readonly (string | null)[];
+  /** Channels that are served, `null`: every one. */
   readonly channels: readonly string[] | null;
 }
 
+/** Jobs of others that a survey walks over at most for a group with a channel of its own. */
+const WINDOW = 50_000;
+
 /**
  * Polling: the first free job of every channel and priority for each group of handlers, in one statement that owns nothing and writes nothing. It
- * finds what no notification told of. A loose walk of the index, so its cost grows with the channels, not with the jobs.
+ * finds what no notification told of. A loose walk of the index, so its cost grows with the channels, and with the jobs
+ * that it has to pass to find one of its own.
  * Indexes `job_feed`, `job_key_feed`, `job_suspect`.
  */
 export const surveyFeeds = defineStatement<SurveyParams, SurveyRow>({
@@ -48,31 +55,40 @@ export const surveyFeeds = defineStatement<SurveyParams, SurveyRow>({
       LIMIT 1
     ) AS next
   ), handlers AS (
-    SELECT number, array_agg(name) AS names FROM unnest($1::text[], $2::integer[]) AS handler (name, number) GROUP BY number
+    SELECT number, channel, array_agg(name) AS names
+    FROM unnest($1::text[], $2::integer[], $3::text[]) AS handler (name, number, channel)
+    GROUP BY number, channel
   )
   SELECT
-    ${micros('statement_timestamp()')}, found.channel, found.priority, found.number, ${micros('found.due_at')}, found.id, found.keyed,
+    ${micros('statement_timestamp()')}, found.channel, found.priority, found.number, ${micros('found.due_at')}, found.id, found.name, found.keyed,
     EXISTS (SELECT FROM ${schema}.job WHERE suspect AND due_at <= statement_timestamp() AND name = ANY ($1::text[])
       AND (id, run) NOT IN (SELECT unnest(lease.job_ids), unnest(lease.runs) FROM ${schema}.lease))
   FROM (SELECT) AS always
   LEFT JOIN (
-    SELECT feed.channel, feed.priority, handlers.number, head.due_at, head.id, EXISTS (
+    SELECT feed.channel, feed.priority, handlers.number, head.due_at, head.id, head.name, EXISTS (
       SELECT FROM ${schema}.job AS keyed
       WHERE keyed.channel = feed.channel AND keyed.priority = feed.priority AND NOT keyed.suspect AND keyed.key <> ''
     ) AS keyed
-    FROM feed CROSS JOIN handlers CROSS JOIN LATERAL (
-      SELECT job.due_at, job.id
-      FROM ${schema}.job
-      WHERE job.channel = feed.channel AND job.priority = feed.priority AND NOT job.suspect AND job.name = ANY (handlers.names)
-        AND (job.id, job.run) NOT IN (SELECT unnest(lease.job_ids), unnest(lease.runs) FROM ${schema}.lease)
-      ORDER BY job.due_at, job.id
+    FROM feed JOIN handlers ON handlers.channel IS NULL OR handlers.channel = feed.channel
+    CROSS JOIN LATERAL (
+      SELECT candidate.due_at, candidate.id, candidate.name
+      FROM (
+        SELECT due_at, id, run, name
+        FROM ${schema}.job
+        WHERE channel = feed.channel AND priority = feed.priority AND NOT suspect
+        ORDER BY due_at, id
+        LIMIT CASE WHEN handlers.channel IS NOT NULL THEN ${WINDOW} END
+      ) AS candidate
+      WHERE candidate.name = ANY (handlers.names)
+        AND (candidate.id, candidate.run) NOT IN (SELECT unnest(lease.job_ids), unnest(lease.runs) FROM ${schema}.lease)
+      ORDER BY candidate.due_at, candidate.id
       LIMIT 1
     ) AS head
-    WHERE ($3::text[] IS NULL OR feed.channel = ANY ($3::text[]))
+    WHERE ($4::text[] IS NULL OR feed.channel = ANY ($4::text[]))
       AND NOT EXISTS (SELECT FROM ${schema}.paused_channel WHERE paused_channel.channel = feed.channel)
   ) AS found ON true`,
-  values: ({ names, groups, channels }) => [names, groups, channels],
-  row: ([now, channel, priority, group, due, id, keyed, suspects]) => ({
+  values: ({ names, groups, groupChannels, channels }) => [names, groups, groupChannels, channels],
+  row: ([now, channel, priority, group, due, id, name, keyed, suspects]) => ({
     nowMicros: Number(now),
     suspects: suspects as boolean,
     feed:
@@ -82,6 +98,7 @@ export const surveyFeeds = defineStatement<SurveyParams, SurveyRow>({
             channel: channel as string,
             priority: priority as number,
             group: group as number,
+            name: name as string,
             head: { micros: Number(due), id: id as string },
             keyed: keyed as boolean,
           },
