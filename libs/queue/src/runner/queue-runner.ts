@@ -3,9 +3,7 @@ import type { ClientConfig } from 'pg';
 import { Claimer } from '../claim/claimer.js';
 import { Feeds } from '../claim/feeds.js';
 import { messageOf } from '../job/errors.js';
-import type { ClaimedJob } from '../job/job.js';
 import { LeaseBook } from '../job/lease-book.js';
-import { RetryDelay } from '../job/retry-delay.js';
 import { withinMs } from '../job/time-limit.js';
 import type { LoopBoard } from '../maintenance/loop-board.js';
 import type { Rescued, Transact } from '../maintenance/rescuer.js';
@@ -18,12 +16,12 @@ import type { HeartbeatRow } from '../statements/runners.js';
 import type { SqlClient } from '../statements/statement.js';
 import type { SurveyRow } from '../statements/survey-feeds.js';
 import { parseWakeUp, SURVEY_MESSAGE, type WakeUp } from '../statements/wake-up.js';
+import { ClaimLoop, type ClaimLoopParts } from './claim-loop.js';
 import { JobRuns, type JobRunsParts, type JobRunsSettings } from './job-runs.js';
 import { Membership } from './membership.js';
 import { eventOf } from './run-events.js';
 import { Upkeep } from './upkeep.js';
 import { WakeUpDelay } from './wake-up-delay.js';
-import { Wakeup } from './wakeup.js';
 
 export interface RunnerSettings extends JobRunsSettings {
   /** Name of the queue instance, for the names of the loops. */
@@ -46,12 +44,8 @@ export interface RunnerParts extends Pick<
 > {
   readonly notifier: Notifier;
   readonly board: LoopBoard | null;
-  /** Makes good what the boot could not do while the database was down. */
-  readonly prepare: () => Promise<void>;
+  readonly prepare: ClaimLoopParts['prepare'];
 }
-
-/** Settlements that may wait before claims pause until the database has caught up. */
-const MAX_BACKLOG = 5_000;
 
 /** How long aborted handlers may take to end, and each other step of a shutdown. */
 const ABORT_WAIT_MS = 2_000;
@@ -64,23 +58,16 @@ const STEP_LIMIT_MS = 5_000;
 export class QueueRunner {
   private readonly logger: Logger;
   private readonly book = new LeaseBook();
-  private readonly wakeup = new Wakeup();
   private readonly wakeUps = new WakeUpDelay((wakeUp) => this.onWakeUp(wakeUp));
-  private readonly delay = new RetryDelay({ minMs: 100, maxMs: 5_000 });
-  private readonly stopSignal = new AbortController();
   private readonly claimConnection: Connection;
   private readonly settleConnection: Connection;
   private readonly listener: Listener;
   private readonly membership: Membership;
   private readonly feeds: Feeds;
-  private readonly claimer: Claimer;
+  private readonly claims: ClaimLoop;
   private readonly runs: JobRuns;
   private readonly settler: Settler;
   private readonly upkeep: Upkeep;
-  private suspectsMayWait = true;
-  /** Those of a handler at its limit were not asked for: they come first when a run has ended. */
-  private suspectsSkipped = false;
-  private claiming: Promise<void> | null = null;
 
   constructor(
     private readonly settings: RunnerSettings,
@@ -94,16 +81,20 @@ export class QueueRunner {
     this.settleConnection = new Connection({ options, schema, namedStatements, role: 'settle', onBroken });
     this.listener = this.makeListener({ options: listenOptions, schema, namedStatements });
     this.membership = this.makeMembership();
-    const runnerId = (): string => this.membership.id;
     this.runs = new JobRuns(settings, {
       ...parts,
       book,
       mayStart: () => this.membership.trusted,
       ended: (ended) => this.onEnded(ended),
-      wanting: () => this.wakeup.signal(),
+      wanting: () => this.claims.wake(),
     });
     this.feeds = new Feeds(this.runs.handlerGroups(), channels && new Set(channels));
-    this.claimer = new Claimer(this.claimConnection, this.feeds, book, { schema, channels }, runnerId);
+    const claimer = new Claimer(this.claimConnection, this.feeds, book, { schema, channels }, () => this.membership.id);
+    this.claims = new ClaimLoop({
+      ...{ membership: this.membership, runs: this.runs, feeds: this.feeds, claimer, logger, prepare: parts.prepare },
+      survey: () => this.upkeep.poll.hurry(),
+      backlog: () => this.settler.backlog,
+    });
     this.settler = new Settler(this.settleConnection, book, (settled) => this.onSettled(settled), logger);
     this.upkeep = new Upkeep(
       { ...settings, survey: { ...this.feeds.surveyed(), channels }, rescueMs: settings.leaseMs / 4 },
@@ -123,7 +114,7 @@ export class QueueRunner {
     this.listener.start();
     this.membership.start();
     this.upkeep.start();
-    this.claiming = this.claimUntilStopped();
+    this.claims.start();
   }
 
   /** Something this process itself has put into the queue: no need to wait for the notification. */
@@ -136,9 +127,8 @@ export class QueueRunner {
 
   /** Nothing is claimed or started any more; what was taken ahead goes back. */
   stopClaiming(): void {
-    if (this.stopSignal.signal.aborted) return;
-    this.stopSignal.abort();
-    this.wakeup.signal();
+    if (this.claims.stopping) return;
+    this.claims.stop();
     this.membership.release();
     this.runs.stop();
   }
@@ -146,8 +136,8 @@ export class QueueRunner {
   /** Waits for the running handlers, aborts them when the grace is over, and writes what ended. The rest is left to its lease. */
   async drain(): Promise<void> {
     this.stopClaiming();
-    if (this.claiming === null) return;
-    await this.attempt('Ending the last claim', this.claiming);
+    if (!this.claims.started) return;
+    await this.attempt('Ending the last claim', this.claims.ended());
     await this.attempt('Ending the upkeep', Promise.all([this.upkeep.poll.stop(), this.upkeep.prune.stop()]));
     await this.attempt('Announcing the shutdown', this.membership.announceStop());
     await this.runs.drain(this.settings.shutdownGraceMs, ABORT_WAIT_MS);
@@ -165,72 +155,11 @@ export class QueueRunner {
     await Promise.all([this.listener.stop(), this.claimConnection.close(), this.settleConnection.close()]);
   }
 
-  // ── the loop ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-  private async claimUntilStopped(): Promise<void> {
-    while (!this.stopping) {
-      try {
-        if (!(await this.claimOnce())) {
-          this.runs.rest();
-          await this.wakeup.wait(this.runs.demand(true).limit > 0 ? this.feeds.msUntilDue() : null);
-        }
-        this.delay.reset();
-      } catch (error) {
-        if (this.stopping) return;
-        this.logger.warn(`Claiming failed, will try again: ${messageOf(error)}`);
-        await this.delay.wait(this.stopSignal.signal);
-        this.upkeep.poll.hurry();
-      }
-    }
-  }
-
-  /** Claims what there is room for; says whether it is worth while to go on at once. */
-  private async claimOnce(): Promise<boolean> {
-    if (!this.membership.trusted) await this.enter();
-    if (this.stopping || this.settler.backlog > MAX_BACKLOG) return false;
-    // Declared dead in the meantime: enters again.
-    if (!this.membership.trusted) return true;
-    if (this.suspectsMayWait && this.runs.makeRoomForSuspect()) await this.claimSuspect();
-    const demand = this.runs.demand(!this.feeds.needSlot());
-    if (demand.limit === 0 || !this.feeds.hasWork(demand.slots)) return false;
-    const jobs = await this.claimer.claim(demand);
-    await this.accept(jobs);
-    return true;
-  }
-
-  private async enter(): Promise<void> {
-    await this.parts.prepare();
-    await this.membership.join();
-    this.upkeep.poll.hurry();
-  }
-
-  private async claimSuspect(): Promise<void> {
-    const job = await this.claimer.claimSuspect();
-    this.runs.endReservation();
-    if (job !== undefined) await this.accept([job]);
-    else {
-      this.suspectsMayWait = false;
-      this.suspectsSkipped = !this.feeds.haveRoom();
-      this.runs.startReady();
-    }
-  }
-
-  /** A claim that was under way when this process was declared dead is lost with all the rest. */
-  private async accept(jobs: readonly ClaimedJob[]): Promise<void> {
-    await this.runs.accept(jobs.filter(({ runner }) => runner === this.membership.id));
-  }
-
-  private get stopping(): boolean {
-    return this.stopSignal.signal.aborted;
-  }
-
   // ── what is heard ─────────────────────────────────────────────────────────────────────────────────────────────────
 
   private onEnded(ended: EndedRun): void {
     this.settler.settle(ended);
-    if (!this.suspectsSkipped) return;
-    this.suspectsSkipped = false;
-    this.suspectsMayWait = true;
+    this.claims.runEnded();
   }
 
   private onSettled(settled: Settled): void {
@@ -246,15 +175,15 @@ export class QueueRunner {
       this.logger.warn(`The lease of job ${ended.job.id} (${ended.job.name}) was lost: its end is not written.`);
     }
     if (this.parts.observed()) this.parts.emit(eventOf(settled));
-    if (this.settler.backlog === 0) this.wakeup.signal();
+    if (this.settler.backlog === 0) this.claims.wake();
   }
 
   private onWakeUp(wakeUp: WakeUp): void {
     if (wakeUp.kind === 'survey') {
-      this.suspectsMayWait = true;
+      this.claims.expectSuspects();
       this.upkeep.poll.hurry();
     } else if (wakeUp.kind === 'jobs') this.feeds.tell(wakeUp);
-    this.wakeup.signal();
+    this.claims.wake();
   }
 
   private onBeaten(row: HeartbeatRow): void {
@@ -265,7 +194,7 @@ export class QueueRunner {
     if (this.membership.see(row)) this.upkeep.rescue.hurry();
     if (row.dropped > 0) this.upkeep.poll.hurry();
     this.runs.startReady();
-    this.wakeup.signal();
+    this.claims.wake();
   }
 
   private onLost(leases: readonly number[]): void {
@@ -277,7 +206,7 @@ export class QueueRunner {
   private onDeclaredDead(dead: string): void {
     this.book.clear();
     this.runs.lose(({ runner }) => runner === dead);
-    this.wakeup.signal();
+    this.claims.wake();
   }
 
   private onBlocked(blockedMs: number): void {
@@ -301,8 +230,8 @@ export class QueueRunner {
     if (first === undefined) return;
     this.feeds.clock.heard(first.nowMicros);
     this.feeds.survey(rows.flatMap(({ feed }) => feed ?? []));
-    this.suspectsMayWait ||= first.suspects;
-    this.wakeup.signal();
+    if (first.suspects) this.claims.expectSuspects();
+    this.claims.wake();
   }
 
   private async rescue(): Promise<void> {
