@@ -17,7 +17,7 @@ import type { QueueEvent } from './job/events.js';
 import { withinMs } from './job/time-limit.js';
 import type { LoopBoard } from './maintenance/loop-board.js';
 import { Connection } from './postgres/connection.js';
-import { connectionOptionsOf } from './postgres/connection-options.js';
+import { connectionOptionsOf, listenOptionsOf } from './postgres/connection-options.js';
 import { Notifier } from './postgres/notifier.js';
 import { withPoolClient } from './postgres/pool-client.js';
 import { TransactionWatch } from './postgres/transaction-watch.js';
@@ -147,14 +147,13 @@ export class QueueInstance
 
   private makeRunner(): QueueRunner {
     const { name, options, dataSource } = this.parts;
-    const { listenUrl } = options;
     return new QueueRunner(
       {
         ...options,
         ...options.concurrency,
         instance: name,
         options: this.connectionOptions,
-        listenOptions: listenUrl === null ? this.connectionOptions : { connectionString: listenUrl, keepAlive: true },
+        listenOptions: listenOptionsOf(this.connectionOptions, options.listenUrl),
       },
       {
         registry: this.registry,

@@ -49,3 +49,8 @@ export function connectionOptionsOf(dataSource: DataSource): ClientConfig {
   if (master.options.password !== undefined) options['password'] = master.options.password;
   return { ...options, keepAlive: true, keepAliveInitialDelayMillis: 5_000, connectionTimeoutMillis: 10_000 };
 }
+
+/** The options for LISTEN past a pooler. What the URL does not say, such as `ssl`, is as for the other connections. */
+export function listenOptionsOf(options: ClientConfig, listenUrl: string | null): ClientConfig {
+  return listenUrl === null ? options : { ...options, connectionString: listenUrl };
+}

@@ -155,7 +155,8 @@ export const KEYS_PER_CLAIM = 64;
 
 /**
  * Leases due jobs of the next keys in turn, a share of each, so that a key with a long backlog holds up no other. Not in
- * due order, so jobs on their last attempt are left out when it takes ahead of the slots. Right only in a transaction that owns the channel. Index `job_key_feed`.
+ * due order, so jobs on their last attempt are left out when it takes ahead of the slots. Right only in a transaction
+ * that owns the channel. Index `job_key_feed`.
  */
 export const claimJobsByKey = defineStatement<ClaimByKeyParams, ClaimRow>({
   name: 'claim_jobs_by_key_v1',

@@ -35,10 +35,9 @@ export interface SurveyParams {
 const WINDOW = 50_000;
 
 /**
- * Polling: the first free job of every channel and priority for each group of handlers, in one statement that owns nothing and writes nothing. It
- * finds what no notification told of. A loose walk of the index, so its cost grows with the channels, and with the jobs
- * that it has to pass to find one of its own.
- * Indexes `job_feed`, `job_key_feed`, `job_suspect`.
+ * Polling: the first free job of every channel and priority for each group of handlers, in one statement that owns
+ * nothing and writes nothing. It finds what no notification told of. A loose walk of the index, so its cost grows with
+ * the channels, and with the jobs that it has to pass to find one of its own. Indexes `job_feed`, `job_key_feed`, `job_suspect`.
  */
 export const surveyFeeds = defineStatement<SurveyParams, SurveyRow>({
   name: 'survey_feeds_v1',
