@@ -1,5 +1,7 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
+const TABLES = ['job', 'job_progress', 'lane', 'lease', 'finished_job', 'runner', 'handler_policy', 'paused_channel'];
+
 /**
  * The tables of one queue, in a schema of its own: nothing is written into the application's schema.
  *
@@ -26,7 +28,7 @@ export class CreateQueueTables implements MigrationInterface {
 
   async down(runner: QueryRunner): Promise<void> {
     await this.lock(runner);
-    for (const table of ['job', 'lease', 'finished_job', 'runner', 'handler_policy', 'paused_channel']) {
+    for (const table of TABLES) {
       await runner.query(`DROP TABLE IF EXISTS ${this.schema}.${table}`);
     }
     // Without CASCADE: a schema in which the application keeps something of its own stays.
@@ -57,6 +59,10 @@ export class CreateQueueTables implements MigrationInterface {
         due_at timestamptz NOT NULL DEFAULT clock_timestamp(),
         created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
         policy_id bigint,
+        position bigint,
+        seq bigint,
+        held_until timestamptz,
+        lease_ends_at timestamptz,
         channel text COLLATE "C" NOT NULL,
         key text COLLATE "C" NOT NULL DEFAULT '',
         name text COLLATE "C" NOT NULL,
@@ -68,12 +74,50 @@ export class CreateQueueTables implements MigrationInterface {
         CONSTRAINT job_pkey PRIMARY KEY (id),
         CONSTRAINT job_due_at_check CHECK (due_at > '1970-01-01 00:00:00+00' AND due_at < '2200-01-01 00:00:00+00')
       ) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.2)`,
-      // The feed: claim_jobs, survey_feeds. Due order within a channel and priority.
-      `CREATE INDEX job_feed ON ${schema}.job (channel, priority, due_at, id) WHERE NOT suspect`,
+      // The feed: claim_jobs, survey_feeds. Due order within a channel and priority. Ordered jobs stand apart.
+      `CREATE INDEX job_feed ON ${schema}.job (channel, priority, due_at, id)
+        WHERE NOT suspect AND position IS NULL AND held_until IS NULL`,
       // claim_jobs_by_key: only jobs with a key pay for it.
-      `CREATE INDEX job_key_feed ON ${schema}.job (channel, priority, key, due_at, id) WHERE NOT suspect AND key <> ''`,
+      `CREATE INDEX job_key_feed ON ${schema}.job (channel, priority, key, due_at, id)
+        WHERE NOT suspect AND position IS NULL AND held_until IS NULL AND key <> ''`,
+      // The order within a lane: its head comes first.
+      `CREATE INDEX job_lane ON ${schema}.job (channel, key, seq, position) WHERE position IS NOT NULL`,
+      // claim_arrivals: ordered jobs that have never started, by which lanes are found that nobody knows of.
+      `CREATE INDEX job_arrival ON ${schema}.job (channel, priority, due_at, id)
+        WHERE position IS NOT NULL AND seq IS NULL AND NOT suspect AND held_until IS NULL`,
+      // expire_holds, rescue_expired: empty unless the feature is used.
+      `CREATE INDEX job_held ON ${schema}.job (held_until) WHERE held_until IS NOT NULL`,
+      `CREATE INDEX job_lease_end ON ${schema}.job (lease_ends_at) WHERE lease_ends_at IS NOT NULL`,
       // claim_suspect: empty unless a process died.
       `CREATE INDEX job_suspect ON ${schema}.job (due_at, id) WHERE suspect`,
+      `
+      CREATE TABLE ${schema}.job_progress (
+        job_id bigint NOT NULL,
+        percent real,
+        message text,
+        updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        CONSTRAINT job_progress_pkey PRIMARY KEY (job_id)
+      ) WITH (fillfactor = 50)`,
+      // A lane that comes to rest is rewritten in place: no column of an index may change by that.
+      `
+      CREATE TABLE ${schema}.lane (
+        last_seq bigint NOT NULL DEFAULT 0,
+        runner_id bigint,
+        head_position bigint,
+        ready_at timestamptz,
+        blocked_by bigint,
+        used_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        lease integer,
+        priority smallint NOT NULL DEFAULT 0,
+        channel text COLLATE "C" NOT NULL,
+        key text COLLATE "C" NOT NULL,
+        name text COLLATE "C",
+        CONSTRAINT lane_pkey PRIMARY KEY (channel, key)
+      ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05)`,
+      // claim_lanes: lanes without an owner whose head's time is known.
+      `CREATE INDEX lane_ready ON ${schema}.lane (channel, priority, ready_at, head_position) WHERE ready_at IS NOT NULL`,
+      // list_lanes: lanes whose head is dead and waits for a person.
+      `CREATE INDEX lane_blocked ON ${schema}.lane (channel, key) WHERE blocked_by IS NOT NULL`,
       `
       CREATE TABLE ${schema}.lease (
         runner_id bigint NOT NULL,
@@ -82,6 +126,7 @@ export class CreateQueueTables implements MigrationInterface {
         priority smallint NOT NULL,
         job_ids bigint[] NOT NULL,
         runs integer[] NOT NULL,
+        keys text[] COLLATE "C",
         started integer NOT NULL,
         hi_due_at timestamptz NOT NULL,
         hi_id bigint NOT NULL,
@@ -115,6 +160,8 @@ export class CreateQueueTables implements MigrationInterface {
         finished_at timestamptz NOT NULL DEFAULT clock_timestamp(),
         delete_at timestamptz,
         policy_id bigint,
+        position bigint,
+        seq bigint,
         channel text COLLATE "C" NOT NULL,
         key text COLLATE "C" NOT NULL,
         name text COLLATE "C" NOT NULL,
@@ -141,6 +188,9 @@ export class CreateQueueTables implements MigrationInterface {
         timeout_ms bigint,
         retention_ms bigint NOT NULL,
         dead_retention_ms bigint,
+        ordered boolean NOT NULL DEFAULT false,
+        on_dead text COLLATE "C" NOT NULL DEFAULT 'skip',
+        keep_alive boolean NOT NULL DEFAULT true,
         created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
         CONSTRAINT handler_policy_pkey PRIMARY KEY (id)
       )`,
@@ -150,7 +200,7 @@ export class CreateQueueTables implements MigrationInterface {
         paused_at timestamptz NOT NULL DEFAULT clock_timestamp(),
         CONSTRAINT paused_channel_pkey PRIMARY KEY (channel)
       )`,
-      `COMMENT ON TABLE ${schema}.job IS 'nestmq schema 1'`,
+      `COMMENT ON TABLE ${schema}.job IS 'nestmq schema 2'`,
     ];
   }
 }

@@ -246,7 +246,7 @@ describe('a boot fails with one clear error', () => {
     expect(elsewhere.message).toContain('not in schema "billing"');
     await tables.sql(`COMMENT ON TABLE nestmq.job IS 'nestmq schema 0'`);
     const older = await failedBoot({ imports: [QueueModule.forRoot({ dataSource })] });
-    await tables.sql(`COMMENT ON TABLE nestmq.job IS 'nestmq schema 1'`);
+    await tables.sql(`COMMENT ON TABLE nestmq.job IS 'nestmq schema 2'`);
     expect(older).toBeInstanceOf(SchemaMissingError);
     expect(older.message).toContain('nestmq schema 0');
   });

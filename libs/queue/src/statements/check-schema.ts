@@ -1,7 +1,7 @@
 import { defineStatement } from './statement.js';
 
 /** The version that the migrations of this package leave as the comment of `job`. */
-export const SCHEMA_VERSION = 'nestmq schema 1';
+export const SCHEMA_VERSION = 'nestmq schema 2';
 
 /** What stands where our tables should be, `null` when nothing does. */
 export const findSchemaVersion = defineStatement<Record<string, never>, string | null>({

@@ -1,5 +1,6 @@
 import type { Backoff } from '../job/backoff.js';
 import type { ClaimedJob, JobId, Position } from '../job/job.js';
+import { inFeed } from './job-columns.js';
 import { defineStatement, micros, timeOf } from './statement.js';
 
 export interface ClaimParams {
@@ -118,7 +119,7 @@ export const claimJobs = defineStatement<ClaimParams, ClaimRow>({
       FROM ${schema}.job
       WHERE channel = ${CHANNEL}
         AND priority = ${PRIORITY}
-        AND NOT suspect
+        AND ${inFeed}
         AND (due_at, id) > (${timeOf('$5')}, $6::bigint)
         AND due_at <= statement_timestamp()
         AND name = ANY(${NAMES}::text[])
@@ -133,7 +134,7 @@ export const claimJobs = defineStatement<ClaimParams, ClaimRow>({
     nextDue: `
       SELECT ${micros('due_at')}
       FROM ${schema}.job
-      WHERE channel = ${CHANNEL} AND priority = ${PRIORITY} AND NOT suspect
+      WHERE channel = ${CHANNEL} AND priority = ${PRIORITY} AND ${inFeed}
         AND due_at > statement_timestamp() AND name = ANY(${NAMES}::text[])
       ORDER BY due_at, id
       LIMIT 1`,
@@ -164,7 +165,7 @@ export const claimJobsByKey = defineStatement<ClaimByKeyParams, ClaimRow>({
     const nextKey = (after: string): string => `
       SELECT next.key
       FROM ${schema}.job AS next
-      WHERE next.channel = ${CHANNEL} AND next.priority = ${PRIORITY} AND NOT next.suspect AND next.key <> ''
+      WHERE next.channel = ${CHANNEL} AND next.priority = ${PRIORITY} AND ${inFeed} AND next.key <> ''
         AND next.key > ${after}
       ORDER BY next.key
       LIMIT 1`;
@@ -185,7 +186,7 @@ export const claimJobsByKey = defineStatement<ClaimByKeyParams, ClaimRow>({
           AND priority = ${PRIORITY}
           AND key = turn.key
           AND key <> ''
-          AND NOT suspect
+          AND ${inFeed}
           AND due_at <= statement_timestamp()
           AND name = ANY(${NAMES}::text[])
           AND (${SLOTS}::bigint >= ${LIMIT}::bigint OR attempt + 1 < coalesce(max_attempts, 2147483647))

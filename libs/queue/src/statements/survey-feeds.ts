@@ -1,4 +1,5 @@
 import type { Position } from '../job/job.js';
+import { inFeed } from './job-columns.js';
 import { defineStatement, micros } from './statement.js';
 
 export interface FeedHead {
@@ -43,13 +44,13 @@ export const surveyFeeds = defineStatement<SurveyParams, SurveyRow>({
   name: 'survey_feeds_v1',
   text: (schema) => `
   WITH RECURSIVE feed AS (
-    (SELECT channel, priority FROM ${schema}.job WHERE NOT suspect ORDER BY channel, priority LIMIT 1)
+    (SELECT channel, priority FROM ${schema}.job WHERE ${inFeed} ORDER BY channel, priority LIMIT 1)
     UNION ALL
     SELECT next.channel, next.priority
     FROM feed CROSS JOIN LATERAL (
       SELECT channel, priority
       FROM ${schema}.job
-      WHERE NOT suspect AND (channel, priority) > (feed.channel, feed.priority)
+      WHERE ${inFeed} AND (channel, priority) > (feed.channel, feed.priority)
       ORDER BY channel, priority
       LIMIT 1
     ) AS next
@@ -64,17 +65,19 @@ export const surveyFeeds = defineStatement<SurveyParams, SurveyRow>({
       AND (id, run) NOT IN (SELECT unnest(lease.job_ids), unnest(lease.runs) FROM ${schema}.lease))
   FROM (SELECT) AS always
   LEFT JOIN (
-    SELECT feed.channel, feed.priority, handlers.number, head.due_at, head.id, head.name, EXISTS (
-      SELECT FROM ${schema}.job AS keyed
-      WHERE keyed.channel = feed.channel AND keyed.priority = feed.priority AND NOT keyed.suspect AND keyed.key <> ''
-    ) AS keyed
+    SELECT feed.channel, feed.priority, handlers.number, head.due_at, head.id, head.name, (
+      SELECT true FROM ${schema}.job
+      WHERE channel = feed.channel AND priority = feed.priority AND ${inFeed} AND key <> ''
+      ORDER BY key
+      LIMIT 1
+    ) IS NOT NULL AS keyed
     FROM feed JOIN handlers ON handlers.channel IS NULL OR handlers.channel = feed.channel
     CROSS JOIN LATERAL (
       SELECT candidate.due_at, candidate.id, candidate.name
       FROM (
         SELECT due_at, id, run, name
         FROM ${schema}.job
-        WHERE channel = feed.channel AND priority = feed.priority AND NOT suspect
+        WHERE channel = feed.channel AND priority = feed.priority AND ${inFeed}
         ORDER BY due_at, id
         LIMIT CASE WHEN handlers.channel IS NOT NULL THEN ${WINDOW} END
       ) AS candidate
