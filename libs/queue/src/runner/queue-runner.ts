@@ -205,7 +205,12 @@ export class QueueRunner {
   /** Lanes that go on: here, or where there is room. */
   private onLanesReady(messages: readonly string[]): void {
     this.tell(messages);
-    if (this.claims.stopping || this.runs.demand(true).limit === 0) this.parts.notifier.send(messages);
+    const full = this.claims.stopping || this.runs.demand(true).limit === 0;
+    const forOthers = messages.filter((message) => {
+      const lane = parseWakeUp(message);
+      return full || (lane?.kind === 'jobs' && !this.feeds.canRun(lane));
+    });
+    if (forOthers.length > 0) this.parts.notifier.send(forOthers);
   }
 
   private onWakeUp(wakeUp: WakeUp): void {
