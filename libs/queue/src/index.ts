@@ -29,10 +29,13 @@ export type {
 } from './spawn/spawn-options.js';
 
 export { Queue } from './inspect/queue.js';
+export type { ClearOptions } from './inspect/clear-channels.js';
+export type { WaitOptions } from './inspect/job-waiter.js';
 export type { ChannelStats, JobRecord } from './statements/inspect-jobs.js';
 export type { JobFacts, QueueEvent } from './job/events.js';
 export type { DeadReason } from './job/outcome.js';
 
+export { ChannelBusyError, JobDeadError, JobNotFoundError, WaitTimeoutError } from './job/control-errors.js';
 export {
   DatabaseUnavailableError,
   DuplicateHandlerError,

@@ -11,6 +11,7 @@ import { Subject } from 'rxjs';
 import type { DataSource } from 'typeorm';
 import { HandlerRegistry } from './handlers/handler.registry.js';
 import { Policies } from './handlers/policies.js';
+import { JobWaiter } from './inspect/job-waiter.js';
 import { Queue } from './inspect/queue.js';
 import { DatabaseUnavailableError, messageOf, SchemaMissingError } from './job/errors.js';
 import type { QueueEvent } from './job/events.js';
@@ -27,7 +28,8 @@ import { Completion } from './settle/completion.js';
 import { JobSpawner } from './spawn/job-spawner.js';
 import { SpawnQueue } from './spawn/spawn-queue.js';
 import { findSchemaVersion, SCHEMA_VERSION } from './statements/check-schema.js';
-import { run } from './statements/statement.js';
+import { run, type SqlClient } from './statements/statement.js';
+import { findEnded } from './statements/wait-for.js';
 
 export interface QueueInstanceParts {
   readonly name: string;
@@ -63,6 +65,7 @@ export class QueueInstance
   private readonly notifier: Notifier;
   private readonly policies: Policies;
   private readonly watch: TransactionWatch;
+  private readonly waiter: JobWaiter;
   private runner: QueueRunner | null = null;
   private prepared = false;
   private hooksTimer: NodeJS.Timeout | undefined;
@@ -89,13 +92,17 @@ export class QueueInstance
       new SpawnQueue(this.side, (wakeUps) => this.wake(wakeUps)),
       (manager) => this.watch.watch(manager),
     );
+    const read = <T>(work: (client: SqlClient) => Promise<T>): Promise<T> =>
+      withPoolClient(dataSource, { schema, namedStatements }, work);
+    this.waiter = new JobWaiter((ids) => read((client) => run(client, findEnded, { ids })), this.events);
     this.queue = new Queue({
       schema,
       names: () => this.registry.names(),
       events: this.events.asObservable(),
-      read: (work) => withPoolClient(dataSource, { schema, namedStatements }, work),
+      read,
       write: (work, begin) => this.side.transaction(work, begin),
       wake: (messages) => this.wake(messages),
+      waiter: this.waiter,
     });
   }
 
@@ -127,6 +134,8 @@ export class QueueInstance
   /** TypeORM closes its pool in the next phase: until then handlers may use it, and spawn. */
   async beforeApplicationShutdown(): Promise<void> {
     await this.runner?.drain();
+    // Before the HTTP server waits for the requests that wait for a job.
+    await this.waiter.close();
   }
 
   async onApplicationShutdown(): Promise<void> {
