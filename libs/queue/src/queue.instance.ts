@@ -13,7 +13,7 @@ import { HandlerRegistry } from './handlers/handler.registry.js';
 import { Policies } from './handlers/policies.js';
 import { JobWaiter } from './inspect/job-waiter.js';
 import { Queue } from './inspect/queue.js';
-import { DatabaseUnavailableError, messageOf, SchemaMissingError } from './job/errors.js';
+import { DatabaseUnavailableError, InvalidOptionsError, messageOf, SchemaMissingError } from './job/errors.js';
 import type { QueueEvent } from './job/events.js';
 import { withinMs } from './job/time-limit.js';
 import type { LoopBoard } from './maintenance/loop-board.js';
@@ -23,7 +23,9 @@ import { Notifier } from './postgres/notifier.js';
 import { withPoolClient } from './postgres/pool-client.js';
 import { TransactionWatch } from './postgres/transaction-watch.js';
 import type { ResolvedQueueOptions } from './queue.options.js';
-import { QueueRunner } from './runner/queue-runner.js';
+import { QueueRunner, type RunnerParts, type RunnerSettings } from './runner/queue-runner.js';
+import { SingleRun } from './runner/single-run.js';
+import { SingleRuns } from './runner/single-runs.js';
 import { Completion } from './settle/completion.js';
 import { JobSpawner } from './spawn/job-spawner.js';
 import { SpawnQueue } from './spawn/spawn-queue.js';
@@ -66,6 +68,7 @@ export class QueueInstance
   private readonly policies: Policies;
   private readonly watch: TransactionWatch;
   private readonly waiter: JobWaiter;
+  private readonly singleRuns = new SingleRuns((channels) => this.makeSingleRun(channels));
   private runner: QueueRunner | null = null;
   private prepared = false;
   private hooksTimer: NodeJS.Timeout | undefined;
@@ -103,6 +106,9 @@ export class QueueInstance
       write: (work, begin) => this.side.transaction(work, begin),
       wake: (messages) => this.wake(messages),
       waiter: this.waiter,
+      running: () => (this.runner?.running ?? 0) + this.singleRuns.running,
+      idle: (timeoutMs) => this.idle(timeoutMs),
+      runOne: (channels) => this.singleRuns.runOne(channels),
     });
   }
 
@@ -133,7 +139,7 @@ export class QueueInstance
 
   /** TypeORM closes its pool in the next phase: until then handlers may use it, and spawn. */
   async beforeApplicationShutdown(): Promise<void> {
-    await this.runner?.drain();
+    await Promise.all([this.runner?.drain(), this.singleRuns.drain()]);
     // Before the HTTP server waits for the requests that wait for a job.
     await this.waiter.close();
   }
@@ -154,28 +160,47 @@ export class QueueInstance
     this.notifier.send(messages);
   }
 
+  private async idle(timeoutMs: number | null): Promise<boolean> {
+    const answers = await Promise.all([this.runner?.idle(timeoutMs) ?? true, this.singleRuns.idle(timeoutMs)]);
+    return answers.every(Boolean);
+  }
+
   private makeRunner(): QueueRunner {
-    const { name, options, dataSource } = this.parts;
-    return new QueueRunner(
-      {
-        ...options,
-        ...options.concurrency,
-        instance: name,
-        options: this.connectionOptions,
-        listenOptions: listenOptionsOf(this.connectionOptions, options.listenUrl),
-      },
-      {
-        registry: this.registry,
-        policies: this.policies,
-        completion: new Completion({ ...options, dataSource }),
-        notifier: this.notifier,
-        prepare: () => this.prepare(),
-        board: this.parts.board(),
-        logger: this.logger,
-        emit: (event) => this.events.next(event),
-        observed: () => this.events.observed,
-      },
-    );
+    return new QueueRunner(this.runnerSettings(), this.runnerParts());
+  }
+
+  private makeSingleRun(channels: readonly string[] | null): SingleRun {
+    if (this.parts.options.runner) {
+      throw new InvalidOptionsError('runner', true, 'Set it to false where `queue.runOne` runs the jobs.');
+    }
+    const settings = this.runnerSettings();
+    return new SingleRun({ ...settings, channels: channels ?? settings.channels }, this.runnerParts());
+  }
+
+  private runnerSettings(): RunnerSettings {
+    const { name, options } = this.parts;
+    return {
+      ...options,
+      ...options.concurrency,
+      instance: name,
+      options: this.connectionOptions,
+      listenOptions: listenOptionsOf(this.connectionOptions, options.listenUrl),
+    };
+  }
+
+  private runnerParts(): RunnerParts {
+    const { options, dataSource } = this.parts;
+    return {
+      registry: this.registry,
+      policies: this.policies,
+      completion: new Completion({ ...options, dataSource }),
+      notifier: this.notifier,
+      prepare: () => this.prepare(),
+      board: this.parts.board(),
+      logger: this.logger,
+      emit: (event) => this.events.next(event),
+      observed: () => this.events.observed,
+    };
   }
 
   /** A missing migration ends the boot; a database that is down does not: the runner goes on trying. */

@@ -4,7 +4,7 @@ import { durationMs, type Duration } from '../job/duration.js';
 import { QueueClosedError } from '../job/errors.js';
 import type { QueueEvent } from '../job/events.js';
 import type { JobId } from '../job/job.js';
-import { withinMs } from '../job/time-limit.js';
+import { MAX_TIMER_MS, withinMs } from '../job/time-limit.js';
 import { isRetryable } from '../postgres/sqlstate.js';
 import type { EndedJobRow } from '../statements/wait-for.js';
 
@@ -26,9 +26,6 @@ const FIRST_LOOK_MS = 25;
 const LONGEST_LOOK_MS = 1_000;
 
 const LAST_LOOK_LIMIT_MS = 2_000;
-
-/** What a timer can count, in whole days. */
-const MAX_TIMEOUT_MS = 24 * 86_400_000;
 
 /**
  * Everybody in this process who waits for the end of a job: one statement now and then looks for all of them, none when
@@ -54,7 +51,7 @@ export class JobWaiter {
 
   /** The result of a job, once it has ended. */
   async waitFor(id: JobId, { timeout, signal }: WaitOptions = {}): Promise<unknown> {
-    const timeoutMs = timeout === undefined ? null : durationMs(timeout, 'timeout', 1, MAX_TIMEOUT_MS);
+    const timeoutMs = timeout === undefined ? null : durationMs(timeout, 'timeout', 1, MAX_TIMER_MS);
     signal?.throwIfAborted();
     if (this.closed) throw closedError(id);
     const { promise, waiter } = newWaiter();

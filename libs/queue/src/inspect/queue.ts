@@ -1,8 +1,11 @@
 import type { Observable } from 'rxjs';
+import { durationMs, type Duration } from '../job/duration.js';
 import { InvalidOptionsError } from '../job/errors.js';
 import type { QueueEvent } from '../job/events.js';
 import type { JobId } from '../job/job.js';
 import { checkName } from '../job/names.js';
+import type { RunOneOptions, RunOneResult } from '../job/run-one.js';
+import { MAX_TIMER_MS } from '../job/time-limit.js';
 import { pauseChannel, resumeChannel } from '../statements/channels.js';
 import { listLiveChannels } from '../statements/clear-jobs.js';
 import { countChannels, getJob, type ChannelStats, type JobRecord } from '../statements/inspect-jobs.js';
@@ -21,6 +24,9 @@ export interface QueuePorts {
   readonly write: <T>(work: (client: SqlClient) => Promise<T>, begin: string) => Promise<T>;
   readonly wake: (messages: readonly string[]) => void;
   readonly waiter: JobWaiter;
+  readonly running: () => number;
+  readonly idle: (timeoutMs: number | null) => Promise<boolean>;
+  readonly runOne: (channels: readonly string[] | null) => Promise<RunOneResult | null>;
 }
 
 /** Reads and controls the queue. */
@@ -66,6 +72,34 @@ export class Queue {
    */
   async waitFor<Result = unknown>(id: JobId, options?: WaitOptions): Promise<Result> {
     return (await this.ports.waiter.waitFor(checkId(id), options)) as Result;
+  }
+
+  /** How many handlers run in this process now. */
+  get running(): number {
+    return this.ports.running();
+  }
+
+  /**
+   * Waits until no handler runs in this process, and the ends of those that ran are written. It does not stop the runner:
+   * jobs that are due are started meanwhile, and waited for too.
+   *
+   * @param options `timeout` (default: as long as it takes)
+   * @returns `false` when the time is over
+   */
+  async idle({ timeout }: { timeout?: Duration } = {}): Promise<boolean> {
+    return this.ports.idle(timeout === undefined ? null : durationMs(timeout, 'timeout', 0, MAX_TIMER_MS));
+  }
+
+  /**
+   * For tests, in an application with `runner: false`: claims one due job, runs it here as a runner would, and answers
+   * what became of it once that is written.
+   *
+   * @returns `null` when no job is due that this application has a handler for
+   * @throws {InvalidOptionsError} when this process has a runner, which would take the jobs itself
+   * @example expect(await queue.runOne()).toMatchObject({ name: 'Mailer.welcome', outcome: 'completed' });
+   */
+  async runOne({ channels }: RunOneOptions = {}): Promise<RunOneResult | null> {
+    return this.ports.runOne(channels === undefined ? null : checkChannels(channels));
   }
 
   /** Counts of every channel that has jobs, dead ones or a pause. Reads all live jobs. */

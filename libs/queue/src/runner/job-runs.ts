@@ -118,10 +118,21 @@ export class JobRuns {
     }
   }
 
-  /** The leases are gone: what has not started is forgotten, what runs is told to stop. */
-  lose(isLost: (job: ClaimedJob) => boolean): void {
-    for (const job of this.withdraw(isLost)) this.forget(job);
+  /** The leases are gone: what has not started is forgotten, and answered; what runs is told to stop. */
+  lose(isLost: (job: ClaimedJob) => boolean): ClaimedJob[] {
+    const forgotten = this.withdraw(isLost);
+    for (const job of forgotten) this.forget(job);
     this.runs.lose(isLost);
+    return forgotten;
+  }
+
+  /** Handlers that run. */
+  get running(): number {
+    return this.runs.count;
+  }
+
+  idle(withinMs: number | null): Promise<boolean> {
+    return this.runs.idle(withinMs);
   }
 
   /** Handlers that run, or have ended within so many milliseconds. */
