@@ -17,6 +17,7 @@ import type { SqlClient } from '../statements/statement.js';
 import type { SurveyRow } from '../statements/survey-feeds.js';
 import { parseWakeUp, SURVEY_MESSAGE, type WakeUp } from '../statements/wake-up.js';
 import { ClaimLoop, type ClaimLoopParts } from './claim-loop.js';
+import { idleWithin } from './idle.js';
 import { JobRuns, type JobRunsParts, type JobRunsSettings } from './job-runs.js';
 import { Membership } from './membership.js';
 import { eventOf } from './run-events.js';
@@ -140,6 +141,14 @@ export class QueueRunner {
       const wakeUp = parseWakeUp(message);
       if (wakeUp !== undefined) this.onWakeUp(wakeUp);
     }
+  }
+
+  get running(): number {
+    return this.runs.running;
+  }
+
+  idle(timeoutMs: number | null): Promise<boolean> {
+    return idleWithin(timeoutMs, this.runs, () => this.settler.idle());
   }
 
   /** Nothing is claimed or started any more; what was taken ahead goes back. */
