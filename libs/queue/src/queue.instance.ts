@@ -23,7 +23,6 @@ import { withPoolClient } from './postgres/pool-client.js';
 import { TransactionWatch } from './postgres/transaction-watch.js';
 import type { ResolvedQueueOptions } from './queue.options.js';
 import { QueueRunner } from './runner/queue-runner.js';
-import { Completion } from './settle/completion.js';
 import { JobSpawner } from './spawn/job-spawner.js';
 import { SpawnQueue } from './spawn/spawn-queue.js';
 import { findSchemaVersion, SCHEMA_VERSION } from './statements/check-schema.js';
@@ -152,13 +151,13 @@ export class QueueInstance
         ...options,
         ...options.concurrency,
         instance: name,
+        dataSource,
         options: this.connectionOptions,
         listenOptions: listenOptionsOf(this.connectionOptions, options.listenUrl),
       },
       {
         registry: this.registry,
         policies: this.policies,
-        completion: new Completion({ ...options, dataSource }),
         notifier: this.notifier,
         prepare: () => this.prepare(),
         board: this.parts.board(),

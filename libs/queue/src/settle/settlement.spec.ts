@@ -10,7 +10,15 @@ function settle(outcome: Outcome, policy: Partial<HandlerPolicy> = {}): Settleme
   return settlementOf({
     job: { ...FENCE, attempt: 2 } as ClaimedJob,
     outcome,
-    policy: { retries: 4, backoff: null, timeoutMs: null, retentionMs: 0, deadRetentionMs: null, ...policy },
+    policy: {
+      retries: 4,
+      backoff: null,
+      timeoutMs: null,
+      retentionMs: 0,
+      deadRetentionMs: null,
+      keepAlive: true,
+      ...policy,
+    },
     durationMs: 1,
   });
 }
@@ -59,7 +67,7 @@ describe('settlementOf', () => {
 
   it('asks the database first when the handler has completed the job itself, and is unsure of what it writes else', () => {
     const otherwise = { kind: 'retry', delayMs: 0, error: 'not committed' } as const;
-    expect(settle({ kind: 'unless-completed', otherwise })).toMatchObject({
+    expect(settle({ kind: 'unless-completed', otherwise, threw: false })).toMatchObject({
       write: 'confirm',
       entry: FENCE,
       otherwise: { write: 'requeue', unsure: true, entry: { attempt: 2, error: 'not committed' } },

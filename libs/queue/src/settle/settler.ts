@@ -67,8 +67,18 @@ export class Settler {
     this.enqueue(settlementOf(run));
   }
 
+  /** Nothing is to be written of a run whose lease has ended by itself: only its lease counts one job less. */
+  abandon(job: ClaimedJob): void {
+    this.settled(job);
+    if (this.endedLeases.length > 0) this.hurry();
+  }
+
   private enqueue(settlement: Settlement): void {
     this.waiting.push(settlement);
+    this.hurry();
+  }
+
+  private hurry(): void {
     if (this.working) return;
     this.working = true;
     // After this turn of the event loop: what ends in the same turn goes out together.

@@ -21,7 +21,7 @@ export const LEASES_PER_RESCUE = 50;
  * its lease. Safe with several rescuers at once. Indexes `job_pkey`, `lease_pkey`.
  */
 export const rescueJobs = defineStatement<Record<string, never>, RescuedRow>({
-  name: 'rescue_jobs_v1',
+  name: 'rescue_jobs_v2',
   text: (schema) => `
   WITH lost AS MATERIALIZED (
     SELECT lease.runner_id, lease.number, lease.job_ids, lease.runs, lease.started,
@@ -64,6 +64,7 @@ export const rescueJobs = defineStatement<Record<string, never>, RescuedRow>({
       run = job.run + 1,
       attempt = locked.attempt,
       suspect = NOT locked.stopping,
+      lease_ends_at = NULL,
       due_at = CASE WHEN locked.stopping THEN job.due_at ELSE clock_timestamp() END,
       last_error = CASE WHEN locked.stopping THEN job.last_error ELSE 'lease expired' END
     FROM locked

@@ -134,7 +134,7 @@ export interface RequeuedRow {
  * old one can be written any more. A run that came to its end clears its job of suspicion, a release does not. A locked row is passed by, as in `finishJobs`. Index `job_pkey`.
  */
 export const requeueJobs = defineStatement<Fenced<RequeueEntry>, RequeuedRow>({
-  name: 'requeue_jobs_v1',
+  name: 'requeue_jobs_v2',
   text: (schema) => `
   WITH ${heldLeases(schema)}, done AS (
     SELECT *
@@ -149,6 +149,7 @@ export const requeueJobs = defineStatement<Fenced<RequeueEntry>, RequeuedRow>({
       attempt = done.attempt,
       due_at = CASE WHEN done.delay_ms IS NULL THEN job.due_at ELSE clock_timestamp() + done.delay_ms * interval '1 millisecond' END,
       suspect = job.suspect AND done.delay_ms IS NULL,
+      lease_ends_at = NULL,
       last_error = coalesce(done.error, job.last_error)
     FROM held, done
     WHERE job.id = held.id AND done.id = held.id
