@@ -1,4 +1,4 @@
-// An application in a process of its own whose handler stores what the payload says, tells so, and never ends.
+// An application in a process of its own whose handler stores what the payload says, tells so, and does not end.
 import 'reflect-metadata';
 import { Injectable, Module } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
@@ -10,19 +10,31 @@ export interface StoreThenHang {
   /** Stored as bytes. */
   readonly text?: string;
   readonly progress?: ProgressReport;
+  /** Blocks the event loop so long, and completes then, instead of hanging. */
+  readonly blockMs?: number;
 }
 
 const tell = (message: string): void => void process.send?.(message);
 
 @Injectable()
 class Worker {
-  @JobHandler('work', { name: 'work', retries: Number(process.env.RETRIES ?? 4) })
+  @JobHandler('work', { name: 'work', keepAlive: process.env.KEEP_ALIVE !== 'false' })
   async run(job: Job<StoreThenHang>): Promise<void> {
     const { checkpoint, text, progress } = job.payload;
     if (checkpoint) await job.checkpoint(checkpoint as CheckpointChanges<StoreThenHang>);
     if (text !== undefined) await job.checkpoint({ bytes: Buffer.from(text) });
     if (progress) await job.progress(progress);
     tell('stored');
+    if (job.payload.blockMs !== undefined) {
+      const end = performance.now() + job.payload.blockMs;
+      while (performance.now() < end);
+      tell(
+        await job.complete().then(
+          () => 'completed',
+          (error: { code: string }) => error.code,
+        ),
+      );
+    }
     await new Promise(() => undefined);
   }
 }
