@@ -76,7 +76,7 @@ describe('job.checkpoint', () => {
     });
     const { id } = await app.jobs.spawn('work', { page: 1 });
     await until(async () => (await app.queue.get(id))?.state === 'running', { what: 'it runs' });
-    await until(async () => ((await app.queue.get(id))?.payload as { page: number }).page === 2, {
+    await until(async () => JSON.stringify((await app.queue.get(id))?.payload) === '{"page":2}', {
       what: 'it is stored',
     });
     expect(app.runs[0]!.payload).toEqual({ page: 1 });
