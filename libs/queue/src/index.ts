@@ -10,7 +10,7 @@ export { getJobSpawnerToken, getQueueToken } from './queue.module-definition.js'
 export type { Concurrency, QueueInstanceOptions, QueueOptions, Shutdown } from './queue.options.js';
 
 export { JobHandler } from './handlers/job-handler.decorator.js';
-export type { ErrorContext, ErrorHook, HandlerClass, HandlerOptions, HandlerPreset } from './job/handler.js';
+export type { ErrorContext, ErrorHook, HandlerClass, HandlerOptions, HandlerPreset, OnDead } from './job/handler.js';
 export type { BackoffFunction, BackoffOptions, BackoffType } from './job/backoff.js';
 export type { Duration } from './job/duration.js';
 
@@ -37,7 +37,8 @@ export type {
   TransactionOption,
 } from './spawn/spawn-options.js';
 
-export { Queue } from './inspect/queue.js';
+export { Queue, type ListLanesOptions } from './inspect/queue.js';
+export type { LaneBlock, LaneRecord } from './statements/list-lanes.js';
 export type { ChannelStats, JobRecord } from './statements/inspect-jobs.js';
 export type { JobFacts, QueueEvent } from './job/events.js';
 export type { DeadReason } from './job/outcome.js';

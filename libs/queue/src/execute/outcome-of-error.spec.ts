@@ -33,6 +33,8 @@ const outcomeOf = (given: Given): Outcome =>
       retentionMs: 0,
       deadRetentionMs: null,
       keepAlive: true,
+      ordered: false,
+      onDead: 'skip',
     },
     maxAttempts: given.maxAttempts === undefined ? 5 : given.maxAttempts,
     isRetryable: given.isRetryable ?? (() => true),

@@ -17,6 +17,8 @@ export interface RunControlParts {
   readonly maxPayloadBytes: number;
   /** How long the lease of a run lasts that does not keep itself alive. */
   readonly leaseMs: number;
+  /** Resolves when all is written that must be durable before anything of this run: the ends of the jobs before it. */
+  readonly settledBefore: () => Promise<void>;
   /** The lease had an end of its own, and it has passed. */
   readonly leaseEnded: () => void;
 }
@@ -34,8 +36,6 @@ const OPEN_TRANSACTION_MS = 50;
 
 /** What a handler may write of its run, and what this process knows of what became of it. */
 export class RunControl {
-  /** Awaited before a completion or checkpoint is written: what must be durable earlier. */
-  settledBefore: (() => Promise<void>) | undefined;
   private asked: Asked | null = null;
   private over = false;
   private lost = false;
@@ -82,6 +82,7 @@ export class RunControl {
       await this.predecessors('completed');
       await port.complete(this.job, { result: encoded, retentionMs: policy.retentionMs }, manager);
       asked.answer = 'written';
+      if (manager === undefined) this.leaseEnd.clear();
     } catch (error) {
       // Nothing was written, and the run ends like any other, or asks again; a broken connection leaves that open.
       if (error instanceof DatabaseUnavailableError) asked.answer = 'lost';
@@ -96,7 +97,6 @@ export class RunControl {
     this.check('checkpointed', manager);
     const checkpoint = await checkpointOf(changes, this.stored, this.parts);
     this.check('checkpointed', manager);
-    await this.predecessors('checkpointed');
     await this.write(checkpoint, 'checkpointed', manager);
     const { payload = this.stored.payload, bytes = this.stored.bytes } = checkpoint;
     this.stored = { payload, bytes, metadata: this.stored.metadata };
@@ -133,7 +133,7 @@ export class RunControl {
     try {
       await this.write({ extraRetries: 0, keepAliveMs: leaseMs }, 'started');
     } catch (error) {
-      if (error instanceof LeaseLostError) this.endLease();
+      if (error instanceof LeaseLostError) this.expire();
       throw error;
     }
   }
@@ -146,6 +146,7 @@ export class RunControl {
 
   /** What the handler does from now on is nobody's run any more. */
   end(): void {
+    if (this.leaseEnd.passed) this.endLease();
     this.over = true;
     this.leaseEnd.clear();
     this.reports.flush();
@@ -198,12 +199,12 @@ export class RunControl {
   }
 
   private async predecessors(to: string): Promise<void> {
-    if (this.settledBefore === undefined) return;
-    await this.settledBefore();
+    await this.parts.settledBefore();
     if (this.over) throw new InvalidTransitionError(this.job.id, 'settled: this run has ended', to);
   }
 
   private async write(checkpoint: Checkpoint, to: string, manager?: EntityManager): Promise<void> {
+    await this.predecessors(to);
     const askedAt = performance.now();
     let facts: RunFacts;
     try {
@@ -228,7 +229,19 @@ export class RunControl {
     return new InvalidTransitionError(this.job.id, COMPLETED, to);
   }
 
+  /** The lease has passed. A job that is completed by then needs none, which only the database knows. */
   private endLease(): void {
+    if (this.asked === null) this.expire();
+    else void this.expireUnlessCompleted();
+  }
+
+  private async expireUnlessCompleted(): Promise<void> {
+    const facts = await this.parts.port.look(this.job).catch(() => null);
+    if (facts !== null && !this.over) this.expire();
+  }
+
+  private expire(): void {
+    if (this.lost) return;
     this.lose();
     this.parts.leaseEnded();
   }

@@ -42,6 +42,9 @@ export class RunningJob implements Job {
   get name(): string {
     return this.claimed.name;
   }
+  get seq(): number | null {
+    return this.claimed.seq;
+  }
   get attempt(): number {
     return this.claimed.attempt;
   }

@@ -85,7 +85,7 @@ describe('resolveHandler', () => {
     ['keepAlive', 'no'],
     ['onError', 'log'],
     ['isRetryable', true],
-    ['ordered', true],
+    ['order', true],
     ['batch', 10],
   ])('refuses a wrong %s (%p), naming the handler and the option', (option, value) => {
     const wrong = (): unknown => resolve({ [option]: value });

@@ -3,9 +3,9 @@ import type { StandardSchemaV1 } from '@standard-schema/spec';
 import { resolveBackoff } from '../job/backoff.js';
 import { durationMs } from '../job/duration.js';
 import { InvalidOptionsError } from '../job/errors.js';
-import type { HandlerOptions, HandlerPolicy, HandlerPreset, RegisteredHandler } from '../job/handler.js';
+import type { HandlerOptions, HandlerPolicy, HandlerPreset, OnDead, RegisteredHandler } from '../job/handler.js';
 import type { Job } from '../job/job.js';
-import { checkInteger, checkName, checkPriority, checkRetries } from '../job/names.js';
+import { checkBoolean, checkInteger, checkName, checkPriority, checkRetries } from '../job/names.js';
 import { dtoSchema, type DtoClass } from './dto-schema.js';
 import type { HandlerMetadata } from './job-handler.decorator.js';
 
@@ -16,6 +16,8 @@ const LIBRARY_DEFAULTS = {
   priority: 0,
   completion: 'auto',
   keepAlive: true,
+  ordered: false,
+  onDead: 'skip',
 } as const satisfies HandlerOptions;
 
 const KNOWN_OPTIONS = new Set<string>([
@@ -27,6 +29,8 @@ const KNOWN_OPTIONS = new Set<string>([
   'schema',
   'retention',
   'deadRetention',
+  'ordered',
+  'onDead',
   'concurrency',
   'priority',
   'preset',
@@ -123,7 +127,14 @@ function resolvePolicy(options: HandlerOptions, at: (option: string) => string):
     retentionMs: durationMs(retention, at('retention')),
     deadRetentionMs: deadRetention === undefined ? null : durationMs(deadRetention, at('deadRetention')),
     keepAlive: checkBoolean(keepAlive, at('keepAlive')),
+    ordered: checkBoolean(options.ordered, at('ordered')),
+    onDead: checkOnDead(options.onDead, at('onDead')),
   };
+}
+
+function checkOnDead(onDead: unknown, option: string): OnDead {
+  if (onDead === 'skip' || onDead === 'block') return onDead;
+  throw new InvalidOptionsError(option, onDead, "Give 'skip' or 'block'.");
 }
 
 function checkSchema(schema: unknown, option: string): StandardSchemaV1 {
@@ -155,8 +166,9 @@ function checkBoolean(value: unknown, option: string): boolean {
 
 /** A hash of what the policy says, so that every process computes the same id without asking. */
 export function policyIdOf(name: string, policy: HandlerPolicy): string {
-  const { retries, backoff, timeoutMs, retentionMs, deadRetentionMs, keepAlive } = policy;
+  const { retries, backoff, timeoutMs, retentionMs, deadRetentionMs, ordered, onDead, keepAlive } = policy;
   const numbers = backoff && [backoff.type, backoff.baseMs, backoff.factor, backoff.maxMs, backoff.jitter];
-  const content = JSON.stringify([name, retries, numbers, timeoutMs, retentionMs, deadRetentionMs, keepAlive]);
+  const numbersAndFlags = [retries, numbers, timeoutMs, retentionMs, deadRetentionMs, ordered, onDead, keepAlive];
+  const content = JSON.stringify([name, ...numbersAndFlags]);
   return createHash('sha256').update(content).digest().readBigInt64BE(0).toString();
 }

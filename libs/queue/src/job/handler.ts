@@ -30,6 +30,16 @@ export interface HandlerOptions {
   retention?: Duration;
   /** How long a dead job is kept. Default for ever. */
   deadRetention?: Duration;
+  /**
+   * `true`: jobs of one channel and key run one after another, in the order in which they were sent, by whatever process.
+   * Default false.
+   */
+  ordered?: boolean;
+  /**
+   * What a dead job means for its lane: `skip`, the next one runs; `block`, the lane waits for a person, who calls
+   * `queue.unblock`. Default `skip`.
+   */
+  onDead?: OnDead;
   /** Most runs of this handler at once in one process. Default the runner's `concurrency.max`. */
   concurrency?: number;
   /** Smaller runs first within a channel, −32 768 to 32 767. Default 0. */
@@ -65,6 +75,9 @@ export interface ErrorContext {
  */
 export type ErrorHook = (error: unknown, job: Job, context: ErrorContext) => void | Promise<void>;
 
+/** What a dead job means for the jobs behind it in its lane. */
+export type OnDead = 'skip' | 'block';
+
 /** A class whose methods are handlers; an abstract one too. */
 export type HandlerClass<T = unknown> = abstract new (...dependencies: never[]) => T;
 
@@ -88,6 +101,10 @@ export interface HandlerPolicy {
   readonly deadRetentionMs: number | null;
   /** `false`: a run's lease ends by itself. */
   readonly keepAlive: boolean;
+  /** Its jobs run in the order of their lanes. */
+  readonly ordered: boolean;
+  /** What a dead job means for its lane. */
+  readonly onDead: OnDead;
 }
 
 /** A handler found in the application, its options resolved. */

@@ -1,8 +1,8 @@
 import type { Logger } from '@nestjs/common';
 import { declareDead, forgetRunners, type HeartbeatRow, type Peer } from '../statements/runners.js';
 import { rescueExpired } from '../statements/rescue-expired.js';
-import { rescueJobs, type RescuedRow } from '../statements/rescue-jobs.js';
-import { run, type SqlClient, type Statement } from '../statements/statement.js';
+import { rescueJobs, rescueLanes } from '../statements/rescue-jobs.js';
+import { run, type SqlClient } from '../statements/statement.js';
 import { SURVEY_MESSAGE } from '../statements/wake-up.js';
 import { DeathWatch, type DeathWatchSettings } from './death-watch.js';
 
@@ -55,23 +55,40 @@ export class Rescuer {
     }
     if (this.expired) {
       this.expired = false;
-      await this.rescueAll(rescueExpired);
+      await this.rescueAll(rescueExpiredOnce);
     }
     if (!this.orphaned) return;
     this.orphaned = false;
-    await this.rescueAll(rescueJobs);
+    await this.rescueAll(rescueOnce);
     await this.transact((client) => run(client, forgetRunners, { runner: null }));
   }
 
   /** Pass after pass until one finds nothing; what is locked now the next heartbeat finds again. */
-  private async rescueAll(statement: Statement<Record<string, never>, RescuedRow>): Promise<void> {
+  private async rescueAll(once: (client: SqlClient) => Promise<Rescued | null>): Promise<void> {
     for (;;) {
-      const rows = await this.transact((client) => run(client, statement, {}));
-      if (rows.length === 0) return;
-      const waiting = rows.filter(({ outcome }) => outcome === 'waiting');
-      const messages = waiting.filter(({ suspect }) => !suspect).map(({ message }) => message);
-      if (messages.length < waiting.length) messages.push(SURVEY_MESSAGE);
-      this.onRescued({ waiting: waiting.length, dead: rows.length - waiting.length, messages });
+      const rescued = await this.transact(once);
+      if (rescued === null) return;
+      this.onRescued(rescued);
     }
   }
+}
+
+/** One pass; `null` when there was nothing. */
+async function rescueOnce(client: SqlClient): Promise<Rescued | null> {
+  const [jobs, lanes] = await Promise.all([run(client, rescueJobs, {}), run(client, rescueLanes, {})]);
+  if (jobs.length === 0 && lanes.length === 0) return null;
+  const waiting = jobs.filter(({ outcome }) => outcome === 'waiting');
+  const messages = [...waiting.filter(({ suspect }) => !suspect), ...lanes].flatMap(({ message }) => message ?? []);
+  if (waiting.some(({ suspect }) => suspect)) messages.push(SURVEY_MESSAGE);
+  return { waiting: waiting.length, dead: jobs.length - waiting.length, messages };
+}
+
+/** One pass over the runs that have outlived their lease; `null` when there was none. */
+async function rescueExpiredOnce(client: SqlClient): Promise<Rescued | null> {
+  const rows = await run(client, rescueExpired, {});
+  if (rows.length === 0) return null;
+  const count = (wanted: string): number => rows.filter(({ outcome }) => outcome === wanted).length;
+  const [waiting, dead] = [count('waiting'), count('dead')];
+  const messages = rows.flatMap(({ message }) => message ?? []);
+  return { waiting, dead, messages: waiting > 0 ? [...messages, SURVEY_MESSAGE] : messages };
 }

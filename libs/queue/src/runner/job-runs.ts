@@ -14,6 +14,9 @@ import type { LeaseBook } from '../job/lease-book.js';
 import { RELEASED } from '../job/outcome.js';
 import type { RunPort } from '../job/run-port.js';
 import type { EndedRun } from '../settle/settlement.js';
+import type { Settled } from '../settle/settler.js';
+import type { LaneEnd } from '../statements/lanes.js';
+import { Lanes, type LaneId } from './lanes.js';
 import { RunBoard, type ActiveRun } from './run-board.js';
 import { factsOf } from './run-events.js';
 import { Slots, type SlotsSettings } from './slots.js';
@@ -42,6 +45,8 @@ export interface JobRunsParts {
   readonly mayStart: () => boolean;
   /** A run has ended and is to be settled. */
   readonly ended: (run: EndedRun) => void;
+  /** A lane is to be given back, behind what has ended before. */
+  readonly laneEnded: (end: LaneEnd) => void;
   /** The lease of a run has ended before the run: its job is to be rescued. */
   readonly leaseEnded: () => void;
   /** Such a run has ended too: nothing is to be written. */
@@ -54,6 +59,7 @@ export interface JobRunsParts {
 export class JobRuns {
   private readonly slots: Slots;
   private readonly runs = new RunBoard();
+  private readonly lanes: Lanes;
   private readonly executor: JobExecutor;
   private readonly errorHooks: ErrorHooks;
   private stopping = false;
@@ -70,6 +76,7 @@ export class JobRuns {
     const hookFailed = (what: string): void => parts.logger.error(what);
     this.executor = new JobExecutor(settings.abortGraceMs, { stuck: (job) => this.reportStuck(job), hookFailed });
     this.errorHooks = new ErrorHooks(settings.onError, hookFailed);
+    this.lanes = new Lanes(this.slots, settings.prefetchMs, { ...parts, handlerOf: (job) => this.handlerOf(job) });
   }
 
   /**
@@ -111,13 +118,13 @@ export class JobRuns {
 
   async accept(jobs: readonly ClaimedJob[]): Promise<void> {
     await this.parts.policies.learn(jobs);
-    for (const job of jobs) {
+    for (const job of this.lanes.add(jobs)) {
       this.suspectInHand ||= job.suspect;
       this.slots.take(job, this.handlerOf(job));
     }
     if (this.stopping) this.releaseAhead();
     else this.startReady();
-    if (this.slots.aheadCount > 0) this.aheadTimer ??= setInterval(() => this.releaseIdleAhead(), MAX_IDLE_AHEAD_MS);
+    if (this.slots.waitingCount > 0) this.aheadTimer ??= setInterval(() => this.releaseIdleAhead(), MAX_IDLE_AHEAD_MS);
   }
 
   /** Starts what has a slot. */
@@ -132,9 +139,22 @@ export class JobRuns {
   }
 
   /** The leases are gone: what has not started is forgotten, what runs is told to stop. */
-  lose(isLost: (job: ClaimedJob) => boolean): void {
+  lose(isLost: (job: LaneId) => boolean): void {
     for (const job of this.withdraw(isLost)) this.forget(job);
+    this.lanes.lose(isLost);
     this.runs.lose(isLost);
+  }
+
+  /** The end of a run is written, or refused: its lane goes on, or ends. */
+  settled({ run: { job, outcome, policy }, result }: Settled): void {
+    if (job.seq === null) return;
+    if (result === 'lost')
+      this.lose(
+        ({ runner, lease, channel, key }) =>
+          runner === job.runner && lease === job.lease && channel === job.channel && key === job.key,
+      );
+    else this.lanes.settled(job, outcome, policy, result === 'completed-by-handler');
+    this.startReady();
   }
 
   /** Handlers that run, or have ended within so many milliseconds. */
@@ -149,6 +169,7 @@ export class JobRuns {
   /** Starts nothing any more, and gives back what was taken ahead. */
   stop(): void {
     this.stopping = true;
+    this.lanes.stopping = true;
     this.releaseAhead();
     clearInterval(this.aheadTimer);
   }
@@ -172,6 +193,7 @@ export class JobRuns {
     const job = this.runningJob(claimed, handler, policy, () => {
       active.leaseLost = true;
       active.leaseEnded = true;
+      if (!job.control.askedForCompletion) this.lanes.expired(claimed);
       parts.leaseEnded();
     });
     const active: ActiveRun = { job, handler, leaseLost: false, leaseEnded: false, stuckReported: false };
@@ -187,9 +209,15 @@ export class JobRuns {
     this.forget(claimed);
     // Whether it was completed in time only the database knows.
     const undecided = active.leaseEnded && job.control.askedForCompletion;
-    if (active.leaseEnded && !undecided) parts.abandoned(claimed);
+    if (active.leaseEnded && !undecided) {
+      this.lanes.expired(claimed);
+      parts.abandoned(claimed);
+    }
     if (active.leaseLost && !undecided) parts.emit({ type: 'lease-lost', ...factsOf(claimed) });
-    else parts.ended({ job: claimed, outcome, policy, durationMs, written: this.errorHooks.of(handler, job) });
+    else {
+      parts.ended({ job: claimed, outcome, policy, durationMs, written: this.errorHooks.of(handler, job) });
+      this.lanes.ended(claimed, outcome, policy, durationMs);
+    }
     this.startReady();
     if (this.slots.reserved || this.demand(true).limit > 0) parts.wanting();
   }
@@ -202,21 +230,28 @@ export class JobRuns {
   ): RunningJob {
     const { maxPayloadBytes, leaseMs } = this.settings;
     const { port } = this.parts;
-    return new RunningJob(claimed, { port, handler, policy, maxPayloadBytes, leaseMs, leaseEnded });
+    const settledBefore = (): Promise<void> => this.lanes.writtenBefore(claimed);
+    const settings = { maxPayloadBytes, leaseMs };
+    return new RunningJob(claimed, { port, handler, policy, ...settings, settledBefore, leaseEnded });
   }
 
   /** Jobs were taken ahead of fast ones, and slow ones came in between: they go back to where others can run them. */
   private releaseIdleAhead(): void {
     if (this.startedSince === 0) this.releaseAhead();
     this.startedSince = 0;
-    if (this.slots.aheadCount > 0) return;
+    if (this.slots.waitingCount > 0) return;
     clearInterval(this.aheadTimer);
     this.aheadTimer = undefined;
   }
 
   private releaseAhead(): void {
+    this.lanes.letGoTails();
     for (const job of this.withdraw(() => true)) {
       this.forget(job);
+      if (job.seq !== null) {
+        this.lanes.withdrawn(job);
+        continue;
+      }
       const policy = this.parts.policies.of(job, this.handlerOf(job));
       this.parts.ended({ job, outcome: RELEASED, policy, durationMs: 0 });
     }

@@ -87,22 +87,39 @@ export class QueueRunner {
       port: new RunWriter(settings, this.settleConnection),
       mayStart: () => this.membership.trusted,
       ended: (ended) => this.onEnded(ended),
+      laneEnded: (end) => this.settler.endLane(end),
       leaseEnded: () => this.expectExpired(),
       abandoned: (job) => this.settler.abandon(job),
       wanting: () => this.claims.wake(),
     });
     this.feeds = new Feeds(this.runs.handlerGroups(), channels && new Set(channels));
-    const claimer = new Claimer(this.claimConnection, this.feeds, book, { schema, channels }, () => this.membership.id);
+    const claimer = new Claimer(
+      this.claimConnection,
+      this.feeds,
+      book,
+      { schema, channels },
+      () => this.membership.id,
+      (messages) => this.onLanesSeen(messages),
+    );
     this.claims = new ClaimLoop({
       ...{ membership: this.membership, runs: this.runs, feeds: this.feeds, claimer, logger, prepare: parts.prepare },
       survey: () => this.upkeep.poll.hurry(),
       backlog: () => this.settler.backlog,
     });
-    this.settler = new Settler(this.settleConnection, book, (settled) => this.onSettled(settled), logger);
+    this.settler = new Settler(
+      this.settleConnection,
+      book,
+      { settled: (settled) => this.onSettled(settled), lanesReady: (messages) => this.onLanesReady(messages) },
+      logger,
+    );
     this.upkeep = new Upkeep(
-      { ...settings, survey: { ...this.feeds.surveyed(), channels }, rescueMs: settings.leaseMs / 4 },
+      { ...settings, survey: () => ({ ...this.feeds.surveyed(), channels }), rescueMs: settings.leaseMs / 4 },
       (work) => this.transact(work),
-      { surveyed: (rows) => this.onSurveyed(rows), rescue: () => this.rescue() },
+      {
+        surveyed: (rows) => this.onSurveyed(rows),
+        swept: (messages) => this.onLanesSeen(messages),
+        rescue: () => this.rescue(),
+      },
       logger,
       parts.board,
     );
@@ -168,7 +185,7 @@ export class QueueRunner {
 
   private onSettled(settled: Settled): void {
     const { run: ended, result } = settled;
-    if (result === 'written' && settled.requeued) {
+    if (result === 'written' && settled.requeued && ended.job.seq === null) {
       const released = ended.outcome.kind === 'released';
       const message = released && ended.job.suspect ? SURVEY_MESSAGE : settled.requeued.message;
       this.tell([message]);
@@ -181,6 +198,7 @@ export class QueueRunner {
     if (result === 'lost') {
       this.logger.warn(`The lease of job ${ended.job.id} (${ended.job.name}) was lost: its end is not written.`);
     }
+    this.runs.settled(settled);
     if (this.parts.observed()) this.parts.emit(eventOf(settled));
     if (this.settler.backlog === 0) this.claims.wake();
   }
@@ -189,6 +207,18 @@ export class QueueRunner {
   private expectExpired(): void {
     this.membership.expectExpired();
     this.upkeep.rescue.hurry();
+  }
+
+  /** Lanes whose head must wait, or is for runners that know its name: this process, too, learns the times. */
+  private onLanesSeen(messages: readonly string[]): void {
+    this.tell(messages);
+    this.parts.notifier.send(messages);
+  }
+
+  /** Lanes that go on: here, or where there is room. */
+  private onLanesReady(messages: readonly string[]): void {
+    this.tell(messages);
+    if (this.claims.stopping || this.runs.demand(true).limit === 0) this.parts.notifier.send(messages);
   }
 
   private onWakeUp(wakeUp: WakeUp): void {

@@ -43,6 +43,11 @@ export class RateMeter {
     return this.jobMs > this.prefetchMs ? 0 : Math.floor(this.jobsPerMs * this.prefetchMs);
   }
 
+  /** Jobs that one lane runs in that time, one after another; one where no rate is measured. */
+  inTurn(): number {
+    return Math.max(1, Math.floor(this.prefetchMs / this.jobMs));
+  }
+
   private sample(now: number): void {
     if (this.busySince === null) return;
     const sampleMs = now - this.busySince;

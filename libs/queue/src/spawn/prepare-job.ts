@@ -3,7 +3,7 @@ import { durationMs, MAX_DURATION_MS } from '../job/duration.js';
 import { checkBytes, checkPayloadSize, encodePayload } from '../job/encode-payload.js';
 import { InvalidOptionsError } from '../job/errors.js';
 import type { RegisteredHandler } from '../job/handler.js';
-import { checkKey, checkName, checkPriority, checkRetries } from '../job/names.js';
+import { checkBoolean, checkKey, checkName, checkPriority, checkRetries } from '../job/names.js';
 import { validatePayload } from '../job/validate-payload.js';
 import type { NewJob } from '../statements/insert-jobs.js';
 import type { JobSpawnOptions } from './spawn-options.js';
@@ -21,6 +21,7 @@ const KNOWN_OPTIONS = new Set<string>([
   'channel',
   'bytes',
   'metadata',
+  'ordered',
 ] satisfies (keyof JobSpawnOptions)[]);
 
 const OPEN_NAME_RETRIES = 4;
@@ -59,6 +60,8 @@ export async function prepareJob(
     payload: encoded,
     bytes,
     metadata,
+    ordered:
+      options.ordered === undefined ? (handler?.policy.ordered ?? false) : checkBoolean(options.ordered, 'ordered'),
   };
 }
 

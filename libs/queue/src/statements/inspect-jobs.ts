@@ -43,18 +43,20 @@ export interface JobRecord {
   readonly runner: string | null;
   /** How far its last run to tell of it has come, `null` when none did. */
   readonly progress: JobProgress | null;
+  /** Of an ordered job: its number in the lane, `null` before its first run has ended. */
+  readonly seq: number | null;
 }
 
 /**
- * One job, live or finished. Running is what a lease names; its run counts when the database knows of the start. Indexes
- * `job_pkey`, `finished_job_pkey`, `job_progress_pkey`.
+ * One job, live or finished. Running is what a lease names, and of a lane its head; its run counts when the database
+ * knows of the start. Indexes `job_pkey`, `finished_job_pkey`, `job_lane`, `job_progress_pkey`.
  */
 export const getJob = defineStatement<{ id: JobId }, JobRecord>({
   name: 'get_job_v2',
   text: (schema) => `
   SELECT job.id, CASE WHEN held.runner_id IS NULL THEN 'waiting' ELSE 'running' END, channel, key, name, priority,
     job.attempt + coalesce(held.begun, false)::integer, max_attempts, payload, payload_bytes, metadata, created_at, due_at,
-    NULL::timestamptz, last_error, NULL::text, NULL::json, suspect, held.runner_id, percent, message, updated_at
+    NULL::timestamptz, last_error, NULL::text, NULL::json, suspect, held.runner_id, seq, percent, message, updated_at
   FROM ${schema}.job
   LEFT JOIN ${schema}.job_progress ON job_progress.job_id = job.id
   LEFT JOIN LATERAL (
@@ -63,12 +65,21 @@ export const getJob = defineStatement<{ id: JobId }, JobRecord>({
     FROM ${schema}.lease
     LEFT JOIN ${schema}.runner ON runner.id = lease.runner_id
     WHERE lease.runs[array_position(lease.job_ids, job.id)] = job.run
+      AND (job.position IS NULL OR job.id = (
+        SELECT head.id
+        FROM ${schema}.lane
+        JOIN ${schema}.job AS head ON head.channel = lane.channel AND head.key = lane.key AND head.position IS NOT NULL
+        WHERE lane.channel = job.channel AND lane.key = job.key
+          AND lane.runner_id = lease.runner_id AND lane.lease = lease.number AND head.id = ANY (lease.job_ids)
+        ORDER BY head.seq, head.position
+        LIMIT 1
+      ))
     LIMIT 1
   ) AS held ON true
   WHERE job.id = $1
   UNION ALL
   SELECT id, state, channel, key, name, priority, attempt, max_attempts, payload, payload_bytes, metadata, created_at, due_at,
-    finished_at, last_error, reason, result, false, NULL, percent, message, updated_at
+    finished_at, last_error, reason, result, false, NULL, seq, percent, message, updated_at
   FROM ${schema}.finished_job
   LEFT JOIN ${schema}.job_progress ON job_progress.job_id = finished_job.id
   WHERE id = $1`,
@@ -93,13 +104,14 @@ export const getJob = defineStatement<{ id: JobId }, JobRecord>({
     result: columns[16],
     suspect: columns[17] as boolean,
     runner: columns[18] as string | null,
+    seq: columns[19] === null ? null : Number(columns[19]),
     progress:
-      columns[21] === null
+      columns[22] === null
         ? null
         : {
-            percent: columns[19] as number | null,
-            message: columns[20] as string | null,
-            updatedAt: columns[21] as Date,
+            percent: columns[20] as number | null,
+            message: columns[21] as string | null,
+            updatedAt: columns[22] as Date,
           },
   }),
 });
