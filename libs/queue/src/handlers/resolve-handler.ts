@@ -159,11 +159,6 @@ function checkFunction<F>(given: F | undefined, option: string): F | null {
   throw new InvalidOptionsError(option, given, 'Give a function.');
 }
 
-function checkBoolean(value: unknown, option: string): boolean {
-  if (typeof value === 'boolean') return value;
-  throw new InvalidOptionsError(option, value, 'Give true or false.');
-}
-
 /** A hash of what the policy says, so that every process computes the same id without asking. */
 export function policyIdOf(name: string, policy: HandlerPolicy): string {
   const { retries, backoff, timeoutMs, retentionMs, deadRetentionMs, ordered, onDead, keepAlive } = policy;
