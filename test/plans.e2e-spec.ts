@@ -1,5 +1,6 @@
 import { beforeAll, describe, expect, it, jest } from '@jest/globals';
 import { claimJobs, claimJobsByKey, claimSuspect } from '../libs/queue/src/statements/claim-jobs.js';
+import { clearJobs } from '../libs/queue/src/statements/clear-jobs.js';
 import { insertJobs } from '../libs/queue/src/statements/insert-jobs.js';
 import { getJob } from '../libs/queue/src/statements/inspect-jobs.js';
 import { pruneJobs } from '../libs/queue/src/statements/prune-jobs.js';
@@ -8,6 +9,7 @@ import { completeJobs, findUnsettled, finishJobs, requeueJobs } from '../libs/qu
 import type { Statement } from '../libs/queue/src/statements/statement.js';
 import { surveyFeeds } from '../libs/queue/src/statements/survey-feeds.js';
 import { begin } from '../libs/queue/src/statements/transaction.js';
+import { findEnded } from '../libs/queue/src/statements/wait-for.js';
 import { useDatabase } from './support/database.js';
 import { openSession } from './support/engine.js';
 import { useTables } from './support/tables.js';
@@ -141,6 +143,13 @@ const hot: [string, (generic: boolean) => Promise<Node[]>, string[], number][] =
   ['insert_jobs', (g) => nodesOf(insertJobs, { jobs: Array.from({ length: 100 }, () => job) }, g), [], 0],
   ['rescue_jobs', (g) => nodesOf(rescueJobs, {}, g), ['job_pkey'], 0],
   ['prune_jobs', (g) => nodesOf(pruneJobs, {}, g), ['finished_job_delete_at'], 50],
+  [
+    'clear_jobs',
+    (g) => nodesOf(clearJobs, { channels: ['c1'], idle: [], upTo: null, limit: 500 }, g),
+    ['job_feed', 'job_lane', 'job_held', 'job_pkey'],
+    4_000,
+  ],
+  ['find_ended', (g) => nodesOf(findEnded, { ids: ['5', '6'] }, g), ['job_pkey', 'finished_job_pkey'], 5],
   ['get_job', (g) => nodesOf(getJob, { id: '5' }, g), ['job_pkey', 'finished_job_pkey'], 5],
 ];
 

@@ -39,10 +39,14 @@ export type {
 
 export { Queue, type ListLanesOptions } from './inspect/queue.js';
 export type { LaneBlock, LaneRecord } from './statements/list-lanes.js';
+export type { ClearOptions } from './inspect/clear-channels.js';
+export type { WaitOptions } from './inspect/job-waiter.js';
 export type { ChannelStats, JobRecord } from './statements/inspect-jobs.js';
 export type { JobFacts, QueueEvent } from './job/events.js';
+export type { RunOneOptions, RunOneResult } from './job/run-one.js';
 export type { DeadReason } from './job/outcome.js';
 
+export { ChannelBusyError, JobDeadError, JobNotFoundError, WaitTimeoutError } from './job/control-errors.js';
 export {
   DatabaseUnavailableError,
   DuplicateHandlerError,

@@ -52,6 +52,12 @@ export class Feeds {
     });
   }
 
+  /** Whether this process could run what stands there, and has room for it. */
+  canRun({ channel, name }: News): boolean {
+    if (this.served?.has(channel) === false) return false;
+    return this.groups.some(({ names, capacity }) => names.includes(name) && capacity() > 0);
+  }
+
   /** What a survey has found: the first free job of every feed. Feeds that have none, and nothing coming, are forgotten. */
   survey(heads: readonly FeedHead[]): void {
     const now = this.clock.nowMicros();

@@ -138,11 +138,22 @@ export class JobRuns {
     }
   }
 
-  /** The leases are gone: what has not started is forgotten, what runs is told to stop. */
-  lose(isLost: (job: LaneId) => boolean): void {
-    for (const job of this.withdraw(isLost)) this.forget(job);
+  /** The leases are gone: what has not started is forgotten, and answered; what runs is told to stop. */
+  lose(isLost: (job: LaneId) => boolean): ClaimedJob[] {
+    const forgotten = this.withdraw(isLost);
+    for (const job of forgotten) this.forget(job);
     this.lanes.lose(isLost);
     this.runs.lose(isLost);
+    return forgotten;
+  }
+
+  /** Handlers that run. */
+  get running(): number {
+    return this.runs.count;
+  }
+
+  idle(withinMs: number | null): Promise<boolean> {
+    return this.runs.idle(withinMs);
   }
 
   /** The end of a run is written, or refused: its lane goes on, or ends. */

@@ -19,6 +19,7 @@ import type { SqlClient } from '../statements/statement.js';
 import type { SurveyRow } from '../statements/survey-feeds.js';
 import { parseWakeUp, SURVEY_MESSAGE, type WakeUp } from '../statements/wake-up.js';
 import { ClaimLoop, type ClaimLoopParts } from './claim-loop.js';
+import { idleWithin } from './idle.js';
 import { JobRuns, type JobRunsParts, type JobRunsSettings } from './job-runs.js';
 import { Membership } from './membership.js';
 import { eventOf, thrownAfterCompletion } from './run-events.js';
@@ -145,6 +146,14 @@ export class QueueRunner {
     }
   }
 
+  get running(): number {
+    return this.runs.running;
+  }
+
+  idle(timeoutMs: number | null): Promise<boolean> {
+    return idleWithin(timeoutMs, this.runs, () => this.settler.idle());
+  }
+
   /** Nothing is claimed or started any more; what was taken ahead goes back. */
   stopClaiming(): void {
     if (this.claims.stopping) return;
@@ -218,7 +227,12 @@ export class QueueRunner {
   /** Lanes that go on: here, or where there is room. */
   private onLanesReady(messages: readonly string[]): void {
     this.tell(messages);
-    if (this.claims.stopping || this.runs.demand(true).limit === 0) this.parts.notifier.send(messages);
+    const full = this.claims.stopping || this.runs.demand(true).limit === 0;
+    const forOthers = messages.filter((message) => {
+      const lane = parseWakeUp(message);
+      return full || (lane?.kind === 'jobs' && !this.feeds.canRun(lane));
+    });
+    if (forOthers.length > 0) this.parts.notifier.send(forOthers);
   }
 
   private onWakeUp(wakeUp: WakeUp): void {

@@ -63,7 +63,7 @@ export class Slots {
     const inHand = startable + this.behind;
     if (inHand >= min + (ahead * 3) / 4) return { limit: 0, slots: 0, run: 0 };
     const limit = Math.min(MAX_CLAIM, max + ahead - inHand);
-    return { limit, slots: Math.max(0, max - startable), run: Math.min(limit, this.rate.inTurn()) };
+    return { limit, slots: Math.max(0, max - startable), run: Math.min(MAX_CLAIM, this.rate.inTurn()) };
   }
 
   /** So many more jobs wait behind others of their lanes, or fewer. */

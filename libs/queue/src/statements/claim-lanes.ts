@@ -52,7 +52,7 @@ const leaseLanes = (schema: string, { candidates, lastLooked, complete, nextDue 
       ORDER BY seq, position
       LIMIT ${RUN}
     ) AS job ON true
-    LIMIT ${LIMIT}
+    LIMIT greatest(${LIMIT}::bigint, ${RUN}::bigint)
   ), judged AS MATERIALIZED (
     SELECT *, bool_and(
         due_at <= statement_timestamp() AND held_until IS NULL AND NOT suspect AND name = ANY(${NAMES}::text[])
