@@ -94,6 +94,14 @@ export class Lanes {
     this.end(run, job.seq! - 1, null);
   }
 
+  /** The lease of a job that runs has passed, and its lane goes back with the job: there is no end of it to write. */
+  expired(job: ClaimedJob): void {
+    const run = this.of(job);
+    if (run === undefined) return;
+    this.forget(run);
+    this.parts.book.letGo(run.lease, 1);
+  }
+
   /** The jobs behind running ones go back to where others can see them: they are free once the lane is. */
   letGoTails(): void {
     for (const run of this.runs.values()) this.letGoTail(run);

@@ -1,3 +1,4 @@
+import { messageOf } from '../job/errors.js';
 import type { QueueEvent } from '../job/events.js';
 import type { ClaimedJob } from '../job/job.js';
 import { endingOf } from '../job/outcome.js';
@@ -25,4 +26,12 @@ export function eventOf({ run: { job, outcome, durationMs }, result }: Settled):
     default:
       return { type: 'released', ...facts };
   }
+}
+
+/** What is logged of a handler that has completed its job and threw then; `null` when it did not. */
+export function thrownAfterCompletion({ run: { job, outcome }, result }: Settled): string | null {
+  if (result !== 'completed-by-handler' || outcome.kind !== 'unless-completed' || !outcome.threw) return null;
+  const { otherwise } = outcome;
+  const reason = 'error' in otherwise ? messageOf(otherwise.error) : otherwise.kind;
+  return `Job ${job.id} (${job.name}) is completed; what its handler threw afterwards changes nothing: ${reason}`;
 }

@@ -11,6 +11,8 @@ export interface EndedRun {
   readonly outcome: Outcome;
   readonly policy: HandlerPolicy;
   readonly durationMs: number;
+  /** Called once its end is written. */
+  readonly written?: ((outcome: Outcome) => void) | undefined;
 }
 
 /**
