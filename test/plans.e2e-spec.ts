@@ -90,7 +90,7 @@ const claim = { runner: '2', lease: 1, channel: 'c1', priority: 0, names: ['n'],
 const after = { micros: 0, id: '0' };
 const job = {
   ...{ channel: 'c1', key: '', name: 'n', priority: 0, maxAttempts: 5, policyId: null, backoff: null, delayMs: 0 },
-  ...{ runAtMs: null, payload: '{"n":1}', bytes: null, metadata: null },
+  ...{ runAtMs: null, holdMs: null, payload: '{"n":1}', bytes: null, metadata: null },
 };
 
 /** Name · statement and parameters · its indexes · the most rows of `job` and `finished_job` that it may read. */

@@ -18,8 +18,10 @@ export type { CompleteOptions, Job, JobId, JobState, Json } from './job/job.js';
 export { RejectJob, RetryAfter, SnoozeJob } from './job/steering.js';
 
 export { JobSpawner } from './spawn/job-spawner.js';
+export { Reservation } from './spawn/reservation.js';
 export type {
   HandlerMethod,
+  HoldOption,
   JobSpawnOptions,
   PayloadOf,
   SpawnItem,
@@ -31,6 +33,7 @@ export type {
 export { Queue } from './inspect/queue.js';
 export type { ChannelStats, JobRecord } from './statements/inspect-jobs.js';
 export type { JobFacts, QueueEvent } from './job/events.js';
+export type { ReservationReason } from './job/errors.js';
 export type { DeadReason } from './job/outcome.js';
 
 export {
@@ -46,6 +49,7 @@ export {
   PayloadTooLargeError,
   QueueClosedError,
   QueueError,
+  ReservationError,
   SchemaMissingError,
   SpawnItemError,
   TransactionAbortedError,

@@ -8,7 +8,7 @@ import {
 } from '@nestjs/common';
 import type { ClientConfig } from 'pg';
 import { Subject } from 'rxjs';
-import type { DataSource } from 'typeorm';
+import type { DataSource, EntityManager } from 'typeorm';
 import { HandlerRegistry } from './handlers/handler.registry.js';
 import { Policies } from './handlers/policies.js';
 import { Queue } from './inspect/queue.js';
@@ -24,6 +24,7 @@ import { TransactionWatch } from './postgres/transaction-watch.js';
 import type { ResolvedQueueOptions } from './queue.options.js';
 import { QueueRunner } from './runner/queue-runner.js';
 import { Completion } from './settle/completion.js';
+import { Holds } from './spawn/holds.js';
 import { JobSpawner } from './spawn/job-spawner.js';
 import { SpawnQueue } from './spawn/spawn-queue.js';
 import { findSchemaVersion, SCHEMA_VERSION } from './statements/check-schema.js';
@@ -83,11 +84,14 @@ export class QueueInstance
     this.notifier = new Notifier(this.side, schema, this.logger);
     this.policies = new Policies((work) => this.side.transaction(work), this.logger);
     this.watch = new TransactionWatch(dataSource);
+    const wake = (messages: readonly string[]): void => this.wake(messages);
+    const onJoined = (manager: EntityManager): void => this.watch.watch(manager);
     this.spawner = new JobSpawner(
       this.registry,
       { ...options, dataSource },
-      new SpawnQueue(this.side, (wakeUps) => this.wake(wakeUps)),
-      (manager) => this.watch.watch(manager),
+      new SpawnQueue(this.side, wake),
+      new Holds({ ...options, dataSource }, this.side, wake, onJoined),
+      onJoined,
     );
     this.queue = new Queue({
       schema,
@@ -95,7 +99,7 @@ export class QueueInstance
       events: this.events.asObservable(),
       read: (work) => withPoolClient(dataSource, { schema, namedStatements }, work),
       write: (work, begin) => this.side.transaction(work, begin),
-      wake: (messages) => this.wake(messages),
+      wake,
     });
   }
 

@@ -1,8 +1,7 @@
 import type { Observable } from 'rxjs';
-import { InvalidOptionsError } from '../job/errors.js';
 import type { QueueEvent } from '../job/events.js';
 import type { JobId } from '../job/job.js';
-import { checkName } from '../job/names.js';
+import { checkJobId, checkName } from '../job/names.js';
 import { pauseChannel, resumeChannel } from '../statements/channels.js';
 import { countChannels, getJob, type ChannelStats, type JobRecord } from '../statements/inspect-jobs.js';
 import { run, type SqlClient } from '../statements/statement.js';
@@ -36,7 +35,7 @@ export class Queue {
    * @throws {InvalidOptionsError} when the id is no decimal number
    */
   async get(id: JobId): Promise<JobRecord | null> {
-    const params = { id: checkId(id) };
+    const params = { id: checkJobId(id, 'id') };
     const [job] = await this.ports.read((client) => run(client, getJob, params));
     return job ?? null;
   }
@@ -77,9 +76,4 @@ export class Queue {
     this.ports.wake([SURVEY_MESSAGE]);
     return rows.length > 0;
   }
-}
-
-function checkId(id: unknown): JobId {
-  if (typeof id === 'string' && /^\d{1,18}$/.test(id)) return id;
-  throw new InvalidOptionsError('id', id, 'Give the id that spawn has answered, a string of digits.');
 }

@@ -1,5 +1,6 @@
 import type { Logger } from '@nestjs/common';
 import { Loop } from '../maintenance/loop.js';
+import { HoldExpirer } from '../maintenance/hold-expirer.js';
 import type { LoopBoard } from '../maintenance/loop-board.js';
 import { Pruner } from '../maintenance/pruner.js';
 import type { Transact } from '../maintenance/rescuer.js';
@@ -21,11 +22,12 @@ export interface UpkeepTurns {
   readonly rescue: () => Promise<void>;
 }
 
-/** What a runner does now and then: look for jobs that no notification told of, rescue, prune. */
+/** What a runner does now and then: look for jobs that no notification told of, end holds, rescue, prune. */
 export class Upkeep {
   readonly poll: Loop;
   readonly rescue: Loop;
   readonly prune: Loop;
+  private readonly holds: HoldExpirer;
 
   constructor(
     private readonly settings: UpkeepSettings,
@@ -36,6 +38,7 @@ export class Upkeep {
   ) {
     const { instance, pollMs, rescueMs, pruneEveryMs } = settings;
     const pruner = new Pruner(transact);
+    this.holds = new HoldExpirer(transact);
     const loop = (name: string, everyMs: number, jitter: number, turn: () => Promise<unknown>): Loop =>
       new Loop(
         { name: `nestmq ${instance} ${name}`, everyMs, jitter, turn: async () => void (await turn()) },
@@ -53,6 +56,8 @@ export class Upkeep {
 
   private async survey(): Promise<void> {
     const { survey } = this.settings;
-    this.turns.surveyed(await this.transact((client) => run(client, surveyFeeds, survey)));
+    const rows = await this.transact((client) => run(client, surveyFeeds, survey));
+    this.turns.surveyed(rows);
+    if (rows[0]?.endedHolds) await this.holds.turn();
   }
 }

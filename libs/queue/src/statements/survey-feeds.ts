@@ -19,6 +19,8 @@ export interface SurveyRow {
   readonly feed: FeedHead | null;
   /** A job whose lease was lost is due. */
   readonly suspects: boolean;
+  /** There are jobs whose hold has ended. */
+  readonly endedHolds: boolean;
 }
 
 export interface SurveyParams {
@@ -38,7 +40,7 @@ const WINDOW = 50_000;
 /**
  * Polling: the first free job of every channel and priority for each group of handlers, in one statement that owns
  * nothing and writes nothing. It finds what no notification told of. A loose walk of the index, so its cost grows with
- * the channels, and with the jobs that it has to pass to find one of its own. Indexes `job_feed`, `job_key_feed`, `job_suspect`.
+ * the channels, and with the jobs that it has to pass to find one of its own. Indexes `job_feed`, `job_key_feed`, `job_suspect`, `job_held`.
  */
 export const surveyFeeds = defineStatement<SurveyParams, SurveyRow>({
   name: 'survey_feeds_v1',
@@ -62,7 +64,8 @@ export const surveyFeeds = defineStatement<SurveyParams, SurveyRow>({
   SELECT
     ${micros('statement_timestamp()')}, found.channel, found.priority, found.number, ${micros('found.due_at')}, found.id, found.name, found.keyed,
     EXISTS (SELECT FROM ${schema}.job WHERE suspect AND due_at <= statement_timestamp() AND name = ANY ($1::text[])
-      AND (id, run) NOT IN (SELECT unnest(lease.job_ids), unnest(lease.runs) FROM ${schema}.lease))
+      AND (id, run) NOT IN (SELECT unnest(lease.job_ids), unnest(lease.runs) FROM ${schema}.lease)),
+    EXISTS (SELECT FROM ${schema}.job WHERE held_until <= statement_timestamp())
   FROM (SELECT) AS always
   LEFT JOIN (
     SELECT feed.channel, feed.priority, handlers.number, head.due_at, head.id, head.name, (
@@ -90,9 +93,10 @@ export const surveyFeeds = defineStatement<SurveyParams, SurveyRow>({
       AND NOT EXISTS (SELECT FROM ${schema}.paused_channel WHERE paused_channel.channel = feed.channel)
   ) AS found ON true`,
   values: ({ names, groups, groupChannels, channels }) => [names, groups, groupChannels, channels],
-  row: ([now, channel, priority, group, due, id, name, keyed, suspects]) => ({
+  row: ([now, channel, priority, group, due, id, name, keyed, suspects, endedHolds]) => ({
     nowMicros: Number(now),
     suspects: suspects as boolean,
+    endedHolds: endedHolds as boolean,
     feed:
       channel === null
         ? null
