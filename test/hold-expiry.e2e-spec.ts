@@ -267,7 +267,7 @@ describe('the end of a hold and its commit', () => {
               await takeTime(holdMs - leadMs * (0.5 + Math.random()));
               const fate = await reservation.commit().then(
                 () => 'committed',
-                (error: { reason?: string }) => String(error.reason ?? error),
+                (error: { reason?: string; message: string }) => error.reason ?? error.message,
               );
               leadMs = fate === 'committed' ? leadMs * 0.9 : leadMs * 1.1 + 0.1;
               fates.push({ n, fate });
