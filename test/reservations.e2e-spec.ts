@@ -173,7 +173,7 @@ describe('commit', () => {
       const many = await jobs.spawnMany(
         Shipping,
         'send',
-        [{}, {}, { channel: 'b' }, { priority: 5 }].map((options) => ({
+        [{}, {}, {}, { channel: 'b' }, { priority: 5 }].map((options) => ({
           payload: {},
           hold: '1m' as const,
           ...options,
@@ -189,8 +189,8 @@ describe('commit', () => {
       const heard = await wakeUps.heard();
       expect(heard.map(([, id, priority, channel]) => [id, priority, channel])).toEqual([
         [many[0]!.id, 0, 'shipping'],
-        [many[2]!.id, 0, 'b'],
-        [many[3]!.id, 5, 'shipping'],
+        [many[3]!.id, 0, 'b'],
+        [many[4]!.id, 5, 'shipping'],
       ]);
       await last!.commit();
       await until(async () => (await wakeUps.heard()).at(-1)?.[1] === last!.id, {
