@@ -135,11 +135,13 @@ describe('tables of options', () => {
 
 describe('docs/errors.md', () => {
   it('lists the exported error classes with their codes', () => {
+    const sources = pathsBelow(`${SOURCE}job/`).filter((path) => /errors\.ts$/.test(path));
     const codes = new Map(
       [
-        ...readText(`${SOURCE}job/errors.ts`).matchAll(
-          /class (\w+) extends QueueError \{\n\s+readonly code = '(\w+)'/g,
-        ),
+        ...sources
+          .map(readText)
+          .join('\n')
+          .matchAll(/class (\w+) extends QueueError \{\n\s+readonly code = '(\w+)'/g),
       ].map(([, name, code]) => [name!, code!] as const),
     );
     const exported = Object.entries(nestmq)

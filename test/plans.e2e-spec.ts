@@ -1,5 +1,6 @@
 import { beforeAll, describe, expect, it, jest } from '@jest/globals';
 import { claimJobs, claimJobsByKey, claimSuspect } from '../libs/queue/src/statements/claim-jobs.js';
+import { clearJobs } from '../libs/queue/src/statements/clear-jobs.js';
 import { insertJobs } from '../libs/queue/src/statements/insert-jobs.js';
 import { getJob } from '../libs/queue/src/statements/inspect-jobs.js';
 import { pruneJobs } from '../libs/queue/src/statements/prune-jobs.js';
@@ -9,6 +10,7 @@ import { completeJobs, findUnsettled, finishJobs, requeueJobs } from '../libs/qu
 import type { Statement } from '../libs/queue/src/statements/statement.js';
 import { surveyFeeds } from '../libs/queue/src/statements/survey-feeds.js';
 import { begin } from '../libs/queue/src/statements/transaction.js';
+import { findEnded } from '../libs/queue/src/statements/wait-for.js';
 import { useDatabase } from './support/database.js';
 import { openSession } from './support/engine.js';
 import { useTables } from './support/tables.js';
@@ -92,10 +94,19 @@ const entries = Array.from({ length: 100 }, (_, index) => {
   const lease = Math.floor(index / PER_LEASE) + 1;
   return { id: String(index * CHANNELS + 1), run: 0, lease };
 });
-const finish = { state: 'dead', attempt: 1, reason: 'exhausted', error: 'x', result: null, keepMs: null } as const;
+const finish = {
+  state: 'dead',
+  attempt: 1,
+  reason: 'exhausted',
+  error: 'x',
+  result: null,
+  seq: null,
+  keepMs: null,
+} as const;
 const claim = { runner: '2', lease: 1, channel: 'c1', priority: 0, names: ['n'], limit: 500, slots: 32 };
 const after = { micros: 0, id: '0' };
 const job = {
+  ordered: false,
   ...{ channel: 'c1', key: '', name: 'n', priority: 0, maxAttempts: 5, policyId: null, backoff: null, delayMs: 0 },
   ...{ runAtMs: null, holdMs: null, payload: '{"n":1}', bytes: null, metadata: null },
 };
@@ -115,7 +126,7 @@ const hot: [string, (generic: boolean) => Promise<Node[]>, string[], number][] =
   ['claim_suspect', (g) => nodesOf(claimSuspect, { ...claim, channels: null }, g), ['job_suspect'], 50],
   [
     'survey_feeds',
-    (g) => nodesOf(surveyFeeds, { names: ['n'], groups: [0], groupChannels: [null], channels: null }, g),
+    (g) => nodesOf(surveyFeeds, { names: ['n'], groups: [0], groupChannels: [null], channels: null, arrivals: [] }, g),
     ['job_feed', 'job_key_feed'],
     3_000,
   ],
@@ -131,7 +142,7 @@ const hot: [string, (generic: boolean) => Promise<Node[]>, string[], number][] =
     (g) =>
       nodesOf(
         requeueJobs,
-        { runner: '1', entries: entries.map((entry) => ({ ...entry, attempt: 1, delayMs: 5, error: 'x' })) },
+        { runner: '1', entries: entries.map((entry) => ({ ...entry, attempt: 1, delayMs: 5, error: 'x', seq: null })) },
         g,
       ),
     ['job_pkey'],
@@ -145,6 +156,13 @@ const hot: [string, (generic: boolean) => Promise<Node[]>, string[], number][] =
   ['keep_holds', (g) => nodesOf(keepHolds, { ids: held, holdMs: 5 }, g), ['job_pkey'], 500],
   ['release_holds', (g) => nodesOf(releaseHolds, { ids: held }, g), ['job_pkey'], 500],
   ['expire_holds', (g) => nodesOf(expireHolds, {}, g), ['job_held', 'job_pkey'], 2 * HELD],
+  [
+    'clear_jobs',
+    (g) => nodesOf(clearJobs, { channels: ['c1'], idle: [], upTo: null, limit: 500 }, g),
+    ['job_feed', 'job_lane', 'job_held', 'job_pkey'],
+    4_000,
+  ],
+  ['find_ended', (g) => nodesOf(findEnded, { ids: ['5', '6'] }, g), ['job_pkey', 'finished_job_pkey'], 5],
   ['get_job', (g) => nodesOf(getJob, { id: '5' }, g), ['job_pkey', 'finished_job_pkey'], 5],
 ];
 

@@ -11,8 +11,9 @@ import { Subject } from 'rxjs';
 import type { DataSource, EntityManager } from 'typeorm';
 import { HandlerRegistry } from './handlers/handler.registry.js';
 import { Policies } from './handlers/policies.js';
+import { JobWaiter } from './inspect/job-waiter.js';
 import { Queue } from './inspect/queue.js';
-import { DatabaseUnavailableError, messageOf, SchemaMissingError } from './job/errors.js';
+import { DatabaseUnavailableError, InvalidOptionsError, messageOf, SchemaMissingError } from './job/errors.js';
 import type { QueueEvent } from './job/events.js';
 import { withinMs } from './job/time-limit.js';
 import type { LoopBoard } from './maintenance/loop-board.js';
@@ -22,13 +23,16 @@ import { Notifier } from './postgres/notifier.js';
 import { withPoolClient } from './postgres/pool-client.js';
 import { TransactionWatch } from './postgres/transaction-watch.js';
 import type { ResolvedQueueOptions } from './queue.options.js';
-import { QueueRunner } from './runner/queue-runner.js';
+import { QueueRunner, type RunnerParts, type RunnerSettings } from './runner/queue-runner.js';
+import { SingleRun } from './runner/single-run.js';
+import { SingleRuns } from './runner/single-runs.js';
 import { Completion } from './settle/completion.js';
 import { Holds } from './spawn/holds.js';
 import { JobSpawner } from './spawn/job-spawner.js';
 import { SpawnQueue } from './spawn/spawn-queue.js';
 import { findSchemaVersion, SCHEMA_VERSION } from './statements/check-schema.js';
-import { run } from './statements/statement.js';
+import { run, type SqlClient } from './statements/statement.js';
+import { findEnded } from './statements/wait-for.js';
 
 export interface QueueInstanceParts {
   readonly name: string;
@@ -64,6 +68,8 @@ export class QueueInstance
   private readonly notifier: Notifier;
   private readonly policies: Policies;
   private readonly watch: TransactionWatch;
+  private readonly waiter: JobWaiter;
+  private readonly singleRuns = new SingleRuns((channels) => this.makeSingleRun(channels));
   private runner: QueueRunner | null = null;
   private prepared = false;
   private hooksTimer: NodeJS.Timeout | undefined;
@@ -93,13 +99,20 @@ export class QueueInstance
       new Holds({ ...options, dataSource }, this.side, wake, onJoined),
       onJoined,
     );
+    const read = <T>(work: (client: SqlClient) => Promise<T>): Promise<T> =>
+      withPoolClient(dataSource, { schema, namedStatements }, work);
+    this.waiter = new JobWaiter((ids) => read((client) => run(client, findEnded, { ids })), this.events);
     this.queue = new Queue({
       schema,
       names: () => this.registry.names(),
       events: this.events.asObservable(),
-      read: (work) => withPoolClient(dataSource, { schema, namedStatements }, work),
+      read,
       write: (work, begin) => this.side.transaction(work, begin),
       wake,
+      waiter: this.waiter,
+      running: () => (this.runner?.running ?? 0) + this.singleRuns.running,
+      idle: (timeoutMs) => this.idle(timeoutMs),
+      runOne: (channels) => this.singleRuns.runOne(channels),
     });
   }
 
@@ -130,7 +143,9 @@ export class QueueInstance
 
   /** TypeORM closes its pool in the next phase: until then handlers may use it, and spawn. */
   async beforeApplicationShutdown(): Promise<void> {
-    await this.runner?.drain();
+    await Promise.all([this.runner?.drain(), this.singleRuns.drain()]);
+    // Before the HTTP server waits for the requests that wait for a job.
+    await this.waiter.close();
   }
 
   async onApplicationShutdown(): Promise<void> {
@@ -149,28 +164,47 @@ export class QueueInstance
     this.notifier.send(messages);
   }
 
+  private async idle(timeoutMs: number | null): Promise<boolean> {
+    const answers = await Promise.all([this.runner?.idle(timeoutMs) ?? true, this.singleRuns.idle(timeoutMs)]);
+    return answers.every(Boolean);
+  }
+
   private makeRunner(): QueueRunner {
-    const { name, options, dataSource } = this.parts;
-    return new QueueRunner(
-      {
-        ...options,
-        ...options.concurrency,
-        instance: name,
-        options: this.connectionOptions,
-        listenOptions: listenOptionsOf(this.connectionOptions, options.listenUrl),
-      },
-      {
-        registry: this.registry,
-        policies: this.policies,
-        completion: new Completion({ ...options, dataSource }),
-        notifier: this.notifier,
-        prepare: () => this.prepare(),
-        board: this.parts.board(),
-        logger: this.logger,
-        emit: (event) => this.events.next(event),
-        observed: () => this.events.observed,
-      },
-    );
+    return new QueueRunner(this.runnerSettings(), this.runnerParts());
+  }
+
+  private makeSingleRun(channels: readonly string[] | null): SingleRun {
+    if (this.parts.options.runner) {
+      throw new InvalidOptionsError('runner', true, 'Set it to false where `queue.runOne` runs the jobs.');
+    }
+    const settings = this.runnerSettings();
+    return new SingleRun({ ...settings, channels: channels ?? settings.channels }, this.runnerParts());
+  }
+
+  private runnerSettings(): RunnerSettings {
+    const { name, options } = this.parts;
+    return {
+      ...options,
+      ...options.concurrency,
+      instance: name,
+      options: this.connectionOptions,
+      listenOptions: listenOptionsOf(this.connectionOptions, options.listenUrl),
+    };
+  }
+
+  private runnerParts(): RunnerParts {
+    const { options, dataSource } = this.parts;
+    return {
+      registry: this.registry,
+      policies: this.policies,
+      completion: new Completion({ ...options, dataSource }),
+      notifier: this.notifier,
+      prepare: () => this.prepare(),
+      board: this.parts.board(),
+      logger: this.logger,
+      emit: (event) => this.events.next(event),
+      observed: () => this.events.observed,
+    };
   }
 
   /** A missing migration ends the boot; a database that is down does not: the runner goes on trying. */

@@ -1,12 +1,20 @@
 import type { Observable } from 'rxjs';
+import { durationMs, type Duration } from '../job/duration.js';
+import { InvalidOptionsError } from '../job/errors.js';
 import type { QueueEvent } from '../job/events.js';
 import type { JobId } from '../job/job.js';
-import { checkJobId, checkName } from '../job/names.js';
+import { checkInteger, checkJobId, checkKey, checkName } from '../job/names.js';
+import type { RunOneOptions, RunOneResult } from '../job/run-one.js';
+import { MAX_TIMER_MS } from '../job/time-limit.js';
 import { pauseChannel, resumeChannel } from '../statements/channels.js';
+import { listLiveChannels } from '../statements/clear-jobs.js';
 import { countChannels, getJob, type ChannelStats, type JobRecord } from '../statements/inspect-jobs.js';
+import { listLanes, unblockLane, type LaneRecord } from '../statements/list-lanes.js';
 import { run, type SqlClient } from '../statements/statement.js';
-import { beginOwningAll } from '../statements/transaction.js';
+import { begin, beginOwningAll } from '../statements/transaction.js';
 import { SURVEY_MESSAGE } from '../statements/wake-up.js';
+import { clearChannels, type ClearOptions } from './clear-channels.js';
+import type { JobWaiter, WaitOptions } from './job-waiter.js';
 
 export interface QueuePorts {
   readonly schema: string;
@@ -16,6 +24,18 @@ export interface QueuePorts {
   readonly read: <T>(work: (client: SqlClient) => Promise<T>) => Promise<T>;
   readonly write: <T>(work: (client: SqlClient) => Promise<T>, begin: string) => Promise<T>;
   readonly wake: (messages: readonly string[]) => void;
+  readonly waiter: JobWaiter;
+  readonly running: () => number;
+  readonly idle: (timeoutMs: number | null) => Promise<boolean>;
+  readonly runOne: (channels: readonly string[] | null) => Promise<RunOneResult | null>;
+}
+
+/** Which lanes `queue.lanes` lists. */
+export interface ListLanesOptions {
+  /** The key behind which to begin. */
+  after?: string;
+  /** How many at most, 1 to 10 000. Default 100. */
+  limit?: number;
 }
 
 /** Reads and controls the queue. */
@@ -45,9 +65,84 @@ export class Queue {
     return (await this.get(id)) !== null;
   }
 
+  /**
+   * Waits for the end of a job, in whatever process it runs, and answers what its handler returned. The handler needs
+   * a `retention` longer than anybody may take to ask: without one nothing is left of a job that was completed.
+   *
+   * One statement looks for all jobs that this process waits for, at most every 25 ms, later every second.
+   *
+   * @param options `timeout` (default none) · `signal` ends the wait, not the job
+   * @returns the result, `undefined` when the handler returned nothing
+   * @throws {JobNotFoundError} when there is no such job, or none any more: also when its transaction is not committed yet
+   * @throws {JobDeadError} when the job is dead, with its reason and last error
+   * @throws {WaitTimeoutError} when the time is over; the job goes on
+   * @throws {QueueClosedError} when this process shuts down first
+   * @example const total = await queue.waitFor<number>(id, { timeout: '30s' });
+   */
+  async waitFor<Result = unknown>(id: JobId, options?: WaitOptions): Promise<Result> {
+    return (await this.ports.waiter.waitFor(checkJobId(id, 'id'), options)) as Result;
+  }
+
+  /** How many handlers run in this process now. */
+  get running(): number {
+    return this.ports.running();
+  }
+
+  /**
+   * Waits until no handler runs in this process, and the ends of those that ran are written. It does not stop the runner:
+   * jobs that are due are started meanwhile, and waited for too.
+   *
+   * @param options `timeout` (default: as long as it takes)
+   * @returns `false` when the time is over
+   */
+  async idle({ timeout }: { timeout?: Duration } = {}): Promise<boolean> {
+    return this.ports.idle(timeout === undefined ? null : durationMs(timeout, 'timeout', 0, MAX_TIMER_MS));
+  }
+
+  /**
+   * For tests, in an application with `runner: false`: claims one due job, runs it here as a runner would, and answers
+   * what became of it once that is written.
+   *
+   * @returns `null` when no job is due that this application has a handler for
+   * @throws {InvalidOptionsError} when this process has a runner, which would take the jobs itself
+   * @example expect(await queue.runOne()).toMatchObject({ name: 'Mailer.welcome', outcome: 'completed' });
+   */
+  async runOne({ channels }: RunOneOptions = {}): Promise<RunOneResult | null> {
+    return this.ports.runOne(channels === undefined ? null : checkChannels(channels));
+  }
+
   /** Counts of every channel that has jobs, dead ones or a pause. Reads all live jobs. */
   stats(): Promise<ChannelStats[]> {
     return this.ports.read((client) => run(client, countChannels, { names: this.ports.names() }));
+  }
+
+  /**
+   * Lanes of a channel, a page in the order of their keys: the channel's keys that have ordered jobs, or a dead one that
+   * blocks them, and why a blocked one does not go on.
+   *
+   * @param options `after`: the last key of the page before · `limit`: 1 to 10 000, default 100
+   * @example const blocked = (await this.queue.lanes('orders')).filter(({ state }) => state === 'blocked');
+   */
+  lanes(channel: string, options: ListLanesOptions = {}): Promise<LaneRecord[]> {
+    const params = {
+      channel: checkName(channel, 'channel'),
+      after: options.after === undefined ? null : checkKey(options.after, 'after'),
+      limit: checkInteger(options.limit ?? 100, 'limit', 1, 10_000),
+      names: this.ports.names(),
+    };
+    return this.ports.read((client) => run(client, listLanes, params));
+  }
+
+  /**
+   * Lets a lane go on that waits because of a dead job (`onDead: 'block'`). The dead job stays as it is.
+   *
+   * @returns `false` when it was not blocked
+   */
+  async unblock(channel: string, key = ''): Promise<boolean> {
+    const lane = { channel: checkName(channel, 'channel'), key: checkKey(key, 'key') };
+    const messages = await this.ports.write((client) => run(client, unblockLane, lane), begin);
+    this.ports.wake(messages.flatMap((message) => message ?? []));
+    return messages.length > 0;
   }
 
   /**
@@ -76,4 +171,27 @@ export class Queue {
     this.ports.wake([SURVEY_MESSAGE]);
     return rows.length > 0;
   }
+
+  /**
+   * Deletes the waiting and held jobs of some channels, whatever their due times, and answers how many. Jobs that are
+   * spawned meanwhile stay. Nothing of these channels is claimed in between, but for breaths after every 5 000 jobs, in
+   * which runners may take some: those run.
+   *
+   * @param options `keepRunning: true` leaves the running jobs, and clears the others
+   * @throws {ChannelBusyError} when a job of one of them is running; nothing was deleted, in none of them
+   * @example await queue.clear(['mail', 'reports'], { keepRunning: true });
+   */
+  async clear(channels: readonly string[], options: ClearOptions = {}): Promise<number> {
+    return clearChannels(this.ports, checkChannels(channels), options);
+  }
+
+  /** The same for every channel that has jobs. */
+  async clearAll(options: ClearOptions = {}): Promise<number> {
+    return clearChannels(this.ports, await this.ports.read((client) => run(client, listLiveChannels, {})), options);
+  }
+}
+
+function checkChannels(channels: unknown): string[] {
+  if (Array.isArray(channels)) return channels.map((channel) => checkName(channel, 'channels'));
+  throw new InvalidOptionsError('channels', channels, 'Give an array of names of channels.');
 }

@@ -261,8 +261,8 @@ export class TransactionConflictError extends QueueError {
 export class QueueClosedError extends QueueError {
   readonly code = 'queue_closed';
 
-  constructor(what: string) {
-    super(`${what} after the queue was shut down. Spawn before the application closes.`);
+  constructor(what: string, cure = 'Spawn before the application closes.') {
+    super(`${what} after the queue was shut down. ${cure}`);
   }
 }
 

@@ -28,7 +28,7 @@ export const checkKey = (value: unknown, option: string): string =>
 
 /** @throws {InvalidOptionsError} unless it is what `spawn` answers: a string of digits */
 export function checkJobId(value: unknown, option: string): string {
-  if (typeof value === 'string' && /^\d{1,18}$/.test(value)) return value;
+  if (typeof value === 'string' && /^\d{1,18}$/.test(value)) return String(BigInt(value));
   throw new InvalidOptionsError(option, value, 'Give the id that spawn has answered, a string of digits.');
 }
 
@@ -36,6 +36,12 @@ export function checkJobId(value: unknown, option: string): string {
 export function checkInteger(value: unknown, option: string, min: number, max: number): number {
   if (typeof value === 'number' && Number.isInteger(value) && value >= min && value <= max) return value;
   throw new InvalidOptionsError(option, value, `Give a whole number from ${min} to ${max}.`);
+}
+
+/** @throws {InvalidOptionsError} unless it is true or false */
+export function checkBoolean(value: unknown, option: string): boolean {
+  if (typeof value === 'boolean') return value;
+  throw new InvalidOptionsError(option, value, 'Give true or false.');
 }
 
 export const checkPriority = (value: unknown, option: string): number => checkInteger(value, option, -32_768, 32_767);

@@ -2,6 +2,7 @@ import type { RunningJob } from '../execute/running-job.js';
 import type { ClaimedJob } from '../job/job.js';
 import type { RegisteredHandler } from '../job/handler.js';
 import { LeaseLostError } from '../job/errors.js';
+import { endsWithin } from '../job/time-limit.js';
 
 export interface ActiveRun {
   readonly job: RunningJob;
@@ -16,6 +17,10 @@ export class RunBoard {
   /** When each handler last ended a run: who blocked the event loop has ended by the time that it is noticed. */
   private readonly ended = new Map<RegisteredHandler, number>();
   private idleWaiters: (() => void)[] = [];
+
+  get count(): number {
+    return this.runs.size;
+  }
 
   add(run: ActiveRun): void {
     this.runs.add(run);
@@ -56,14 +61,9 @@ export class RunBoard {
   }
 
   /** Resolves when nothing runs any more, or after `withinMs`; says whether it is idle. */
-  async idle(withinMs: number): Promise<boolean> {
+  async idle(withinMs: number | null): Promise<boolean> {
     if (this.runs.size === 0) return true;
-    let timer: NodeJS.Timeout | undefined;
-    await Promise.race([
-      new Promise<void>((resolve) => this.idleWaiters.push(resolve)),
-      new Promise<void>((resolve) => (timer = setTimeout(resolve, withinMs))),
-    ]);
-    clearTimeout(timer);
+    await endsWithin(withinMs, new Promise<void>((resolve) => this.idleWaiters.push(resolve)));
     return this.runs.size === 0;
   }
 }

@@ -48,7 +48,7 @@ const committed = (schema: string): string => `committed AS (
     SET held_until = NULL, due_at = greatest(due_at, clock_timestamp())
     FROM held
     WHERE job.id = held.id
-    RETURNING job.id, job.channel, job.key, job.name, job.priority, job.due_at
+    RETURNING job.id, job.channel, job.key, job.name, job.priority, job.due_at, job.position IS NOT NULL AS ordered
   ), wake_up AS (${wakeUps('committed')}
   )`;
 

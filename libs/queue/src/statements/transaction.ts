@@ -24,19 +24,25 @@ export const begin = `${beginPlain}; ${LIMITS}; ${PIN_PLAN}`;
 const SUSPECTS = '';
 
 /** Opens a transaction that owns the claims of a channel: the next statement's snapshot is younger than the lock. */
-export const beginOwning = (schema: string, channel: string): string =>
-  `${begin}; SELECT pg_advisory_xact_lock(${lockKey(schema, channel)})`;
+export const beginOwning = (schema: string, channel: string): string => `${begin}; ${lockChannel(schema, channel)}`;
 
 /** The same for the jobs whose lease was lost: they are few, and one runner at a time looks among all of them. */
 export const beginOwningSuspects = (schema: string): string => beginOwning(schema, SUSPECTS);
 
-/** Opens a transaction during which nothing of a channel is claimed, suspects neither. */
-export const beginOwningAll = (schema: string, channel: string): string =>
-  `${beginOwning(schema, SUSPECTS)}; SELECT pg_advisory_xact_lock(${lockKey(schema, channel)})`;
+/**
+ * Opens a transaction during which nothing of some channels is claimed, suspects neither. Their lock comes first, so two
+ * such transactions take turns and never wait for each other crosswise.
+ */
+export const beginOwningAll = (schema: string, ...channels: string[]): string =>
+  [beginOwning(schema, SUSPECTS), ...channels.map((channel) => lockChannel(schema, channel))].join('; ');
 
 export const commit = 'COMMIT';
 
 export const rollback = 'ROLLBACK';
+
+function lockChannel(schema: string, channel: string): string {
+  return `SELECT pg_advisory_xact_lock(${lockKey(schema, channel)})`;
+}
 
 /** A 64-bit key, the same in every process. A collision makes two channels take turns, no more. */
 function lockKey(schema: string, channel: string): string {

@@ -1,0 +1,173 @@
+import type { Logger } from '@nestjs/common';
+import { Claimer } from '../claim/claimer.js';
+import { Feeds } from '../claim/feeds.js';
+import { messageOf, QueueClosedError } from '../job/errors.js';
+import type { QueueEvent } from '../job/events.js';
+import type { ClaimedJob } from '../job/job.js';
+import { LeaseBook } from '../job/lease-book.js';
+import type { RunOneResult } from '../job/run-one.js';
+import { Connection } from '../postgres/connection.js';
+import { Settler, type Settled } from '../settle/settler.js';
+import { run } from '../statements/statement.js';
+import { surveyFeeds } from '../statements/survey-feeds.js';
+import { JobRuns } from './job-runs.js';
+import { Membership } from './membership.js';
+import type { RunnerParts, RunnerSettings } from './queue-runner.js';
+import type { LaneId } from './lanes.js';
+import { eventOf, factsOf } from './run-events.js';
+
+/** How long aborted handlers may take to end. */
+const ABORT_WAIT_MS = 2_000;
+
+/**
+ * A runner for one job: the same parts as {@link QueueRunner}, in a row instead of in loops. It enters the fleet, claims,
+ * runs, settles and leaves; nothing of it stays behind.
+ */
+export class SingleRun {
+  private readonly book = new LeaseBook();
+  private readonly connection: Connection;
+  private readonly membership: Membership;
+  private readonly runs: JobRuns;
+  private readonly feeds: Feeds;
+  private readonly claimer: Claimer;
+  private readonly settler: Settler;
+  private readonly logger: Logger;
+  private readonly ended: Promise<RunOneResult>;
+  private resolve!: (result: RunOneResult) => void;
+  private reject!: (error: unknown) => void;
+
+  constructor(
+    private readonly settings: RunnerSettings,
+    private readonly parts: RunnerParts,
+  ) {
+    const { schema, channels } = settings;
+    const { book } = this;
+    this.logger = parts.logger;
+    this.ended = new Promise((resolve, reject) => Object.assign(this, { resolve, reject }));
+    this.connection = new Connection({ ...settings, role: 'claim', onBroken: () => this.membership.distrust() });
+    this.membership = this.makeMembership();
+    this.runs = new JobRuns(
+      { ...settings, min: 1, max: 1, prefetchMs: 0 },
+      {
+        ...{ ...parts, book },
+        emit: (event) => this.emit(event),
+        mayStart: () => this.membership.trusted,
+        ended: (ended) => this.settler.settle(ended),
+        laneEnded: (end) => this.settler.endLane(end),
+        wanting: () => undefined,
+      },
+    );
+    this.feeds = new Feeds(this.runs.handlerGroups(), channels && new Set(channels));
+    const tellOthers = (messages: readonly string[]): void => this.parts.notifier.send(messages);
+    const runnerId = (): string => this.membership.id;
+    this.claimer = new Claimer(this.connection, this.feeds, book, { schema, channels }, runnerId, tellOthers);
+    const events = { settled: (settled: Settled) => this.onSettled(settled), lanesReady: tellOthers };
+    this.settler = new Settler(this.connection, book, events, this.logger);
+  }
+
+  get running(): number {
+    return this.runs.running;
+  }
+
+  /** Runs one due job to its end; `null` when there is none. */
+  async run(): Promise<RunOneResult | null> {
+    // Whoever waits for it may not have come so far when a shutdown rejects it.
+    this.ended.catch(() => undefined);
+    try {
+      await this.parts.prepare();
+      this.membership.start();
+      await this.membership.join();
+      const job = await this.claim();
+      if (job === undefined) return null;
+      await this.runs.accept([job]);
+      const result = await this.ended;
+      await this.settler.idle();
+      return result;
+    } finally {
+      await this.leave();
+    }
+  }
+
+  /** A shutdown: the handler may end, is aborted when the grace is over, and given up a little later. */
+  async drain(): Promise<void> {
+    this.membership.release();
+    this.runs.stop();
+    await this.membership.announceStop().catch((error: unknown) => this.warn('Announcing the shutdown', error));
+    await this.runs.drain(this.settings.shutdownGraceMs, ABORT_WAIT_MS);
+    if (this.running > 0) this.reject(new QueueClosedError('The job was still running'));
+  }
+
+  private async claim(): Promise<ClaimedJob | undefined> {
+    const suspect = await this.claimer.claimSuspect();
+    if (suspect !== undefined) return suspect;
+    const params = { ...this.feeds.surveyed(), channels: this.settings.channels };
+    const rows = await this.connection.transaction((client) => run(client, surveyFeeds, params));
+    const [first] = rows;
+    if (first !== undefined) this.feeds.clock.heard(first.nowMicros);
+    this.feeds.survey(rows.flatMap(({ feed }) => feed ?? []));
+    while (this.feeds.hasWork(1)) {
+      const [job] = await this.claimer.claim({ limit: 1, slots: 1, run: 1 });
+      if (job !== undefined) return job;
+    }
+    return undefined;
+  }
+
+  private async leave(): Promise<void> {
+    this.runs.stop();
+    this.settler.stop();
+    await this.membership.stopBeating();
+    await this.membership.leave().catch((error: unknown) => this.warn('Leaving the fleet', error));
+    await this.connection.close();
+  }
+
+  private onSettled(settled: Settled): void {
+    if (settled.result === 'written' && settled.requeued && settled.run.outcome.kind === 'released') {
+      this.parts.notifier.send([settled.requeued.message]);
+    }
+    this.runs.settled(settled);
+    this.emit(eventOf(settled));
+  }
+
+  private emit(event: QueueEvent): void {
+    if (this.parts.observed()) this.parts.emit(event);
+    const result = resultOf(event);
+    if (result !== null) this.resolve(result);
+  }
+
+  private onLost(isLost: (job: LaneId) => boolean): void {
+    // One that has not started is forgotten without an event.
+    for (const job of this.runs.lose(isLost)) this.resolve({ outcome: 'lease-lost', ...factsOf(job) });
+  }
+
+  private makeMembership(): Membership {
+    const { settings, book, connection, logger } = this;
+    const events = {
+      beaten: () => this.runs.startReady(),
+      lost: (leases: readonly number[]) => this.onLost(({ lease }) => leases.includes(lease)),
+      declaredDead: (dead: string) => this.onLost(({ runner }) => runner === dead),
+      blocked: () => undefined,
+      rescued: () => undefined,
+    };
+    return new Membership(settings, book, connection, (work) => connection.transaction(work), events, logger);
+  }
+
+  private warn(what: string, error: unknown): void {
+    this.logger.warn(`${what} failed; the jobs are safe with their leases: ${messageOf(error)}`);
+  }
+}
+
+function resultOf(event: QueueEvent): RunOneResult | null {
+  switch (event.type) {
+    case 'completed':
+    case 'retrying':
+    case 'dead':
+    case 'snoozed':
+    case 'released':
+    case 'lease-lost': {
+      const { type: outcome, ...facts } = event;
+      return { outcome, ...facts };
+    }
+    default:
+      return null;
+  }
+}
