@@ -18,6 +18,11 @@ export type Outcome =
       readonly threw: boolean;
     };
 
+/** How the run ends if its handler's transaction has not completed the job. */
+export function endingOf(outcome: Outcome): Exclude<Outcome, { kind: 'unless-completed' }> {
+  return outcome.kind === 'unless-completed' ? outcome.otherwise : outcome;
+}
+
 /** Why a job will not run again by itself. */
 export type DeadReason = 'exhausted' | 'rejected' | 'lease expired';
 

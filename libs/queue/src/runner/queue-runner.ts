@@ -5,6 +5,7 @@ import { Claimer } from '../claim/claimer.js';
 import { Feeds } from '../claim/feeds.js';
 import { messageOf } from '../job/errors.js';
 import { LeaseBook } from '../job/lease-book.js';
+import { endingOf } from '../job/outcome.js';
 import { withinMs } from '../job/time-limit.js';
 import type { LoopBoard } from '../maintenance/loop-board.js';
 import type { Rescued, Transact } from '../maintenance/rescuer.js';
@@ -195,7 +196,7 @@ export class QueueRunner {
   private onSettled(settled: Settled): void {
     const { run: ended, result } = settled;
     if (result === 'written' && settled.requeued && ended.job.seq === null) {
-      const released = ended.outcome.kind === 'released';
+      const released = endingOf(ended.outcome).kind === 'released';
       const message = released && ended.job.suspect ? SURVEY_MESSAGE : settled.requeued.message;
       this.tell([message]);
       // Others learn of later due times from their polls; of a job that is free at an old place they must be told.

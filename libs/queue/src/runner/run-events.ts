@@ -1,7 +1,7 @@
 import { messageOf } from '../job/errors.js';
 import type { QueueEvent } from '../job/events.js';
 import type { ClaimedJob } from '../job/job.js';
-import type { Outcome } from '../job/outcome.js';
+import { endingOf } from '../job/outcome.js';
 import type { Settled } from '../settle/settler.js';
 
 export function factsOf({ id, channel, key, name, attempt }: ClaimedJob) {
@@ -13,7 +13,7 @@ export function eventOf({ run: { job, outcome, durationMs }, result }: Settled):
   const facts = factsOf(job);
   if (result === 'lost') return { type: 'lease-lost', ...facts };
   if (result === 'completed-by-handler') return { type: 'completed', durationMs, ...facts };
-  const written: Outcome = outcome.kind === 'unless-completed' ? outcome.otherwise : outcome;
+  const written = endingOf(outcome);
   switch (written.kind) {
     case 'completed':
       return { type: 'completed', durationMs, ...facts };

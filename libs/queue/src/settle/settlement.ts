@@ -53,7 +53,7 @@ export function settlementOf(run: EndedRun): Settlement {
         run,
         write: 'confirm',
         entry: fence,
-        otherwise: { ...settlementOf({ ...run, outcome: outcome.otherwise }), unsure: true },
+        otherwise: { ...settlementOf({ ...run, outcome: outcome.otherwise }), run, unsure: true },
       };
   }
 }

@@ -2,6 +2,7 @@ import type { Logger } from '@nestjs/common';
 import { messageOf } from '../job/errors.js';
 import type { ClaimedJob } from '../job/job.js';
 import type { LeaseBook } from '../job/lease-book.js';
+import { endingOf } from '../job/outcome.js';
 import { RetryDelay } from '../job/retry-delay.js';
 import type { Connection } from '../postgres/connection.js';
 import { isRetryable } from '../postgres/sqlstate.js';
@@ -180,7 +181,7 @@ export class Settler {
   private async putBack({ run: ended }: Settlement, cause: unknown): Promise<void> {
     const { job } = ended;
     this.logger.error(`The end of job ${job.id} (${job.name}) cannot be written: ${messageOf(cause)}`);
-    if (ended.outcome.kind === 'retry') {
+    if (endingOf(ended.outcome).kind === 'retry') {
       this.events.settled({ run: ended, result: 'lost' });
       return;
     }
