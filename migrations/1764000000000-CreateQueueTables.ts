@@ -127,6 +127,7 @@ export class CreateQueueTables implements MigrationInterface {
         job_ids bigint[] NOT NULL,
         runs integer[] NOT NULL,
         keys text[] COLLATE "C",
+        seqs bigint[],
         started integer NOT NULL,
         hi_due_at timestamptz NOT NULL,
         hi_id bigint NOT NULL,

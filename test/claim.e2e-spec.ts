@@ -218,7 +218,15 @@ describe('Feeds', () => {
   };
   const place = (micros: number) => ({ micros, id: '1' });
   const spawned = (micros: number) =>
-    ({ kind: 'jobs', channel: 'c', priority: 0, keyed: false, name: 'n', position: place(micros) }) as const;
+    ({
+      kind: 'jobs',
+      channel: 'c',
+      priority: 0,
+      stream: 'jobs',
+      keyed: false,
+      name: 'n',
+      position: place(micros),
+    }) as const;
 
   it('keep a wake-up that comes while a feed is looked at, also when a survey meanwhile finds nothing in it', () => {
     const feeds = feedsAt(now);

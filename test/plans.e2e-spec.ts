@@ -87,10 +87,19 @@ const entries = Array.from({ length: 100 }, (_, index) => {
   const lease = Math.floor(index / PER_LEASE) + 1;
   return { id: String(index * CHANNELS + 1), run: 0, lease };
 });
-const finish = { state: 'dead', attempt: 1, reason: 'exhausted', error: 'x', result: null, keepMs: null } as const;
+const finish = {
+  state: 'dead',
+  attempt: 1,
+  reason: 'exhausted',
+  error: 'x',
+  result: null,
+  seq: null,
+  keepMs: null,
+} as const;
 const claim = { runner: '2', lease: 1, channel: 'c1', priority: 0, names: ['n'], limit: 500, slots: 32 };
 const after = { micros: 0, id: '0' };
 const job = {
+  ordered: false,
   ...{ channel: 'c1', key: '', name: 'n', priority: 0, maxAttempts: 5, policyId: null, backoff: null, delayMs: 0 },
   ...{ runAtMs: null, payload: '{"n":1}', bytes: null, metadata: null },
 };
@@ -108,7 +117,7 @@ const hot: [string, (generic: boolean) => Promise<Node[]>, string[], number][] =
   ['claim_suspect', (g) => nodesOf(claimSuspect, { ...claim, channels: null }, g), ['job_suspect'], 50],
   [
     'survey_feeds',
-    (g) => nodesOf(surveyFeeds, { names: ['n'], groups: [0], groupChannels: [null], channels: null }, g),
+    (g) => nodesOf(surveyFeeds, { names: ['n'], groups: [0], groupChannels: [null], channels: null, arrivals: [] }, g),
     ['job_feed', 'job_key_feed'],
     3_000,
   ],
@@ -124,7 +133,7 @@ const hot: [string, (generic: boolean) => Promise<Node[]>, string[], number][] =
     (g) =>
       nodesOf(
         requeueJobs,
-        { runner: '1', entries: entries.map((entry) => ({ ...entry, attempt: 1, delayMs: 5, error: 'x' })) },
+        { runner: '1', entries: entries.map((entry) => ({ ...entry, attempt: 1, delayMs: 5, error: 'x', seq: null })) },
         g,
       ),
     ['job_pkey'],

@@ -39,12 +39,20 @@ const complete = (on: Session, jobs: readonly ClaimedJob[], runner = '1') =>
     .transaction((client) => run(client, completeJobs, { runner, entries: jobs.map(fenceOf), endedLeases: [] }))
     .then(([taken]) => taken);
 
-const DEAD = { state: 'dead', attempt: 1, reason: 'exhausted', error: 'fatal', result: null, keepMs: null } as const;
+const DEAD = {
+  state: 'dead',
+  attempt: 1,
+  reason: 'exhausted',
+  error: 'fatal',
+  result: null,
+  seq: null,
+  keepMs: null,
+} as const;
 
 const finish = (on: Session, job: ClaimedJob, entry: FinishEntry = DEAD) =>
   on.transaction((client) => run(client, finishJobs, { runner: job.runner, entries: [{ ...fenceOf(job), ...entry }] }));
 
-const RETRY = { attempt: 1, delayMs: 1_000, error: 'boom' } as const;
+const RETRY = { attempt: 1, delayMs: 1_000, error: 'boom', seq: null } as const;
 
 const requeue = (on: Session, job: ClaimedJob, entry: RequeueEntry = RETRY) =>
   on.transaction((client) =>
@@ -144,7 +152,7 @@ describe('requeueJobs', () => {
   it('releases at the old place, the attempt given back', async () => {
     const [job] = await running();
     const [before] = await tables.sql('SELECT due_at FROM nestmq.job');
-    await requeue(session, job!, { attempt: 0, delayMs: null, error: null });
+    await requeue(session, job!, { attempt: 0, delayMs: null, error: null, seq: null });
     expect(await tables.sql('SELECT due_at FROM nestmq.job')).toEqual([before]);
     expect(await live()).toMatchObject([{ attempt: 0, last_error: null }]);
   });
@@ -186,6 +194,7 @@ describe('finishJobs', () => {
       reason: null,
       error: null,
       result: '{"n":1}',
+      seq: null,
       keepMs: 60_000,
     } as const;
     await finish(session, job!, entry);

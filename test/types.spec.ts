@@ -59,7 +59,7 @@ function typedCalls(jobs: JobSpawner): Promise<SpawnResult | SpawnResult[]>[] {
     // @ts-expect-error an instance instead of the class
     jobs.spawn(new Mailer(), 'welcome', { userId: '1' }),
     // @ts-expect-error an option that is not there
-    jobs.spawn(Mailer, 'welcome', { userId: '1' }, { ordered: true }),
+    jobs.spawn(Mailer, 'welcome', { userId: '1' }, { order: true }),
     // @ts-expect-error a duration with an unknown unit
     jobs.spawn(Mailer, 'welcome', { userId: '1' }, { delay: '5w' }),
     // @ts-expect-error a backoff function cannot be stored with a job

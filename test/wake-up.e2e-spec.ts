@@ -145,7 +145,7 @@ describe('notifications', () => {
       'SELECT (extract(epoch FROM due_at) * 1000000)::bigint AS micros, priority, channel, name FROM nestmq.job WHERE id = $1',
       [id],
     );
-    return [Number(row!.micros), id, row!.priority, row!.channel, keyed, row!.name];
+    return [Number(row!.micros), id, row!.priority, row!.channel, Number(keyed), row!.name];
   };
 
   it('name the place, priority and channel of the new job, and nothing of its payload or key', () =>

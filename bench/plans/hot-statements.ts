@@ -65,18 +65,20 @@ export function hotStatements({ runner, held, position }: FilledTables): HotStat
         reason: null,
         error: null,
         result: null,
+        seq: null,
         keepMs: 60_000,
       })),
     }),
     hot('requeue_jobs', '20 retries', requeueJobs, {
       runner,
-      entries: some.map((fence) => ({ ...fence, attempt: 1, delayMs: 1_000, error: 'Error: no' })),
+      entries: some.map((fence) => ({ ...fence, attempt: 1, delayMs: 1_000, error: 'Error: no', seq: null })),
     }),
     hot('survey_feeds', 'a poll over 41 channels', surveyFeeds, {
       names,
       groups: names.map(() => 0),
       groupChannels: names.map(() => null),
       channels: null,
+      arrivals: [],
     }),
     hot('heartbeat', 'with ten leases', heartbeat, {
       runner,
@@ -113,5 +115,6 @@ function newJob(n: number): NewJob {
     payload: JSON.stringify(payloadOf(n)),
     bytes: null,
     metadata: null,
+    ordered: false,
   };
 }

@@ -10,7 +10,7 @@ export { getJobSpawnerToken, getQueueToken } from './queue.module-definition.js'
 export type { Concurrency, QueueInstanceOptions, QueueOptions, Shutdown } from './queue.options.js';
 
 export { JobHandler } from './handlers/job-handler.decorator.js';
-export type { HandlerClass, HandlerOptions, HandlerPreset } from './job/handler.js';
+export type { HandlerClass, HandlerOptions, HandlerPreset, OnDead } from './job/handler.js';
 export type { BackoffFunction, BackoffOptions, BackoffType } from './job/backoff.js';
 export type { Duration } from './job/duration.js';
 
@@ -28,7 +28,8 @@ export type {
   TransactionOption,
 } from './spawn/spawn-options.js';
 
-export { Queue } from './inspect/queue.js';
+export { Queue, type ListLanesOptions } from './inspect/queue.js';
+export type { LaneBlock, LaneRecord } from './statements/list-lanes.js';
 export type { ClearOptions } from './inspect/clear-channels.js';
 export type { WaitOptions } from './inspect/job-waiter.js';
 export type { ChannelStats, JobRecord } from './statements/inspect-jobs.js';

@@ -3,7 +3,7 @@ import type { DataSource } from 'typeorm';
 import { durationMs, type Duration } from './job/duration.js';
 import { InvalidOptionsError } from './job/errors.js';
 import type { HandlerPreset } from './job/handler.js';
-import { checkInteger, checkName } from './job/names.js';
+import { checkBoolean, checkInteger, checkName } from './job/names.js';
 
 /** How many jobs a process runs at once, 1 to 10 000. */
 export interface Concurrency {
@@ -196,11 +196,6 @@ function checkSchema(schema: unknown): string {
 function checkChannels(channels: unknown): readonly string[] {
   if (!Array.isArray(channels)) throw new InvalidOptionsError('channels', channels, 'Give an array of channel names.');
   return channels.map((channel) => checkName(channel, 'channels'));
-}
-
-function checkBoolean(value: unknown, option: string): boolean {
-  if (typeof value === 'boolean') return value;
-  throw new InvalidOptionsError(option, value, 'Give true or false.');
 }
 
 function checkUrl(url: unknown): string {

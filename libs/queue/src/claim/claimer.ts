@@ -2,6 +2,7 @@ import type { ClaimedJob } from '../job/job.js';
 import type { LeaseBook } from '../job/lease-book.js';
 import type { Connection } from '../postgres/connection.js';
 import { claimJobs, claimJobsByKey, claimSuspect, type ClaimRow, type FeedNews } from '../statements/claim-jobs.js';
+import { claimArrivals, claimLanes, type ClaimLanesRow } from '../statements/claim-lanes.js';
 import { run } from '../statements/statement.js';
 import { beginOwning, beginOwningSuspects } from '../statements/transaction.js';
 import type { Feed } from './feed.js';
@@ -13,6 +14,8 @@ export interface Demand {
   readonly limit: number;
   /** How many of them start at once. */
   readonly slots: number;
+  /** Jobs of one lane at most: they run one after another. */
+  readonly run: number;
 }
 
 export interface ClaimerSettings {
@@ -23,6 +26,8 @@ export interface ClaimerSettings {
 /** Channels that one round trip asks at most. */
 const CHANNELS_PER_CLAIM = 8;
 
+const STATEMENTS = { jobs: claimJobs, arrivals: claimArrivals, lanes: claimLanes } as const;
+
 /** Claims feed by feed: free slots → claimed jobs. */
 export class Claimer {
   constructor(
@@ -31,6 +36,8 @@ export class Claimer {
     private readonly book: LeaseBook,
     private readonly settings: ClaimerSettings,
     private readonly runnerId: () => string,
+    /** Lanes have been found whose head must wait, or is for others. */
+    private readonly onLanesSeen: (messages: readonly string[]) => void,
   ) {}
 
   /** Asks the feeds whose turn it is, all in one round trip, each for its share of the demand. */
@@ -55,7 +62,7 @@ export class Claimer {
         (client) => run(client, claimSuspect, { runner: this.runnerId(), lease, names, channels }),
         beginOwningSuspects(schema),
       );
-      this.book.fill(lease, jobs.length);
+      this.book.fill(lease, jobs.length, lanesOf(jobs));
       return jobs[0];
     } catch (error) {
       this.book.abandon(lease);
@@ -64,12 +71,16 @@ export class Claimer {
   }
 
   /** Divides the demand evenly; two feeds of one group of handlers do not take its room twice. */
-  private share(feeds: readonly Feed[], { limit, slots }: Demand): [Feed, Demand][] {
+  private share(feeds: readonly Feed[], { limit, slots, run }: Demand): [Feed, Demand][] {
     const taken = new Map<number, number>();
     return feeds.flatMap((feed, index): [Feed, Demand][] => {
       const left = feeds.length - index;
       const room = this.feeds.group(feed).capacity() - (taken.get(feed.group) ?? 0);
-      const share = { limit: Math.min(room, Math.ceil(limit / left)), slots: Math.min(room, Math.ceil(slots / left)) };
+      const share = {
+        limit: Math.min(room, Math.ceil(limit / left)),
+        slots: Math.min(room, Math.ceil(slots / left)),
+        run,
+      };
       if (share.limit <= 0) return [];
       limit -= share.limit;
       slots -= share.slots;
@@ -80,27 +91,21 @@ export class Claimer {
 
   private async look(feed: Feed, wanted: Demand): Promise<ClaimedJob[]> {
     const { names } = this.feeds.group(feed);
-    const byKey = feed.keyed && feed.looks % 2 === 1;
+    const byKey = feed.stream === 'jobs' && feed.keyed && feed.looks % 2 === 1;
     feed.begin();
     const lease = this.book.open();
     try {
-      const params = {
-        runner: this.runnerId(),
-        lease,
-        channel: feed.channel,
-        priority: feed.priority,
-        names,
-        ...wanted,
-      };
+      const { channel, priority } = feed;
+      const params = { runner: this.runnerId(), lease, channel, priority, names, ...wanted };
       const rows = await this.connection.transaction(
         (client) =>
           byKey
             ? run(client, claimJobsByKey, { ...params, afterKey: feed.afterKey, share: Math.ceil(wanted.limit / 4) })
-            : run(client, claimJobs, { ...params, after: feed.after }),
-        beginOwning(this.settings.schema, feed.channel),
+            : run(client, STATEMENTS[feed.stream], { ...params, after: feed.after }),
+        beginOwning(this.settings.schema, channel),
       );
       const jobs = rows.flatMap(({ job }) => job ?? []);
-      this.book.fill(lease, jobs.length);
+      this.book.fill(lease, jobs.length, lanesOf(jobs));
       if (byKey) this.learnByKey(feed, rows, wanted.limit);
       else this.learn(feed, rows);
       return jobs;
@@ -116,6 +121,8 @@ export class Claimer {
     this.feeds.clock.heard(news.nowMicros);
     feed.keyed ||= rows.some(({ job }) => job !== null && job.key !== '');
     feed.learn(news, (id) => rows.some(({ job }) => job?.id === id));
+    const messages = (rows as readonly Partial<ClaimLanesRow>[]).flatMap((row) => row.messages ?? []);
+    if (messages.length > 0) this.onLanesSeen(messages);
   }
 
   /** A full claim stopped at its last job's key, any other has been through all the keys of its turn. */
@@ -125,6 +132,12 @@ export class Claimer {
     feed.afterKey = (rows.length === limit && last ? last.key : news.lastKey) ?? '';
     feed.end(news.nowMicros, (id) => rows.some(({ job }) => job?.id === id));
   }
+}
+
+/** In how many lanes the jobs of one claim are. */
+function lanesOf(jobs: readonly ClaimedJob[]): number {
+  if (jobs[0] === undefined || jobs[0].seq === null) return 0;
+  return new Set(jobs.map(({ key }) => key)).size;
 }
 
 function newsOf(rows: readonly ClaimRow[]): FeedNews {

@@ -4,7 +4,7 @@ import { Feed, justBefore } from './feed.js';
 
 const at = (micros: number, id = 1): Position => ({ micros, id: String(id) });
 const NOW = 1_000;
-const newFeed = (first = at(100)): Feed => new Feed('mail', 0, 0, first);
+const newFeed = (first = at(100)): Feed => new Feed('mail', 0, 0, 'jobs', first);
 
 /** A look that took everything there was. */
 function exhaust(feed: Feed, nextDueMicros: number | null = null): void {

@@ -1,5 +1,9 @@
 import { comparePositions, type JobId, type Position } from '../job/job.js';
 import type { FeedNews } from '../statements/claim-jobs.js';
+import type { Stream } from '../statements/wake-up.js';
+
+/** Lanes become ready at the very moment in which that is told: so little ahead of our clock, which is a guess, is now. */
+const LANE_SLACK_MICROS = 1_000;
 
 /** Larger than any id: a position with it stands behind all jobs of its microsecond. */
 const LAST_ID = '9223372036854775807';
@@ -8,7 +12,8 @@ const LAST_ID = '9223372036854775807';
 export const justBefore = ({ micros }: Position): Position => ({ micros: micros - 1, id: LAST_ID });
 
 /**
- * What this process knows of one stream of jobs: those of one channel and priority that one group of handlers runs.
+ * What this process knows of one stream of jobs: those of one channel, priority and stream that one group of
+ * handlers runs. Of the stream `lanes` a place is that of a lane.
  *
  * Claims go forward: each looks behind the place where the last one ended, so it never walks over what is leased or
  * gone. Transactions commit out of order, and jobs come back to old places: a notification or a survey then names a
@@ -36,9 +41,14 @@ export class Feed {
     readonly channel: string,
     readonly priority: number,
     readonly group: number,
+    readonly stream: Stream,
     firstJob: Position,
   ) {
     this.position = justBefore(firstJob);
+  }
+
+  private get slackMicros(): number {
+    return this.stream === 'lanes' ? LANE_SLACK_MICROS : 0;
   }
 
   /** Where the next look starts. */
@@ -64,7 +74,8 @@ export class Feed {
     if (this.looking) this.told.push(place);
     // First, since the clock is a guess: what has been passed is found by no later look from the position.
     else if (comparePositions(place, this.position) <= 0) this.lookAgain(justBefore(place));
-    else if (place.micros > nowMicros) this.nextDue = Math.min(this.nextDue ?? Infinity, place.micros);
+    else if (place.micros > nowMicros + this.slackMicros)
+      this.nextDue = Math.min(this.nextDue ?? Infinity, place.micros);
     else this.mayHaveMore = true;
   }
 

@@ -18,6 +18,7 @@ const news = (job: Job = {}): Extract<WakeUp, { kind: 'jobs' }> => ({
   kind: 'jobs',
   channel: job.channel ?? 'mail',
   priority: job.priority ?? 0,
+  stream: 'jobs',
   keyed: job.key !== undefined,
   name: 'a',
   position: job.position ?? PAST,
@@ -26,6 +27,7 @@ const news = (job: Job = {}): Extract<WakeUp, { kind: 'jobs' }> => ({
 const head = (job: Job = {}) => ({
   channel: job.channel ?? 'mail',
   priority: job.priority ?? 0,
+  stream: 'jobs' as const,
   group: 0,
   name: 'a',
   head: job.position ?? PAST,
@@ -104,6 +106,7 @@ describe('Feeds', () => {
       names: ['a', 'b', 'a', 'b'],
       groups: [0, 1, -1, -1],
       groupChannels: [null, 'images', null, null],
+      arrivals: [],
     });
     feeds.survey([{ ...head({ channel: 'sounds' }), group: -1, name: 'b' }]);
     const [sounds] = feeds.next(1, 1);

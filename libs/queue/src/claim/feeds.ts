@@ -1,5 +1,5 @@
-import type { Position } from '../job/job.js';
-import type { FeedHead, SurveyParams } from '../statements/survey-feeds.js';
+import { comparePositions, type Position } from '../job/job.js';
+import type { ArrivalPosition, FeedHead, SurveyParams } from '../statements/survey-feeds.js';
 import type { WakeUp } from '../statements/wake-up.js';
 import { DatabaseClock } from './database-clock.js';
 import { Feed } from './feed.js';
@@ -13,6 +13,11 @@ export interface HandlerGroup {
   readonly capacity: () => number;
 }
 
+type News = Extract<WakeUp, { kind: 'jobs' }>;
+
+/** Which feed. */
+type Address = Pick<Feed, 'channel' | 'priority' | 'stream' | 'group'>;
+
 /** Every so many claims of a channel take what is due longest, whatever its priority, so that nothing starves. */
 const OLDEST_FIRST_EVERY = 10;
 
@@ -25,35 +30,52 @@ export class Feeds {
   private readonly channels = new Map<string, Feed[]>();
   private readonly turns = new Map<string, number>();
   readonly clock = new DatabaseClock();
+  private readonly asked: Pick<SurveyParams, 'names' | 'groups' | 'groupChannels'>;
 
   constructor(
     private readonly groups: readonly HandlerGroup[],
     private readonly served: ReadonlySet<string> | null,
-  ) {}
+  ) {
+    this.asked = this.ask();
+  }
 
   /** A notification, or what this process itself has put somewhere. */
-  tell({ channel, priority, keyed, name, position }: Extract<WakeUp, { kind: 'jobs' }>): void {
+  tell({ channel, priority, stream, keyed, name, position }: News): void {
     if (this.served?.has(channel) === false) return;
     this.groups.forEach((group, index) => {
       const concerned = group.channel === null || group.channel === channel || group.names.includes(name);
-      if (!concerned && this.find(channel, priority, index) === undefined) return;
-      const feed = this.findOrAdd(channel, priority, index, position);
+      const address = { channel, priority, stream, group: index };
+      if (!concerned && this.find(address) === undefined) return;
+      const feed = this.findOrAdd(address, position);
       feed.keyed ||= keyed;
       feed.tell(position, this.clock.nowMicros());
     });
+  }
+
+  /** Whether this process could run what stands there, and has room for it. */
+  canRun({ channel, name }: News): boolean {
+    if (this.served?.has(channel) === false) return false;
+    return this.groups.some(({ names, capacity }) => names.includes(name) && capacity() > 0);
   }
 
   /** What a survey has found: the first free job of every feed. Feeds that have none, and nothing coming, are forgotten. */
   survey(heads: readonly FeedHead[]): void {
     const now = this.clock.nowMicros();
     const found = new Set<Feed>();
-    for (const { channel, priority, group, name, head, keyed } of heads) {
+    const arrivals = heads.filter(({ stream }) => stream === 'arrivals');
+    for (const { channel, priority, stream, group, name, head, keyed } of heads) {
+      if (head === null) continue;
+      if (stream === 'arrivals') {
+        this.tell({ kind: 'jobs', channel, priority, stream, keyed, name, position: head });
+        continue;
+      }
       const owner = group === ANY_GROUP ? this.groups.findIndex(({ names }) => names.includes(name)) : group;
-      const feed = this.findOrAdd(channel, priority, owner, head);
+      const feed = this.findOrAdd({ channel, priority, stream, group: owner }, head);
       feed.keyed = keyed;
       feed.tell(head, now);
       found.add(feed);
     }
+    for (const { channel, priority } of arrivals) for (const feed of this.arrivals(channel, priority)) found.add(feed);
     for (const [channel, feeds] of this.channels) {
       const kept = feeds.filter((feed) => found.has(feed) || feed.ready || feed.busy || feed.nextDueMicros !== null);
       if (kept.length > 0) this.channels.set(channel, kept);
@@ -69,6 +91,10 @@ export class Feeds {
    * that one which was sent to another channel is found when it comes first.
    */
   surveyed(): Omit<SurveyParams, 'channels'> {
+    return { ...this.asked, arrivals: this.arrivalPositions() };
+  }
+
+  private ask(): Pick<SurveyParams, 'names' | 'groups' | 'groupChannels'> {
     const asked = this.groups.flatMap(({ names, channel }, group) => names.map((name) => ({ name, group, channel })));
     if (this.groups.some(({ channel }) => channel !== null)) {
       asked.push(...asked.map(({ name }) => ({ name, group: ANY_GROUP, channel: null })));
@@ -149,14 +175,35 @@ export class Feeds {
     return feed.ready && (slots > 0 || !feed.needsSlot) && this.group(feed).capacity() > 0;
   }
 
-  private find(channel: string, priority: number, group: number): Feed | undefined {
-    return this.channels.get(channel)?.find((feed) => feed.priority === priority && feed.group === group);
+  /** How far each feed of arrivals has come, the slowest group's: a survey looks behind it. */
+  private arrivalPositions(): ArrivalPosition[] {
+    const positions = new Map<string, ArrivalPosition>();
+    for (const feeds of this.channels.values()) {
+      for (const { channel, priority, stream, after } of feeds) {
+        if (stream !== 'arrivals') continue;
+        const known = positions.get(`${priority}|${channel}`);
+        if (known !== undefined && comparePositions(known.after, after) <= 0) continue;
+        positions.set(`${priority}|${channel}`, { channel, priority, after });
+      }
+    }
+    return [...positions.values()];
   }
 
-  private findOrAdd(channel: string, priority: number, group: number, first: Position): Feed {
-    const known = this.find(channel, priority, group);
+  private arrivals(channel: string, priority: number): Feed[] {
+    const feeds = this.channels.get(channel) ?? [];
+    return feeds.filter((feed) => feed.stream === 'arrivals' && feed.priority === priority);
+  }
+
+  private find({ channel, priority, stream, group }: Address): Feed | undefined {
+    const feeds = this.channels.get(channel);
+    return feeds?.find((feed) => feed.priority === priority && feed.group === group && feed.stream === stream);
+  }
+
+  private findOrAdd(address: Address, first: Position): Feed {
+    const known = this.find(address);
     if (known !== undefined) return known;
-    const feed = new Feed(channel, priority, group, first);
+    const { channel, priority, stream, group } = address;
+    const feed = new Feed(channel, priority, group, stream, first);
     const feeds = this.channels.get(channel);
     if (feeds === undefined) this.channels.set(channel, [feed]);
     else {

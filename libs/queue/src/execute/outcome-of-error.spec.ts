@@ -32,6 +32,8 @@ const outcomeOf = (given: Given): Outcome =>
       timeoutMs: null,
       retentionMs: 0,
       deadRetentionMs: null,
+      ordered: false,
+      onDead: 'skip',
     },
     error: given.error,
     shuttingDown: given.shuttingDown ?? false,

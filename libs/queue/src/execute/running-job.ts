@@ -18,6 +18,8 @@ export class RunningJob implements Job {
     readonly claimed: ClaimedJob,
     private readonly completion: CompletionPort,
     private readonly retentionMs: number,
+    /** Resolves when the ends of the jobs before it in its lane are written. */
+    private readonly settledBefore: () => Promise<void>,
   ) {}
 
   get id(): string {
@@ -31,6 +33,9 @@ export class RunningJob implements Job {
   }
   get name(): string {
     return this.claimed.name;
+  }
+  get seq(): number | null {
+    return this.claimed.seq;
   }
   get attempt(): number {
     return this.claimed.attempt;
@@ -91,6 +96,7 @@ export class RunningJob implements Job {
     const encoded = encodeResult(claimed.name, result, retentionMs);
     this.askedForCompletion = true;
     try {
+      await this.settledBefore();
       await this.completion.completeIn({ job: claimed, manager, result: encoded, retentionMs });
     } catch (error) {
       // Nothing was written: the run ends like any other, or asks again.

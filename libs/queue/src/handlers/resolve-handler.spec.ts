@@ -77,7 +77,7 @@ describe('resolveHandler', () => {
     ['concurrency', 1.5],
     ['priority', 40_000],
     ['preset', 'fast'],
-    ['ordered', true],
+    ['order', true],
     ['batch', 10],
   ])('refuses a wrong %s (%p), naming the handler and the option', (option, value) => {
     const wrong = (): unknown => resolve({ [option]: value });

@@ -3,13 +3,20 @@ import type { StandardSchemaV1 } from '@standard-schema/spec';
 import { resolveBackoff } from '../job/backoff.js';
 import { durationMs } from '../job/duration.js';
 import { InvalidOptionsError } from '../job/errors.js';
-import type { HandlerOptions, HandlerPolicy, HandlerPreset, RegisteredHandler } from '../job/handler.js';
+import type { HandlerOptions, HandlerPolicy, HandlerPreset, OnDead, RegisteredHandler } from '../job/handler.js';
 import type { Job } from '../job/job.js';
-import { checkInteger, checkName, checkPriority, checkRetries } from '../job/names.js';
+import { checkBoolean, checkInteger, checkName, checkPriority, checkRetries } from '../job/names.js';
 import { dtoSchema, type DtoClass } from './dto-schema.js';
 import type { HandlerMetadata } from './job-handler.decorator.js';
 
-const LIBRARY_DEFAULTS = { retries: 4, backoff: {}, retention: 0, priority: 0 } as const satisfies HandlerOptions;
+const LIBRARY_DEFAULTS = {
+  retries: 4,
+  backoff: {},
+  retention: 0,
+  priority: 0,
+  ordered: false,
+  onDead: 'skip',
+} as const satisfies HandlerOptions;
 
 const KNOWN_OPTIONS = new Set<string>([
   'name',
@@ -20,6 +27,8 @@ const KNOWN_OPTIONS = new Set<string>([
   'schema',
   'retention',
   'deadRetention',
+  'ordered',
+  'onDead',
   'concurrency',
   'priority',
   'preset',
@@ -108,7 +117,14 @@ function resolvePolicy(options: HandlerOptions, at: (option: string) => string):
     timeoutMs: timeout === undefined ? null : durationMs(timeout, at('timeout'), 1, 2_147_483_647),
     retentionMs: durationMs(retention, at('retention')),
     deadRetentionMs: deadRetention === undefined ? null : durationMs(deadRetention, at('deadRetention')),
+    ordered: checkBoolean(options.ordered, at('ordered')),
+    onDead: checkOnDead(options.onDead, at('onDead')),
   };
+}
+
+function checkOnDead(onDead: unknown, option: string): OnDead {
+  if (onDead === 'skip' || onDead === 'block') return onDead;
+  throw new InvalidOptionsError(option, onDead, "Give 'skip' or 'block'.");
 }
 
 function checkSchema(schema: unknown, option: string): StandardSchemaV1 {
@@ -124,8 +140,8 @@ function checkSchema(schema: unknown, option: string): StandardSchemaV1 {
 
 /** A hash of what the policy says, so that every process computes the same id without asking. */
 export function policyIdOf(name: string, policy: HandlerPolicy): string {
-  const { retries, backoff, timeoutMs, retentionMs, deadRetentionMs } = policy;
+  const { retries, backoff, timeoutMs, retentionMs, deadRetentionMs, ordered, onDead } = policy;
   const numbers = backoff && [backoff.type, backoff.baseMs, backoff.factor, backoff.maxMs, backoff.jitter];
-  const content = JSON.stringify([name, retries, numbers, timeoutMs, retentionMs, deadRetentionMs]);
+  const content = JSON.stringify([name, retries, numbers, timeoutMs, retentionMs, deadRetentionMs, ordered, onDead]);
   return createHash('sha256').update(content).digest().readBigInt64BE(0).toString();
 }

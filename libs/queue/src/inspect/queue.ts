@@ -3,14 +3,15 @@ import { durationMs, type Duration } from '../job/duration.js';
 import { InvalidOptionsError } from '../job/errors.js';
 import type { QueueEvent } from '../job/events.js';
 import type { JobId } from '../job/job.js';
-import { checkName } from '../job/names.js';
+import { checkInteger, checkKey, checkName } from '../job/names.js';
 import type { RunOneOptions, RunOneResult } from '../job/run-one.js';
 import { MAX_TIMER_MS } from '../job/time-limit.js';
 import { pauseChannel, resumeChannel } from '../statements/channels.js';
 import { listLiveChannels } from '../statements/clear-jobs.js';
 import { countChannels, getJob, type ChannelStats, type JobRecord } from '../statements/inspect-jobs.js';
+import { listLanes, unblockLane, type LaneRecord } from '../statements/list-lanes.js';
 import { run, type SqlClient } from '../statements/statement.js';
-import { beginOwningAll } from '../statements/transaction.js';
+import { begin, beginOwningAll } from '../statements/transaction.js';
 import { SURVEY_MESSAGE } from '../statements/wake-up.js';
 import { clearChannels, type ClearOptions } from './clear-channels.js';
 import type { JobWaiter, WaitOptions } from './job-waiter.js';
@@ -27,6 +28,14 @@ export interface QueuePorts {
   readonly running: () => number;
   readonly idle: (timeoutMs: number | null) => Promise<boolean>;
   readonly runOne: (channels: readonly string[] | null) => Promise<RunOneResult | null>;
+}
+
+/** Which lanes `queue.lanes` lists. */
+export interface ListLanesOptions {
+  /** The key behind which to begin. */
+  after?: string;
+  /** How many at most, 1 to 10 000. Default 100. */
+  limit?: number;
 }
 
 /** Reads and controls the queue. */
@@ -105,6 +114,35 @@ export class Queue {
   /** Counts of every channel that has jobs, dead ones or a pause. Reads all live jobs. */
   stats(): Promise<ChannelStats[]> {
     return this.ports.read((client) => run(client, countChannels, { names: this.ports.names() }));
+  }
+
+  /**
+   * Lanes of a channel, a page in the order of their keys: the channel's keys that have ordered jobs, or a dead one that
+   * blocks them, and why a blocked one does not go on.
+   *
+   * @param options `after`: the last key of the page before · `limit`: 1 to 10 000, default 100
+   * @example const blocked = (await this.queue.lanes('orders')).filter(({ state }) => state === 'blocked');
+   */
+  lanes(channel: string, options: ListLanesOptions = {}): Promise<LaneRecord[]> {
+    const params = {
+      channel: checkName(channel, 'channel'),
+      after: options.after === undefined ? null : checkKey(options.after, 'after'),
+      limit: checkInteger(options.limit ?? 100, 'limit', 1, 10_000),
+      names: this.ports.names(),
+    };
+    return this.ports.read((client) => run(client, listLanes, params));
+  }
+
+  /**
+   * Lets a lane go on that waits because of a dead job (`onDead: 'block'`). The dead job stays as it is.
+   *
+   * @returns `false` when it was not blocked
+   */
+  async unblock(channel: string, key = ''): Promise<boolean> {
+    const lane = { channel: checkName(channel, 'channel'), key: checkKey(key, 'key') };
+    const messages = await this.ports.write((client) => run(client, unblockLane, lane), begin);
+    this.ports.wake(messages.flatMap((message) => message ?? []));
+    return messages.length > 0;
   }
 
   /**

@@ -31,6 +31,16 @@ export interface HandlerOptions {
   retention?: Duration;
   /** How long a dead job is kept. Default for ever. */
   deadRetention?: Duration;
+  /**
+   * `true`: jobs of one channel and key run one after another, in the order in which they were sent, by whatever process.
+   * Default false.
+   */
+  ordered?: boolean;
+  /**
+   * What a dead job means for its lane: `skip`, the next one runs; `block`, the lane waits for a person, who calls
+   * `queue.unblock`. Default `skip`.
+   */
+  onDead?: OnDead;
   /** Most runs of this handler at once in one process. Default the runner's `concurrency.max`. */
   concurrency?: number;
   /** Smaller runs first within a channel, −32 768 to 32 767. Default 0. */
@@ -40,6 +50,9 @@ export interface HandlerOptions {
   /** Name of the `QueueModule` instance that serves the handler. Default the unnamed one. */
   instance?: string;
 }
+
+/** What a dead job means for the jobs behind it in its lane. */
+export type OnDead = 'skip' | 'block';
 
 /** A class whose methods are handlers; an abstract one too. */
 export type HandlerClass<T = unknown> = abstract new (...dependencies: never[]) => T;
@@ -62,6 +75,10 @@ export interface HandlerPolicy {
   readonly retentionMs: number;
   /** `null`: for ever. */
   readonly deadRetentionMs: number | null;
+  /** Its jobs run in the order of their lanes. */
+  readonly ordered: boolean;
+  /** What a dead job means for its lane. */
+  readonly onDead: OnDead;
 }
 
 /** A handler found in the application, its options resolved. */

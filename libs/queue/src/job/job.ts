@@ -21,8 +21,13 @@ export interface Job<Payload = unknown> {
   readonly id: JobId;
   /** The stream of jobs that it belongs to. */
   readonly channel: string;
-  /** Divides the channel, for fairness; `''` when none was given. */
+  /** Divides the channel, for fairness and for order; `''` when none was given. */
   readonly key: string;
+  /**
+   * Of an ordered job: its number in the lane, that is among the jobs of this channel and key; 1, 2, 3, … without gaps,
+   * the same in every run. `null` when it is not ordered.
+   */
+  readonly seq: number | null;
   /** Name under which it was spawned; a former name for jobs older than a rename. */
   readonly name: string;
   /** What was spawned, or what the handler's `schema` has made of it; `undefined` when nothing was given. */
@@ -99,6 +104,8 @@ export interface ClaimedJob {
   readonly dueAtMicros: number;
   /** Its last lease was lost: it runs as the only suspect of this process. */
   readonly suspect: boolean;
+  /** Number in its lane, `null` unless it is ordered. */
+  readonly seq: number | null;
 }
 
 /** Place in the order of a feed: due time in microseconds, then id. */

@@ -3,6 +3,7 @@ import type { JobId } from './job.js';
 interface OpenLease {
   /** `false` while the claim is under way: the lease may not exist yet. */
   filled: boolean;
+  /** Jobs without a settlement, and lanes that have not been given back. */
   unsettled: number;
 }
 
@@ -32,10 +33,16 @@ export class LeaseBook {
     return this.highest;
   }
 
-  /** The claim was answered with so many jobs; without any there is no lease. */
-  fill(lease: number, jobs: number): void {
+  /** The claim was answered with so many jobs, in so many lanes; without any there is no lease. */
+  fill(lease: number, jobs: number, lanes = 0): void {
     if (jobs === 0) this.leases.delete(lease);
-    else this.leases.set(lease, { filled: true, unsettled: jobs });
+    else this.leases.set(lease, { filled: true, unsettled: jobs + lanes });
+  }
+
+  /** Jobs of a lane that will not start here: there is nothing to settle, and the lane's end is still to come. */
+  letGo(lease: number, jobs: number): void {
+    const open = this.leases.get(lease);
+    if (open !== undefined) open.unsettled -= jobs;
   }
 
   /** The claim failed and may or may not have been done: the next heartbeat gives the lease back. */
@@ -52,7 +59,7 @@ export class LeaseBook {
     this.started.delete(id);
   }
 
-  /** One more job of the lease is in the settlement being sent; answers whether it is the last one. */
+  /** One more job, or lane, of the lease is in the settlement being sent; answers whether it is the last one. */
   settling(lease: number): boolean {
     const open = this.leases.get(lease);
     if (open === undefined) return false;

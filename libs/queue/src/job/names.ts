@@ -32,6 +32,12 @@ export function checkInteger(value: unknown, option: string, min: number, max: n
   throw new InvalidOptionsError(option, value, `Give a whole number from ${min} to ${max}.`);
 }
 
+/** @throws {InvalidOptionsError} unless it is true or false */
+export function checkBoolean(value: unknown, option: string): boolean {
+  if (typeof value === 'boolean') return value;
+  throw new InvalidOptionsError(option, value, 'Give true or false.');
+}
+
 export const checkPriority = (value: unknown, option: string): number => checkInteger(value, option, -32_768, 32_767);
 
 /** Retries as they are stored: `null` for `Infinity`. */

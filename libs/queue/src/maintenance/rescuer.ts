@@ -1,6 +1,6 @@
 import type { Logger } from '@nestjs/common';
 import { declareDead, forgetRunners, type HeartbeatRow, type Peer } from '../statements/runners.js';
-import { rescueJobs } from '../statements/rescue-jobs.js';
+import { rescueJobs, rescueLanes } from '../statements/rescue-jobs.js';
 import { run, type SqlClient } from '../statements/statement.js';
 import { SURVEY_MESSAGE } from '../statements/wake-up.js';
 import { DeathWatch, type DeathWatchSettings } from './death-watch.js';
@@ -54,12 +54,19 @@ export class Rescuer {
   /** Pass after pass until one finds nothing; what is locked now the next heartbeat finds again. */
   private async rescueAll(): Promise<void> {
     for (;;) {
-      const rows = await this.transact((client) => run(client, rescueJobs, {}));
-      if (rows.length === 0) return;
-      const waiting = rows.filter(({ outcome }) => outcome === 'waiting');
-      const messages = waiting.filter(({ suspect }) => !suspect).map(({ message }) => message);
-      if (messages.length < waiting.length) messages.push(SURVEY_MESSAGE);
-      this.onRescued({ waiting: waiting.length, dead: rows.length - waiting.length, messages });
+      const rescued = await this.transact(rescueOnce);
+      if (rescued === null) return;
+      this.onRescued(rescued);
     }
   }
+}
+
+/** One pass; `null` when there was nothing. */
+async function rescueOnce(client: SqlClient): Promise<Rescued | null> {
+  const [jobs, lanes] = await Promise.all([run(client, rescueJobs, {}), run(client, rescueLanes, {})]);
+  if (jobs.length === 0 && lanes.length === 0) return null;
+  const waiting = jobs.filter(({ outcome }) => outcome === 'waiting');
+  const messages = [...waiting.filter(({ suspect }) => !suspect), ...lanes].flatMap(({ message }) => message ?? []);
+  if (waiting.some(({ suspect }) => suspect)) messages.push(SURVEY_MESSAGE);
+  return { waiting: waiting.length, dead: jobs.length - waiting.length, messages };
 }

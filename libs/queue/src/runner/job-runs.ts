@@ -12,6 +12,9 @@ import type { ClaimedJob } from '../job/job.js';
 import type { LeaseBook } from '../job/lease-book.js';
 import { RELEASED } from '../job/outcome.js';
 import type { EndedRun } from '../settle/settlement.js';
+import type { Settled } from '../settle/settler.js';
+import type { LaneEnd } from '../statements/lanes.js';
+import { Lanes, type LaneId } from './lanes.js';
 import { RunBoard, type ActiveRun } from './run-board.js';
 import { factsOf } from './run-events.js';
 import { Slots, type SlotsSettings } from './slots.js';
@@ -36,6 +39,8 @@ export interface JobRunsParts {
   readonly mayStart: () => boolean;
   /** A run has ended and is to be settled. */
   readonly ended: (run: EndedRun) => void;
+  /** A lane is to be given back, behind what has ended before. */
+  readonly laneEnded: (end: LaneEnd) => void;
   /** There is room for more. */
   readonly wanting: () => void;
 }
@@ -44,6 +49,7 @@ export interface JobRunsParts {
 export class JobRuns {
   private readonly slots: Slots;
   private readonly runs = new RunBoard();
+  private readonly lanes: Lanes;
   private readonly executor: JobExecutor;
   private stopping = false;
   private suspectInHand = false;
@@ -56,6 +62,7 @@ export class JobRuns {
     private readonly parts: JobRunsParts,
   ) {
     this.slots = new Slots(settings);
+    this.lanes = new Lanes(this.slots, settings.prefetchMs, { ...parts, handlerOf: (job) => this.handlerOf(job) });
     this.executor = new JobExecutor(settings.abortGraceMs, (job) => this.reportStuck(job));
   }
 
@@ -98,13 +105,13 @@ export class JobRuns {
 
   async accept(jobs: readonly ClaimedJob[]): Promise<void> {
     await this.parts.policies.learn(jobs);
-    for (const job of jobs) {
+    for (const job of this.lanes.add(jobs)) {
       this.suspectInHand ||= job.suspect;
       this.slots.take(job, this.handlerOf(job));
     }
     if (this.stopping) this.releaseAhead();
     else this.startReady();
-    if (this.slots.aheadCount > 0) this.aheadTimer ??= setInterval(() => this.releaseIdleAhead(), MAX_IDLE_AHEAD_MS);
+    if (this.slots.waitingCount > 0) this.aheadTimer ??= setInterval(() => this.releaseIdleAhead(), MAX_IDLE_AHEAD_MS);
   }
 
   /** Starts what has a slot. */
@@ -119,9 +126,10 @@ export class JobRuns {
   }
 
   /** The leases are gone: what has not started is forgotten, and answered; what runs is told to stop. */
-  lose(isLost: (job: ClaimedJob) => boolean): ClaimedJob[] {
+  lose(isLost: (job: LaneId) => boolean): ClaimedJob[] {
     const forgotten = this.withdraw(isLost);
     for (const job of forgotten) this.forget(job);
+    this.lanes.lose(isLost);
     this.runs.lose(isLost);
     return forgotten;
   }
@@ -133,6 +141,18 @@ export class JobRuns {
 
   idle(withinMs: number | null): Promise<boolean> {
     return this.runs.idle(withinMs);
+  }
+
+  /** The end of a run is written, or refused: its lane goes on, or ends. */
+  settled({ run: { job, outcome, policy }, result }: Settled): void {
+    if (job.seq === null) return;
+    if (result === 'lost')
+      this.lose(
+        ({ runner, lease, channel, key }) =>
+          runner === job.runner && lease === job.lease && channel === job.channel && key === job.key,
+      );
+    else this.lanes.settled(job, outcome, policy, result === 'completed-by-handler');
+    this.startReady();
   }
 
   /** Handlers that run, or have ended within so many milliseconds. */
@@ -147,6 +167,7 @@ export class JobRuns {
   /** Starts nothing any more, and gives back what was taken ahead. */
   stop(): void {
     this.stopping = true;
+    this.lanes.stopping = true;
     this.releaseAhead();
     clearInterval(this.aheadTimer);
   }
@@ -162,7 +183,7 @@ export class JobRuns {
     const { parts } = this;
     const handler = this.handlerOf(claimed);
     const policy = parts.policies.of(claimed, handler);
-    const job = new RunningJob(claimed, parts.completion, policy.retentionMs);
+    const job = new RunningJob(claimed, parts.completion, policy.retentionMs, () => this.lanes.writtenBefore(claimed));
     const active: ActiveRun = { job, handler, leaseLost: false, stuckReported: false };
     this.runs.add(active);
     parts.book.start(claimed.id);
@@ -175,7 +196,10 @@ export class JobRuns {
     this.slots.end(handler, durationMs);
     this.forget(claimed);
     if (active.leaseLost) parts.emit({ type: 'lease-lost', ...factsOf(claimed) });
-    else parts.ended({ job: claimed, outcome, policy, durationMs });
+    else {
+      parts.ended({ job: claimed, outcome, policy, durationMs });
+      this.lanes.ended(claimed, outcome, policy, durationMs);
+    }
     this.startReady();
     if (this.slots.reserved || this.demand(true).limit > 0) parts.wanting();
   }
@@ -184,14 +208,19 @@ export class JobRuns {
   private releaseIdleAhead(): void {
     if (this.startedSince === 0) this.releaseAhead();
     this.startedSince = 0;
-    if (this.slots.aheadCount > 0) return;
+    if (this.slots.waitingCount > 0) return;
     clearInterval(this.aheadTimer);
     this.aheadTimer = undefined;
   }
 
   private releaseAhead(): void {
+    this.lanes.letGoTails();
     for (const job of this.withdraw(() => true)) {
       this.forget(job);
+      if (job.seq !== null) {
+        this.lanes.withdrawn(job);
+        continue;
+      }
       const policy = this.parts.policies.of(job, this.handlerOf(job));
       this.parts.ended({ job, outcome: RELEASED, policy, durationMs: 0 });
     }

@@ -87,20 +87,37 @@ export class QueueRunner {
       book,
       mayStart: () => this.membership.trusted,
       ended: (ended) => this.onEnded(ended),
+      laneEnded: (end) => this.settler.endLane(end),
       wanting: () => this.claims.wake(),
     });
     this.feeds = new Feeds(this.runs.handlerGroups(), channels && new Set(channels));
-    const claimer = new Claimer(this.claimConnection, this.feeds, book, { schema, channels }, () => this.membership.id);
+    const claimer = new Claimer(
+      this.claimConnection,
+      this.feeds,
+      book,
+      { schema, channels },
+      () => this.membership.id,
+      (messages) => this.onLanesSeen(messages),
+    );
     this.claims = new ClaimLoop({
       ...{ membership: this.membership, runs: this.runs, feeds: this.feeds, claimer, logger, prepare: parts.prepare },
       survey: () => this.upkeep.poll.hurry(),
       backlog: () => this.settler.backlog,
     });
-    this.settler = new Settler(this.settleConnection, book, (settled) => this.onSettled(settled), logger);
+    this.settler = new Settler(
+      this.settleConnection,
+      book,
+      { settled: (settled) => this.onSettled(settled), lanesReady: (messages) => this.onLanesReady(messages) },
+      logger,
+    );
     this.upkeep = new Upkeep(
-      { ...settings, survey: { ...this.feeds.surveyed(), channels }, rescueMs: settings.leaseMs / 4 },
+      { ...settings, survey: () => ({ ...this.feeds.surveyed(), channels }), rescueMs: settings.leaseMs / 4 },
       (work) => this.transact(work),
-      { surveyed: (rows) => this.onSurveyed(rows), rescue: () => this.rescue() },
+      {
+        surveyed: (rows) => this.onSurveyed(rows),
+        swept: (messages) => this.onLanesSeen(messages),
+        rescue: () => this.rescue(),
+      },
       logger,
       parts.board,
     );
@@ -173,7 +190,7 @@ export class QueueRunner {
 
   private onSettled(settled: Settled): void {
     const { run: ended, result } = settled;
-    if (result === 'written' && settled.requeued) {
+    if (result === 'written' && settled.requeued && ended.job.seq === null) {
       const released = ended.outcome.kind === 'released';
       const message = released && ended.job.suspect ? SURVEY_MESSAGE : settled.requeued.message;
       this.tell([message]);
@@ -183,8 +200,26 @@ export class QueueRunner {
     if (result === 'lost') {
       this.logger.warn(`The lease of job ${ended.job.id} (${ended.job.name}) was lost: its end is not written.`);
     }
+    this.runs.settled(settled);
     if (this.parts.observed()) this.parts.emit(eventOf(settled));
     if (this.settler.backlog === 0) this.claims.wake();
+  }
+
+  /** Lanes whose head must wait, or is for runners that know its name: this process, too, learns the times. */
+  private onLanesSeen(messages: readonly string[]): void {
+    this.tell(messages);
+    this.parts.notifier.send(messages);
+  }
+
+  /** Lanes that go on: here, or where there is room. */
+  private onLanesReady(messages: readonly string[]): void {
+    this.tell(messages);
+    const full = this.claims.stopping || this.runs.demand(true).limit === 0;
+    const forOthers = messages.filter((message) => {
+      const lane = parseWakeUp(message);
+      return full || (lane?.kind === 'jobs' && !this.feeds.canRun(lane));
+    });
+    if (forOthers.length > 0) this.parts.notifier.send(forOthers);
   }
 
   private onWakeUp(wakeUp: WakeUp): void {

@@ -4,6 +4,12 @@ const MIN_SAMPLE_JOBS = 16;
 /** …but when so few end in so long a time, that is the speed. */
 const MAX_SAMPLE_MS = 50;
 
+/** Fewer jobs than that do not tell how long one takes… */
+const MIN_KNOWN_JOBS = 8;
+
+/** …and more of them are forgotten by and by. */
+const USUAL_OF_JOBS = 32;
+
 /**
  * How fast this process runs jobs while it has any: the measure for how many to hold ahead of the slots, so that fast
  * handlers never wait for a claim and slow ones hold no job that another process could run.
@@ -14,6 +20,9 @@ export class RateMeter {
   private totalMs = 0;
   private jobsPerMs = 0;
   private jobMs = Infinity;
+  private known = 0;
+  /** What a job took of late, rests or not. */
+  private usualMs = 0;
 
   constructor(private readonly prefetchMs: number) {}
 
@@ -26,6 +35,8 @@ export class RateMeter {
   end(durationMs: number): void {
     this.ended += 1;
     this.totalMs += durationMs;
+    this.known += 1;
+    this.usualMs += (durationMs - this.usualMs) / Math.min(this.known, USUAL_OF_JOBS);
   }
 
   /** Nothing is left to run: what was measured says nothing about what comes next. */
@@ -41,6 +52,14 @@ export class RateMeter {
   ahead(now: number): number {
     this.sample(now);
     return this.jobMs > this.prefetchMs ? 0 : Math.floor(this.jobsPerMs * this.prefetchMs);
+  }
+
+  /**
+   * Jobs that one lane runs in that time, one after another. A rest says nothing against it: a lane alone rests after
+   * each of its runs.
+   */
+  inTurn(): number {
+    return this.known < MIN_KNOWN_JOBS ? 1 : Math.max(1, Math.floor(this.prefetchMs / this.usualMs));
   }
 
   private sample(now: number): void {

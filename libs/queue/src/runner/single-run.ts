@@ -13,6 +13,7 @@ import { surveyFeeds } from '../statements/survey-feeds.js';
 import { JobRuns } from './job-runs.js';
 import { Membership } from './membership.js';
 import type { RunnerParts, RunnerSettings } from './queue-runner.js';
+import type { LaneId } from './lanes.js';
 import { eventOf, factsOf } from './run-events.js';
 
 /** How long aborted handlers may take to end. */
@@ -52,12 +53,16 @@ export class SingleRun {
         emit: (event) => this.emit(event),
         mayStart: () => this.membership.trusted,
         ended: (ended) => this.settler.settle(ended),
+        laneEnded: (end) => this.settler.endLane(end),
         wanting: () => undefined,
       },
     );
     this.feeds = new Feeds(this.runs.handlerGroups(), channels && new Set(channels));
-    this.claimer = new Claimer(this.connection, this.feeds, book, { schema, channels }, () => this.membership.id);
-    this.settler = new Settler(this.connection, book, (settled) => this.onSettled(settled), this.logger);
+    const tellOthers = (messages: readonly string[]): void => this.parts.notifier.send(messages);
+    const runnerId = (): string => this.membership.id;
+    this.claimer = new Claimer(this.connection, this.feeds, book, { schema, channels }, runnerId, tellOthers);
+    const events = { settled: (settled: Settled) => this.onSettled(settled), lanesReady: tellOthers };
+    this.settler = new Settler(this.connection, book, events, this.logger);
   }
 
   get running(): number {
@@ -101,7 +106,7 @@ export class SingleRun {
     if (first !== undefined) this.feeds.clock.heard(first.nowMicros);
     this.feeds.survey(rows.flatMap(({ feed }) => feed ?? []));
     while (this.feeds.hasWork(1)) {
-      const [job] = await this.claimer.claim({ limit: 1, slots: 1 });
+      const [job] = await this.claimer.claim({ limit: 1, slots: 1, run: 1 });
       if (job !== undefined) return job;
     }
     return undefined;
@@ -119,6 +124,7 @@ export class SingleRun {
     if (settled.result === 'written' && settled.requeued && settled.run.outcome.kind === 'released') {
       this.parts.notifier.send([settled.requeued.message]);
     }
+    this.runs.settled(settled);
     this.emit(eventOf(settled));
   }
 
@@ -128,7 +134,7 @@ export class SingleRun {
     if (result !== null) this.resolve(result);
   }
 
-  private onLost(isLost: (job: ClaimedJob) => boolean): void {
+  private onLost(isLost: (job: LaneId) => boolean): void {
     // One that has not started is forgotten without an event.
     for (const job of this.runs.lose(isLost)) this.resolve({ outcome: 'lease-lost', ...factsOf(job) });
   }

@@ -15,12 +15,12 @@ function filled(count: number, settings = { min: 2, max: 4, prefetchMs: 0 }): Sl
 
 describe('Slots', () => {
   it('wants as many as bring it to the maximum while fewer than the minimum run', () => {
-    expect(filled(0).demand(0, true)).toEqual({ limit: 4, slots: 4 });
-    expect(filled(1).demand(0, true)).toEqual({ limit: 3, slots: 3 });
+    expect(filled(0).demand(0, true)).toEqual({ limit: 4, slots: 4, run: 1 });
+    expect(filled(1).demand(0, true)).toEqual({ limit: 3, slots: 3, run: 1 });
   });
 
   it('wants nothing from the minimum on', () => {
-    expect(filled(2).demand(0, true)).toEqual({ limit: 0, slots: 0 });
+    expect(filled(2).demand(0, true)).toEqual({ limit: 0, slots: 0, run: 0 });
   });
 
   it('never runs more than the maximum', () => {
@@ -47,8 +47,8 @@ describe('Slots', () => {
       () => true,
       () => handler(),
     );
-    expect(slots.demand(3.2, true)).toEqual({ limit: 52, slots: 2 });
-    expect(slots.demand(3.2, false)).toEqual({ limit: 2, slots: 2 });
+    expect(slots.demand(3.2, true)).toEqual({ limit: 52, slots: 2, run: 50 });
+    expect(slots.demand(3.2, false)).toEqual({ limit: 2, slots: 2, run: 50 });
   });
 
   it('gives a suspect the next free slot, before what was taken ahead', () => {

@@ -18,6 +18,8 @@ export class Slots {
   private ahead: ClaimedJob[] = [];
   private next = 0;
   private running = 0;
+  /** In hand behind others of their lanes: cannot start before those have ended. */
+  private behind = 0;
   /** A slot is kept free for a suspect, which is claimed only when it can start at once. */
   reserved = false;
   private readonly perHandler = new Map<RegisteredHandler, number>();
@@ -33,6 +35,11 @@ export class Slots {
 
   get full(): boolean {
     return this.running >= this.settings.max;
+  }
+
+  /** Taken and not started, followers in lanes included. */
+  get waitingCount(): number {
+    return this.aheadCount + this.behind;
   }
 
   get aheadCount(): number {
@@ -52,9 +59,16 @@ export class Slots {
   demand(now: number, mayTakeAhead: boolean): Demand {
     const { min, max } = this.settings;
     const ahead = mayTakeAhead ? this.rate.ahead(now) : 0;
-    const inHand = this.running + this.aheadCount;
-    if (inHand >= min + (ahead * 3) / 4) return { limit: 0, slots: 0 };
-    return { limit: Math.min(MAX_CLAIM, max + ahead - inHand), slots: Math.max(0, max - inHand) };
+    const startable = this.running + this.aheadCount;
+    const inHand = startable + this.behind;
+    if (inHand >= min + (ahead * 3) / 4) return { limit: 0, slots: 0, run: 0 };
+    const limit = Math.min(MAX_CLAIM, max + ahead - inHand);
+    return { limit, slots: Math.max(0, max - startable), run: Math.min(MAX_CLAIM, this.rate.inTurn()) };
+  }
+
+  /** So many more jobs wait behind others of their lanes, or fewer. */
+  changeBehind(by: number): void {
+    this.behind += by;
   }
 
   /** A suspect gets the next free slot: its start is recorded already. */
@@ -87,7 +101,7 @@ export class Slots {
 
   /** There was nothing to claim: when nothing runs either, the measured rate says nothing about what comes next. */
   rest(): void {
-    if (this.running === 0 && this.aheadCount === 0) this.rate.idle();
+    if (this.running === 0 && this.aheadCount + this.behind === 0) this.rate.idle();
   }
 
   /** Takes back jobs that have not started. */

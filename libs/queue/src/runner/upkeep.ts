@@ -3,6 +3,7 @@ import { Loop } from '../maintenance/loop.js';
 import type { LoopBoard } from '../maintenance/loop-board.js';
 import { Pruner } from '../maintenance/pruner.js';
 import type { Transact } from '../maintenance/rescuer.js';
+import { sweepLanes, type LaneName } from '../statements/lanes.js';
 import { run } from '../statements/statement.js';
 import { surveyFeeds, type SurveyParams, type SurveyRow } from '../statements/survey-feeds.js';
 
@@ -13,19 +14,27 @@ export interface UpkeepSettings {
   readonly rescueMs: number;
   readonly pruneEveryMs: number;
   /** What a survey asks for. */
-  readonly survey: SurveyParams;
+  readonly survey: () => SurveyParams;
 }
 
 export interface UpkeepTurns {
   readonly surveyed: (rows: readonly SurveyRow[]) => void;
+  /** A sweep has found lanes that nobody knew of: what to wake runners with. */
+  readonly swept: (messages: readonly string[]) => void;
   readonly rescue: () => Promise<void>;
 }
+
+/** Few enough that an idle process with ordered jobs in wait stays below one statement a second. */
+const SURVEYS_PER_SWEEP = 3;
 
 /** What a runner does now and then: look for jobs that no notification told of, rescue, prune. */
 export class Upkeep {
   readonly poll: Loop;
   readonly rescue: Loop;
   readonly prune: Loop;
+  private surveys = 0;
+  /** Where the last sweep ended. */
+  private sweptTo: LaneName | null = null;
 
   constructor(
     private readonly settings: UpkeepSettings,
@@ -52,7 +61,19 @@ export class Upkeep {
   }
 
   private async survey(): Promise<void> {
-    const { survey } = this.settings;
-    this.turns.surveyed(await this.transact((client) => run(client, surveyFeeds, survey)));
+    const asked = this.settings.survey();
+    const rows = await this.transact((client) => run(client, surveyFeeds, asked));
+    this.turns.surveyed(rows);
+    if (rows.some(({ feed }) => feed?.stream === 'arrivals')) await this.sweep();
+  }
+
+  /** Now and then, the next window of lanes: where there are none, nothing is asked. */
+  private async sweep(): Promise<void> {
+    this.surveys += 1;
+    if (this.surveys % SURVEYS_PER_SWEEP !== 0) return;
+    const { sweptTo: after } = this;
+    const [row] = await this.transact((client) => run(client, sweepLanes, { after }));
+    this.sweptTo = row?.last ?? null;
+    if (row && row.messages.length > 0) this.turns.swept(row.messages);
   }
 }

@@ -10,6 +10,7 @@ const jobs = (id: number): WakeUp => ({
   position: { micros: 1, id: String(id) },
   priority: 0,
   channel: 'mail',
+  stream: 'jobs',
   keyed: false,
   name: 'a',
 });

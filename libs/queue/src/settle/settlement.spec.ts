@@ -6,11 +6,16 @@ import { settlementOf, type Settlement } from './settlement.js';
 
 const FENCE = { id: '7', run: 3, lease: 11 };
 
+const POLICY: HandlerPolicy = {
+  ...{ retries: 4, backoff: null, timeoutMs: null, retentionMs: 0, deadRetentionMs: null },
+  ...{ ordered: false, onDead: 'skip' },
+};
+
 function settle(outcome: Outcome, policy: Partial<HandlerPolicy> = {}): Settlement {
   return settlementOf({
     job: { ...FENCE, attempt: 2 } as ClaimedJob,
     outcome,
-    policy: { retries: 4, backoff: null, timeoutMs: null, retentionMs: 0, deadRetentionMs: null, ...policy },
+    policy: { ...POLICY, ...policy },
     durationMs: 1,
   });
 }

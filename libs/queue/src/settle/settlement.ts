@@ -1,6 +1,7 @@
 import type { HandlerPolicy } from '../job/handler.js';
 import type { ClaimedJob } from '../job/job.js';
 import type { Outcome } from '../job/outcome.js';
+import type { LaneEnd } from '../statements/lanes.js';
 import type { FinishEntry, RequeueEntry, RunFence } from '../statements/settle-jobs.js';
 import { errorText } from './error-text.js';
 
@@ -22,6 +23,12 @@ export type Settlement = { readonly run: EndedRun; readonly unsure?: boolean } &
   | { readonly write: 'requeue'; readonly entry: RunFence & RequeueEntry }
   | { readonly write: 'confirm'; readonly entry: RunFence; readonly otherwise: Settlement }
 );
+
+/** The end of a lane's run: written behind the ends of its jobs. */
+export interface LaneSettlement {
+  readonly write: 'end-lane';
+  readonly entry: LaneEnd;
+}
 
 /** Outcome → statement and row. Every ending of a run meets here. */
 export function settlementOf(run: EndedRun): Settlement {
@@ -49,8 +56,8 @@ export function settlementOf(run: EndedRun): Settlement {
   }
 }
 
-function requeue(run: EndedRun, fence: RunFence, entry: RequeueEntry): Settlement {
-  return { run, write: 'requeue', entry: { ...fence, ...entry } };
+function requeue(run: EndedRun, fence: RunFence, entry: Omit<RequeueEntry, 'seq'>): Settlement {
+  return { run, write: 'requeue', entry: { ...fence, ...entry, seq: run.job.seq } };
 }
 
 export function completed(
@@ -59,7 +66,16 @@ export function completed(
   result: string | null,
   keepMs: number,
 ): RunFence & FinishEntry {
-  return { ...fence, state: 'completed', attempt: job.attempt, reason: null, error: null, result, keepMs };
+  return {
+    ...fence,
+    state: 'completed',
+    attempt: job.attempt,
+    reason: null,
+    error: null,
+    result,
+    seq: job.seq,
+    keepMs,
+  };
 }
 
 function dead(
@@ -69,5 +85,14 @@ function dead(
   error: unknown,
   keepMs: number | null,
 ): RunFence & FinishEntry {
-  return { ...fence, state: 'dead', attempt: job.attempt, reason, error: errorText(error), result: null, keepMs };
+  return {
+    ...fence,
+    state: 'dead',
+    attempt: job.attempt,
+    reason,
+    error: errorText(error),
+    result: null,
+    seq: job.seq,
+    keepMs,
+  };
 }

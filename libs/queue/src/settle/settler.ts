@@ -13,8 +13,9 @@ import {
   requeueJobs,
   type RequeuedRow,
 } from '../statements/settle-jobs.js';
+import { endLanes, repairLanes, type FreedLaneRow, type LaneEnd, type LaneName } from '../statements/lanes.js';
 import { run, type SqlClient } from '../statements/statement.js';
-import { settlementOf, type EndedRun, type Settlement } from './settlement.js';
+import { settlementOf, type EndedRun, type LaneSettlement, type Settlement } from './settlement.js';
 
 /** What came of a settlement, told to the runner. */
 export type Settled =
@@ -27,8 +28,16 @@ export type Settled =
 interface Batch {
   readonly runner: string;
   readonly settlements: readonly Settlement[];
+  /** Lanes that are given back, behind the settlements. */
+  readonly lanes: readonly LaneEnd[];
   /** Leases that end with it. */
   readonly ended: readonly number[];
+}
+
+export interface SettlerEvents {
+  settled(settled: Settled): void;
+  /** Lanes are ready, or will be: what to wake runners with. */
+  lanesReady(messages: readonly string[]): void;
 }
 
 /** Runs that one transaction settles at most. */
@@ -42,7 +51,9 @@ const OPEN_TRANSACTION_DELAY_MS = 200;
  * timer, and a failed write is repeated until it has been done: the statements do nothing twice.
  */
 export class Settler {
-  private waiting: Settlement[] = [];
+  private waiting: (Settlement | LaneSettlement)[] = [];
+  /** Came to rest without a job: one that committed meanwhile is found only now, behind that. */
+  private resting: LaneName[] = [];
   /** Of which every job is settled, but which were not known to end when their last one was sent. */
   private endedLeases: { readonly runner: string; readonly lease: number }[] = [];
   private working = false;
@@ -54,7 +65,7 @@ export class Settler {
   constructor(
     private readonly connection: Connection,
     private readonly book: LeaseBook,
-    private readonly onSettled: (settled: Settled) => void,
+    private readonly events: SettlerEvents,
     private readonly logger: Logger,
   ) {}
 
@@ -67,7 +78,12 @@ export class Settler {
     this.enqueue(settlementOf(run));
   }
 
-  private enqueue(settlement: Settlement): void {
+  /** Gives a lane back, behind the settlements of its jobs. */
+  endLane(entry: LaneEnd): void {
+    this.enqueue({ write: 'end-lane', entry });
+  }
+
+  private enqueue(settlement: Settlement | LaneSettlement): void {
     this.waiting.push(settlement);
     if (this.working) return;
     this.working = true;
@@ -88,12 +104,16 @@ export class Settler {
   }
 
   private async work(): Promise<void> {
-    while (!this.stopSignal.signal.aborted && (this.waiting.length > 0 || this.endedLeases.length > 0)) {
+    while (!this.stopSignal.signal.aborted && this.hasWork()) {
       const batch = this.takeBatch();
       await this.writeUntilDone(batch);
     }
     this.working = false;
     this.announceIdle();
+  }
+
+  private hasWork(): boolean {
+    return this.waiting.length > 0 || this.endedLeases.length > 0 || this.resting.length > 0;
   }
 
   private announceIdle(): void {
@@ -103,16 +123,21 @@ export class Settler {
 
   /** What has gathered, of one runner: this process has another id after it was declared dead. */
   private takeBatch(): Batch {
-    const runner = this.waiting[0]?.run.job.runner ?? this.endedLeases[0]!.runner;
-    const settlements = this.waiting.slice(0, BATCH).filter(({ run: { job } }) => job.runner === runner);
-    const taken = new Set(settlements);
+    const [first] = this.waiting;
+    const runner = (first && runnerOf(first)) ?? this.endedLeases[0]?.runner ?? '0';
+    const entries = this.waiting.slice(0, BATCH).filter((entry) => runnerOf(entry) === runner);
+    const taken = new Set(entries);
     this.waiting = this.waiting.filter((settlement) => !taken.has(settlement));
     const ended = this.endedLeases.filter((lease) => lease.runner === runner).map(({ lease }) => lease);
     this.endedLeases = this.endedLeases.filter((lease) => lease.runner !== runner);
-    for (const { write, unsure, entry } of settlements) {
-      if (write !== 'confirm' && !unsure && this.book.settling(entry.lease)) ended.push(entry.lease);
+    const [settlements, lanes] = [[] as Settlement[], [] as LaneEnd[]];
+    for (const settlement of entries) {
+      if (settlement.write === 'end-lane') lanes.push(settlement.entry);
+      else settlements.push(settlement);
+      const sure = settlement.write === 'end-lane' || (settlement.write !== 'confirm' && !settlement.unsure);
+      if (sure && this.book.settling(settlement.entry.lease)) ended.push(settlement.entry.lease);
     }
-    return { runner, settlements, ended };
+    return { runner, settlements, lanes, ended };
   }
 
   private async writeUntilDone(batch: Batch): Promise<void> {
@@ -133,29 +158,31 @@ export class Settler {
   }
 
   /** One run's data spoils the statement for all: each is written by itself, and that one is put back. */
-  private async writeApart({ runner, settlements, ended }: Batch, cause: unknown): Promise<void> {
+  private async writeApart({ runner, settlements, lanes, ended }: Batch, cause: unknown): Promise<void> {
     const [only] = settlements;
     if (settlements.length === 1 && only) await this.putBack(only, cause);
     else
-      for (const settlement of settlements) await this.writeUntilDone({ runner, settlements: [settlement], ended: [] });
-    await this.writeUntilDone({ runner, settlements: [], ended });
+      for (const settlement of settlements)
+        await this.writeUntilDone({ runner, settlements: [settlement], lanes: [], ended: [] });
+    await this.writeUntilDone({ runner, settlements: [], lanes, ended });
   }
 
   private async putBack({ run: ended }: Settlement, cause: unknown): Promise<void> {
     const { job } = ended;
     this.logger.error(`The end of job ${job.id} (${job.name}) cannot be written: ${messageOf(cause)}`);
     if (ended.outcome.kind === 'retry') {
-      this.onSettled({ run: ended, result: 'lost' });
+      this.events.settled({ run: ended, result: 'lost' });
       return;
     }
     const error = new Error('The end of the run could not be written.', { cause });
     const settlement = settlementOf({ ...ended, outcome: { kind: 'retry', delayMs: 60_000, error } });
-    await this.writeUntilDone({ runner: job.runner, settlements: [settlement], ended: [] });
+    await this.writeUntilDone({ runner: job.runner, settlements: [settlement], lanes: [], ended: [] });
   }
 
-  private async write({ runner, settlements, ended }: Batch, repeated: boolean): Promise<void> {
+  private async write({ runner, settlements, lanes, ended }: Batch, repeated: boolean): Promise<void> {
+    const resting = this.resting.splice(0);
     const { complete, finish, requeue, confirm } = divide(settlements);
-    const answers = await this.connection.transaction((client) => {
+    const answers = await this.transact(resting, (client) => {
       const send = <T>(entries: readonly unknown[], statement: () => Promise<T[]>): Promise<T[]> =>
         entries.length > 0 ? statement() : Promise.resolve([]);
       return Promise.all([
@@ -165,16 +192,36 @@ export class Settler {
         send(finish, () => run(client, finishJobs, { runner, entries: finish.map((s) => s.entry) })),
         send(requeue, () => run(client, requeueJobs, { runner, entries: requeue.map((s) => s.entry) })),
         send(confirm, () => run(client, findUnsettled, { runner, entries: confirm.map((s) => s.entry) })),
+        // Behind the settlements, so that they see which jobs come next.
+        send(lanes, () => run(client, endLanes, { lanes })),
+        send(resting, () => run(client, repairLanes, { lanes: resting })),
         this.endLeases(client, runner, ended),
       ]);
     });
     for (const lease of ended) this.book.close(lease);
-    const [completed, finished, requeued, unsettled] = answers;
+    const [completed, finished, requeued, unsettled, freed, repaired] = answers;
+    this.rested(freed, repaired);
     this.report(complete, completed[0] === 'all' ? 'all' : new Set(completed[0]), repeated);
     this.report(finish, new Set(finished), repeated);
     const places = new Map(requeued.map((row) => [row.id, row]));
     this.report(requeue, new Set(places.keys()), repeated, places);
     this.confirmed(confirm, new Set(unsettled));
+  }
+
+  /** What was to be looked at again is not forgotten when the transaction fails. */
+  private async transact<T>(resting: readonly LaneName[], work: (client: SqlClient) => Promise<T>): Promise<T> {
+    try {
+      return await this.connection.transaction(work);
+    } catch (error) {
+      this.resting.push(...resting);
+      throw error;
+    }
+  }
+
+  private rested(freed: readonly FreedLaneRow[], repaired: readonly FreedLaneRow[]): void {
+    this.resting.push(...freed.filter(({ message }) => message === null));
+    const messages = [...freed, ...repaired].flatMap(({ message }) => message ?? []);
+    if (messages.length > 0) this.events.lanesReady(messages);
   }
 
   private async endLeases(client: SqlClient, runner: string, leases: readonly number[]): Promise<unknown> {
@@ -197,8 +244,8 @@ export class Settler {
       }
       if (unsure) this.settled(ended.job);
       const requeued = places?.get(entry.id);
-      if (written || repeated) this.onSettled({ run: ended, result: 'written', ...(requeued && { requeued }) });
-      else this.onSettled({ run: ended, result: 'lost' });
+      if (written || repeated) this.events.settled({ run: ended, result: 'written', ...(requeued && { requeued }) });
+      else this.events.settled({ run: ended, result: 'lost' });
     }
   }
 
@@ -208,7 +255,7 @@ export class Settler {
       if (unsettled.has(entry.id)) this.waiting.push(otherwise);
       else {
         this.settled(ended.job);
-        this.onSettled({ run: ended, result: 'completed-by-handler' });
+        this.events.settled({ run: ended, result: 'completed-by-handler' });
       }
     }
   }
@@ -226,6 +273,9 @@ export class Settler {
     if (this.book.settling(lease)) this.endedLeases.push({ runner, lease });
   }
 }
+
+const runnerOf = (entry: Settlement | LaneSettlement): string =>
+  entry.write === 'end-lane' ? entry.entry.runner : entry.run.job.runner;
 
 type Of<Write extends Settlement['write']> = Extract<Settlement, { write: Write }>;
 

@@ -2,7 +2,7 @@ import { resolveBackoff } from '../job/backoff.js';
 import { durationMs, MAX_DURATION_MS } from '../job/duration.js';
 import { InvalidOptionsError, messageOf, PayloadInvalidError, PayloadTooLargeError } from '../job/errors.js';
 import type { RegisteredHandler } from '../job/handler.js';
-import { checkKey, checkName, checkPriority, checkRetries } from '../job/names.js';
+import { checkBoolean, checkKey, checkName, checkPriority, checkRetries } from '../job/names.js';
 import { validatePayload } from '../job/validate-payload.js';
 import type { NewJob } from '../statements/insert-jobs.js';
 import type { JobSpawnOptions } from './spawn-options.js';
@@ -20,6 +20,7 @@ const KNOWN_OPTIONS = new Set<string>([
   'channel',
   'bytes',
   'metadata',
+  'ordered',
 ] satisfies (keyof JobSpawnOptions)[]);
 
 const OPEN_NAME_RETRIES = 4;
@@ -58,6 +59,8 @@ export async function prepareJob(
     payload: encoded,
     bytes,
     metadata,
+    ordered:
+      options.ordered === undefined ? (handler?.policy.ordered ?? false) : checkBoolean(options.ordered, 'ordered'),
   };
 }
 

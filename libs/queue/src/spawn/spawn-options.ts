@@ -5,7 +5,7 @@ import type { Job, JobId, Json } from '../job/job.js';
 
 /** What may be said of one job when it is sent. */
 export interface JobSpawnOptions {
-  /** Divides the channel, for fairness: at most 1 KiB. Default `''`. */
+  /** Divides the channel, for fairness and for order: at most 1 KiB. Default `''`. */
   key?: string;
   /** Not before this time from now, by the database's clock. Default 0. */
   delay?: Duration;
@@ -17,6 +17,8 @@ export interface JobSpawnOptions {
   backoff?: Duration | BackoffOptions;
   /** Smaller runs first within the channel, −32 768 to 32 767. Default the handler's. */
   priority?: number;
+  /** In the order of its lane, the channel and key, or not; instead of the handler's. */
+  ordered?: boolean;
   /** Another channel than the handler's. Channels are made by use. */
   channel?: string;
   /** Binary payload, beside or instead of the JSON one. Counts towards `maxPayloadBytes`. */

@@ -39,13 +39,13 @@ export interface FeedNews {
 /** The claim's parameters that all its statements share. */
 const [RUNNER, LEASE, CHANNEL, PRIORITY, LIMIT, SLOTS, NAMES] = ['$1', '$2', '$3', '$4', '$7', '$8', '$9'];
 
-const jobColumns = [
+export const jobColumns = [
   ...['id', 'run', 'attempt', 'max_attempts', 'key', 'name', 'policy_id', 'backoff'],
   ...['payload', 'payload_bytes', 'metadata', 'created_at', 'due_at'],
 ];
 
 /** Times go out as floating point, which is cheap and good to the microsecond for display; positions are exact. */
-const answeredColumns = jobColumns.map((column) => {
+export const answeredColumns = jobColumns.map((column) => {
   if (column === 'payload' || column === 'metadata') return `job.${column}::text`;
   return column.endsWith('_at') ? `date_part('epoch', job.${column}) * 1000000` : `job.${column}`;
 });
@@ -214,14 +214,15 @@ export interface ClaimSuspectParams {
 
 /**
  * Leases one job whose last lease was lost, its start recorded. Right only in a transaction that owns the suspects
- * (`beginOwningSuspects`); ordinary claims pass suspects by. Durable, so that the count of starts is exact. Index
- * `job_suspect`.
+ * (`beginOwningSuspects`); ordinary claims pass suspects by. An ordered one is taken when it is the head of a lane
+ * without an owner, and its lane with it. Durable, so that the count of starts is exact. Indexes `job_suspect`,
+ * `job_lane`, `lane_pkey`.
  */
 export const claimSuspect = defineStatement<ClaimSuspectParams, ClaimedJob>({
-  name: 'claim_suspect_v1',
+  name: 'claim_suspect_v2',
   text: (schema) => `
-  WITH free AS MATERIALIZED (
-    SELECT ${jobColumns.join(', ')}, channel, priority
+  WITH candidate AS MATERIALIZED (
+    SELECT ${jobColumns.join(', ')}, channel, priority, position, seq
     FROM ${schema}.job
     WHERE suspect
       AND due_at <= statement_timestamp()
@@ -229,13 +230,40 @@ export const claimSuspect = defineStatement<ClaimSuspectParams, ClaimedJob>({
       AND ($4::text[] IS NULL OR channel = ANY($4::text[]))
       AND ${unleased(`${schema}.lease`)}
       AND NOT EXISTS (SELECT FROM ${schema}.paused_channel WHERE paused_channel.channel = job.channel)
+      AND (position IS NULL OR (
+        id = (
+          SELECT head.id
+          FROM ${schema}.job AS head
+          WHERE head.channel = job.channel AND head.key = job.key AND head.position IS NOT NULL
+          ORDER BY head.seq, head.position
+          LIMIT 1
+        )
+        AND NOT EXISTS (
+          SELECT FROM ${schema}.lane
+          WHERE lane.channel = job.channel AND lane.key = job.key AND (lane.runner_id IS NOT NULL OR lane.blocked_by IS NOT NULL)
+        )
+      ))
     ORDER BY due_at, id
     LIMIT 1
+  ), owned AS (
+    INSERT INTO ${schema}.lane AS lane (channel, key, last_seq, runner_id, lease, priority, name)
+    SELECT channel, key, coalesce(seq - 1, 0), $1, $2, priority, name FROM candidate WHERE position IS NOT NULL
+    ON CONFLICT (channel, key) DO UPDATE
+    SET runner_id = excluded.runner_id, lease = excluded.lease, priority = excluded.priority, name = excluded.name,
+      ready_at = NULL, head_position = NULL
+    WHERE lane.runner_id IS NULL AND lane.blocked_by IS NULL
+    RETURNING lane.last_seq
+  ), free AS MATERIALIZED (
+    SELECT candidate.*, CASE WHEN position IS NOT NULL THEN coalesce(seq, owned.last_seq + 1) END AS given_seq
+    FROM candidate LEFT JOIN owned ON true
+    WHERE position IS NULL OR owned.last_seq IS NOT NULL
   ), leased AS (
-    INSERT INTO ${schema}.lease (runner_id, number, channel, priority, job_ids, runs, started, hi_due_at, hi_id)
-    SELECT $1, $2, channel, priority, ARRAY[id], ARRAY[run], 1, due_at, id FROM free
+    INSERT INTO ${schema}.lease (runner_id, number, channel, priority, job_ids, runs, keys, seqs, started, hi_due_at, hi_id)
+    SELECT $1, $2, channel, priority, ARRAY[id], ARRAY[run], CASE WHEN position IS NOT NULL THEN ARRAY[key] END,
+      CASE WHEN position IS NOT NULL THEN ARRAY[given_seq] END, 1, due_at, id
+    FROM free
   )
-  SELECT ${answeredColumns.join(', ')}, channel, priority FROM free AS job`,
+  SELECT ${answeredColumns.join(', ')}, channel, priority, given_seq FROM free AS job`,
   values: (p) => [p.runner, p.lease, p.names, p.channels],
   row: (columns, { runner, lease }) =>
     claimedJob(columns, {
@@ -244,20 +272,22 @@ export const claimSuspect = defineStatement<ClaimSuspectParams, ClaimedJob>({
       channel: columns[13] as string,
       priority: columns[14] as number,
       suspect: true,
+      seq: columns[15] === null ? null : Number(columns[15]),
     }),
 });
 
-type LeaseFacts = Pick<ClaimedJob, 'runner' | 'lease' | 'channel' | 'priority' | 'suspect'>;
+type LeaseFacts = Pick<ClaimedJob, 'runner' | 'lease' | 'channel' | 'priority' | 'suspect' | 'seq'>;
 
-function claimRow(columns: unknown[], params: Omit<LeaseFacts, 'suspect'>): ClaimRow {
+function claimRow(columns: unknown[], params: Omit<LeaseFacts, 'suspect' | 'seq'>): ClaimRow {
   const { runner, lease, channel, priority } = params;
   return {
-    job: columns[0] === null ? null : claimedJob(columns, { runner, lease, channel, priority, suspect: false }),
+    job:
+      columns[0] === null ? null : claimedJob(columns, { runner, lease, channel, priority, suspect: false, seq: null }),
     feed: columns[13] === null ? null : feedNews(columns),
   };
 }
 
-function feedNews(columns: unknown[]): FeedNews {
+export function feedNews(columns: unknown[]): FeedNews {
   const [now, lastMicros, lastId, exhausted, nextDue, lastKey] = columns.slice(13);
   return {
     nowMicros: Number(now),
@@ -269,15 +299,11 @@ function feedNews(columns: unknown[]): FeedNews {
 }
 
 /** Columns in the order of `jobColumns`. */
-function claimedJob(columns: unknown[], { runner, lease, channel, priority, suspect }: LeaseFacts): ClaimedJob {
+export function claimedJob(columns: unknown[], facts: LeaseFacts): ClaimedJob {
   return {
     id: columns[0] as JobId,
     run: columns[1] as number,
-    runner,
-    lease,
-    channel,
-    priority,
-    suspect,
+    ...facts,
     attempt: (columns[2] as number) + 1,
     maxAttempts: columns[3] as number | null,
     key: columns[4] as string,

@@ -20,6 +20,8 @@ export interface NewJob {
   readonly payload: string | null;
   readonly bytes: Buffer | null;
   readonly metadata: string | null;
+  /** Runs in the order of its lane. */
+  readonly ordered: boolean;
 }
 
 /** Jobs that one statement inserts at most: a parameter of Postgres has a limit of 1 GB. */
@@ -46,27 +48,31 @@ export interface InsertedRow {
 /**
  * One JSON array is the fastest way in (a third faster than `unnest` of columns): the payload's text stands in it as it
  * is, and type `json` keeps it to the last digit. Where that would not come through (`asText`) it stands in `js` or `ms`
- * as a string. `ORDER BY ordinal` makes the ids ascend in call order.
+ * as a string. `ORDER BY ordinal` makes the ids ascend in call order. An ordered job's position is its id, which is why
+ * the id is drawn here.
  */
 const inserted = (schema: string): string => `
-    INSERT INTO ${schema}.job (channel, key, name, priority, max_attempts, policy_id, backoff, due_at, payload, payload_bytes, metadata)
-    SELECT c, coalesce(k, ''), n, coalesce(p, 0), a, h, b,
+    INSERT INTO ${schema}.job (id, position, channel, key, name, priority, max_attempts, policy_id, backoff, due_at, payload, payload_bytes, metadata)
+    SELECT id, CASE WHEN o THEN id END, c, coalesce(k, ''), n, coalesce(p, 0), a, h, b,
       CASE WHEN d IS NULL AND t IS NULL THEN clock_timestamp()
         ELSE greatest(clock_timestamp() + coalesce(d, 0) * interval '1 millisecond', ${timeOf('t')}) END,
       coalesce(j, js::json), decode(x, 'base64'), coalesce(m, ms::json)
-    FROM ROWS FROM (
-      json_to_recordset($1) AS (c text, k text, n text, p smallint, a integer, h bigint, b json, d bigint, t bigint, j json, js text, x text, m json, ms text)
-    ) WITH ORDINALITY AS item (c, k, n, p, a, h, b, d, t, j, js, x, m, ms, ordinal)
-    ORDER BY ordinal
-    RETURNING id, channel, key, name, priority, due_at`;
-
-/** Lowest position of each channel and priority, as `parseWakeUp` reads it; told of once, not of every row. */
-const wakeUps = `
-    SELECT channel, priority, ${micros('due_at')} AS due_micros, ${wakeUpMessage} AS message
     FROM (
-      SELECT DISTINCT ON (channel, priority) channel, priority, due_at, id, key, name
+      SELECT nextval('${schema}.job_id_seq') AS id, item.*
+      FROM ROWS FROM (
+        json_to_recordset($1) AS (c text, k text, n text, p smallint, a integer, h bigint, b json, d bigint, t bigint, j json, js text, x text, m json, ms text, o boolean)
+      ) WITH ORDINALITY AS item (c, k, n, p, a, h, b, d, t, j, js, x, m, ms, o, ordinal)
+      ORDER BY ordinal
+    ) AS numbered
+    RETURNING id, channel, key, name, priority, due_at, position IS NOT NULL AS ordered`;
+
+/** Lowest position of each feed, as `parseWakeUp` reads it; told of once, not of every row. */
+const wakeUps = `
+    SELECT concat_ws('|', ordered::integer, priority, channel) AS feed, ${micros('due_at')} AS due_micros, ${wakeUpMessage} AS message
+    FROM (
+      SELECT DISTINCT ON (channel, priority, ordered) channel, priority, ordered, due_at, id, key, name
       FROM inserted
-      ORDER BY channel, priority, due_at, id
+      ORDER BY channel, priority, ordered, due_at, id
     ) AS lowest`;
 
 /**
@@ -87,7 +93,7 @@ export const insertJobs = defineStatement<InsertParams, InsertedRow>({
 
 /**
  * Inserts jobs inside the caller's transaction; the notification becomes visible with its commit. A transaction
- * notifies once per channel and priority: what it has told is remembered in a setting local to it, which the rollback
+ * notifies once per channel and priority (ordered jobs apart): what it has told is remembered in a setting local to it, which the rollback
  * of a savepoint undoes together with the jobs and the notification. A lower position is told again.
  */
 export const insertJobsInTransaction = defineStatement<InsertParams & { notifyChannel: string }, InsertedRow>({
@@ -98,9 +104,9 @@ export const insertJobsInTransaction = defineStatement<InsertParams & { notifyCh
   ), told AS (
     SELECT coalesce(nullif(current_setting('${schema}.told', true), ''), '{}')::jsonb AS positions
   ), news AS (
-    SELECT concat_ws('|', priority, channel) AS feed, due_micros, message
+    SELECT feed, due_micros, message
     FROM wake_up, told
-    WHERE coalesce((told.positions ->> concat_ws('|', priority, channel))::bigint > due_micros, true)
+    WHERE coalesce((told.positions ->> feed)::bigint > due_micros, true)
   ), sent AS (
     SELECT pg_notify($2, message) FROM news
   ), remembered AS (
@@ -133,6 +139,7 @@ function encodeJob(job: NewJob): string {
   if (job.runAtMs !== null) text += `,"t":${job.runAtMs * 1_000}`;
   if (job.payload !== null)
     text += asText(job.payload) ? `,"js":${JSON.stringify(job.payload)}` : `,"j":${job.payload}`;
+  if (job.ordered) text += ',"o":true';
   if (job.bytes !== null) text += `,"x":"${job.bytes.toString('base64')}"`;
   if (job.metadata !== null)
     text += asText(job.metadata) ? `,"ms":${JSON.stringify(job.metadata)}` : `,"m":${job.metadata}`;

@@ -41,18 +41,20 @@ export interface JobRecord {
   readonly suspect: boolean;
   /** The runner that has it, `null` unless it is running. */
   readonly runner: string | null;
+  /** Of an ordered job: its number in the lane, `null` before its first run has ended. */
+  readonly seq: number | null;
 }
 
 /**
- * One job, live or finished. Running is what a lease names; its run counts when the database knows of the start. Indexes
- * `job_pkey`, `finished_job_pkey`.
+ * One job, live or finished. Running is what a lease names, and of a lane its head; its run counts when the database
+ * knows of the start. Indexes `job_pkey`, `finished_job_pkey`, `job_lane`.
  */
 export const getJob = defineStatement<{ id: JobId }, JobRecord>({
-  name: 'get_job_v1',
+  name: 'get_job_v2',
   text: (schema) => `
   SELECT job.id, CASE WHEN held.runner_id IS NULL THEN 'waiting' ELSE 'running' END, channel, key, name, priority,
     job.attempt + coalesce(held.begun, false)::integer, max_attempts, payload, payload_bytes, metadata, created_at, due_at,
-    NULL::timestamptz, last_error, NULL::text, NULL::json, suspect, held.runner_id
+    NULL::timestamptz, last_error, NULL::text, NULL::json, suspect, held.runner_id, seq
   FROM ${schema}.job
   LEFT JOIN LATERAL (
     SELECT lease.runner_id,
@@ -60,12 +62,21 @@ export const getJob = defineStatement<{ id: JobId }, JobRecord>({
     FROM ${schema}.lease
     LEFT JOIN ${schema}.runner ON runner.id = lease.runner_id
     WHERE lease.runs[array_position(lease.job_ids, job.id)] = job.run
+      AND (job.position IS NULL OR job.id = (
+        SELECT head.id
+        FROM ${schema}.lane
+        JOIN ${schema}.job AS head ON head.channel = lane.channel AND head.key = lane.key AND head.position IS NOT NULL
+        WHERE lane.channel = job.channel AND lane.key = job.key
+          AND lane.runner_id = lease.runner_id AND lane.lease = lease.number AND head.id = ANY (lease.job_ids)
+        ORDER BY head.seq, head.position
+        LIMIT 1
+      ))
     LIMIT 1
   ) AS held ON true
   WHERE job.id = $1
   UNION ALL
   SELECT id, state, channel, key, name, priority, attempt, max_attempts, payload, payload_bytes, metadata, created_at, due_at,
-    finished_at, last_error, reason, result, false, NULL
+    finished_at, last_error, reason, result, false, NULL, seq
   FROM ${schema}.finished_job
   WHERE id = $1`,
   values: ({ id }) => [id],
@@ -89,6 +100,7 @@ export const getJob = defineStatement<{ id: JobId }, JobRecord>({
     result: columns[16],
     suspect: columns[17] as boolean,
     runner: columns[18] as string | null,
+    seq: columns[19] === null ? null : Number(columns[19]),
   }),
 });
 

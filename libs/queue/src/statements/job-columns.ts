@@ -1,2 +1,5 @@
 /** Of the unordered jobs: stands in the feed, as the indexes `job_feed` and `job_key_feed` have it. */
 export const inFeed = 'NOT suspect AND position IS NULL AND held_until IS NULL';
+
+/** Of the ordered jobs: has never started and may be met, as the index `job_arrival` has it. */
+export const inArrivals = 'position IS NOT NULL AND seq IS NULL AND NOT suspect AND held_until IS NULL';

@@ -10,10 +10,10 @@ export interface StoredPolicy {
 
 /** Stores the policies of handlers, each version once. The id is a hash of the content, so a second time changes nothing. */
 export const storePolicies = defineStatement<{ policies: readonly StoredPolicy[] }, string>({
-  name: 'store_policies_v1',
+  name: 'store_policies_v2',
   text: (schema) => `
-  INSERT INTO ${schema}.handler_policy (id, name, retries, backoff, timeout_ms, retention_ms, dead_retention_ms)
-  SELECT * FROM unnest($1::bigint[], $2::text[], $3::integer[], $4::json[], $5::bigint[], $6::bigint[], $7::bigint[])
+  INSERT INTO ${schema}.handler_policy (id, name, retries, backoff, timeout_ms, retention_ms, dead_retention_ms, ordered, on_dead)
+  SELECT * FROM unnest($1::bigint[], $2::text[], $3::integer[], $4::json[], $5::bigint[], $6::bigint[], $7::bigint[], $8::boolean[], $9::text[])
   ON CONFLICT (id) DO NOTHING
   RETURNING id`,
   values: ({ policies }) => [
@@ -24,19 +24,21 @@ export const storePolicies = defineStatement<{ policies: readonly StoredPolicy[]
     policies.map(({ policy }) => policy.timeoutMs),
     policies.map(({ policy }) => policy.retentionMs),
     policies.map(({ policy }) => policy.deadRetentionMs),
+    policies.map(({ policy }) => policy.ordered),
+    policies.map(({ policy }) => policy.onDead),
   ],
   row: ([id]) => id as string,
 });
 
 /** The policies that jobs of another release refer to. Index `handler_policy_pkey`. */
 export const loadPolicies = defineStatement<{ ids: readonly string[] }, StoredPolicy>({
-  name: 'load_policies_v1',
+  name: 'load_policies_v2',
   text: (schema) => `
-  SELECT id, name, retries, backoff, timeout_ms, retention_ms, dead_retention_ms
+  SELECT id, name, retries, backoff, timeout_ms, retention_ms, dead_retention_ms, ordered, on_dead
   FROM ${schema}.handler_policy
   WHERE id = ANY ($1::bigint[])`,
   values: ({ ids }) => [ids],
-  row: ([id, name, retries, backoff, timeoutMs, retentionMs, deadRetentionMs]) => ({
+  row: ([id, name, retries, backoff, timeoutMs, retentionMs, deadRetentionMs, ordered, onDead]) => ({
     id: id as string,
     name: name as string,
     policy: {
@@ -45,6 +47,8 @@ export const loadPolicies = defineStatement<{ ids: readonly string[] }, StoredPo
       timeoutMs: timeoutMs === null ? null : Number(timeoutMs),
       retentionMs: Number(retentionMs),
       deadRetentionMs: deadRetentionMs === null ? null : Number(deadRetentionMs),
+      ordered: ordered as boolean,
+      onDead: onDead as HandlerPolicy['onDead'],
     },
   }),
 });

@@ -1,5 +1,8 @@
 import { defineStatement } from './statement.js';
 
+/** Days for which an idle lane keeps its count. */
+const LANE_RETENTION_DAYS = 90;
+
 /** Jobs that one statement prunes at most. */
 export const JOBS_PER_PRUNE = 1_000;
 
@@ -19,6 +22,28 @@ export const pruneJobs = defineStatement<Record<string, never>, number>({
     FOR UPDATE SKIP LOCKED
   ), pruned AS (
     DELETE FROM ${schema}.finished_job USING over WHERE finished_job.id = over.id RETURNING finished_job.id
+  )
+  SELECT count(*) FROM pruned`,
+  values: () => [],
+  row: ([count]) => Number(count),
+});
+
+/**
+ * Deletes lanes that have long been idle; the next job of such a lane is its number 1 again. Answers how many. Reads the
+ * whole table, so it is for a rare turn. A lane whose job has just arrived may be deleted: nobody has begun with it.
+ */
+export const pruneLanes = defineStatement<Record<string, never>, number>({
+  name: 'prune_lanes_v1',
+  text: (schema) => `
+  WITH idle AS MATERIALIZED (
+    SELECT channel, key
+    FROM ${schema}.lane
+    WHERE used_at < statement_timestamp() - interval '${LANE_RETENTION_DAYS} days'
+      AND runner_id IS NULL AND head_position IS NULL AND ready_at IS NULL AND blocked_by IS NULL
+    LIMIT ${JOBS_PER_PRUNE}
+    FOR UPDATE SKIP LOCKED
+  ), pruned AS (
+    DELETE FROM ${schema}.lane USING idle WHERE lane.channel = idle.channel AND lane.key = idle.key RETURNING lane.key
   )
   SELECT count(*) FROM pruned`,
   values: () => [],

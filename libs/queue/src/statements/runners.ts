@@ -1,4 +1,5 @@
 import type { JobId } from '../job/job.js';
+import { freeLanes } from './lanes.js';
 import { defineStatement } from './statement.js';
 
 export interface RegisterParams {
@@ -70,7 +71,11 @@ export const heartbeat = defineStatement<HeartbeatParams, HeartbeatRow>({
   ), dropped AS (
     DELETE FROM ${schema}.lease
     WHERE runner_id = $1 AND number <= $3 AND number <> ALL ($2::integer[])
-    RETURNING number
+    RETURNING runner_id, number, channel, keys
+  ), dropped_lane AS (
+    SELECT DISTINCT channel, key, runner_id, number AS lease, NULL::bigint AS last_seq, NULL::bigint AS blocker
+    FROM dropped, unnest(keys) AS key
+  ), freed AS (${freeLanes(schema, 'dropped_lane')}
   )
   SELECT
     EXISTS (SELECT FROM me),

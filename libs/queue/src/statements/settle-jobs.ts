@@ -71,6 +71,8 @@ export interface FinishEntry {
   readonly error: string | null;
   /** JSON text. */
   readonly result: string | null;
+  /** Number in its lane. */
+  readonly seq: number | null;
   /** How long the finished job is kept, `null`: for ever. */
   readonly keepMs: number | null;
 }
@@ -84,20 +86,20 @@ export const finishJobs = defineStatement<Fenced<FinishEntry>, TakenRow>({
   text: (schema) => `
   WITH ${heldLeases(schema)}, done AS (
     SELECT *
-    FROM unnest($2::bigint[], $3::integer[], $4::integer[], $5::text[], $6::integer[], $7::text[], $8::text[], $9::json[], $10::bigint[])
-      AS done (id, run, lease, state, attempt, reason, error, result, keep_ms)
+    FROM unnest($2::bigint[], $3::integer[], $4::integer[], $5::text[], $6::integer[], $7::text[], $8::text[], $9::json[], $10::bigint[], $11::bigint[])
+      AS done (id, run, lease, state, attempt, reason, error, result, keep_ms, given_seq)
   ), held AS MATERIALIZED (
     SELECT job.id FROM ${schema}.job, done WHERE ${fence} FOR UPDATE OF job SKIP LOCKED
   ), gone AS (
-    DELETE FROM ${schema}.job USING held, done WHERE job.id = held.id AND done.id = held.id RETURNING job.*, done.state, done.attempt AS attempts, done.reason, done.error, done.result, done.keep_ms
+    DELETE FROM ${schema}.job USING held, done WHERE job.id = held.id AND done.id = held.id RETURNING job.*, done.state, done.attempt AS attempts, done.reason, done.error, done.result, done.keep_ms, done.given_seq
   )
   INSERT INTO ${schema}.finished_job (
-    id, state, attempt, max_attempts, priority, due_at, created_at, delete_at, policy_id,
+    id, state, attempt, max_attempts, priority, due_at, created_at, delete_at, policy_id, position, seq,
     channel, key, name, payload, payload_bytes, metadata, backoff, reason, last_error, result
   )
   SELECT
     id, state, attempts, max_attempts, priority, due_at, created_at,
-    clock_timestamp() + keep_ms * interval '1 millisecond', policy_id,
+    clock_timestamp() + keep_ms * interval '1 millisecond', policy_id, position, given_seq,
     channel, key, name, payload, payload_bytes, metadata, backoff, reason, coalesce(error, last_error), result
   FROM gone
   RETURNING id`,
@@ -110,6 +112,7 @@ export const finishJobs = defineStatement<Fenced<FinishEntry>, TakenRow>({
     entries.map((entry) => entry.error),
     entries.map((entry) => entry.result),
     entries.map((entry) => entry.keepMs),
+    entries.map((entry) => entry.seq),
   ],
   row: ([id]) => id as JobId,
 });
@@ -120,6 +123,8 @@ export interface RequeueEntry {
   /** `null`: at its old place. */
   readonly delayMs: number | null;
   readonly error: string | null;
+  /** Number in its lane, kept for the next run. */
+  readonly seq: number | null;
 }
 
 export interface RequeuedRow {
@@ -138,8 +143,8 @@ export const requeueJobs = defineStatement<Fenced<RequeueEntry>, RequeuedRow>({
   text: (schema) => `
   WITH ${heldLeases(schema)}, done AS (
     SELECT *
-    FROM unnest($2::bigint[], $3::integer[], $4::integer[], $5::integer[], $6::bigint[], $7::text[])
-      AS done (id, run, lease, attempt, delay_ms, error)
+    FROM unnest($2::bigint[], $3::integer[], $4::integer[], $5::integer[], $6::bigint[], $7::text[], $8::bigint[])
+      AS done (id, run, lease, attempt, delay_ms, error, given_seq)
   ), held AS MATERIALIZED (
     SELECT job.id FROM ${schema}.job, done WHERE ${fence} FOR UPDATE OF job SKIP LOCKED
   ), requeued AS (
@@ -149,10 +154,11 @@ export const requeueJobs = defineStatement<Fenced<RequeueEntry>, RequeuedRow>({
       attempt = done.attempt,
       due_at = CASE WHEN done.delay_ms IS NULL THEN job.due_at ELSE clock_timestamp() + done.delay_ms * interval '1 millisecond' END,
       suspect = job.suspect AND done.delay_ms IS NULL,
-      last_error = coalesce(done.error, job.last_error)
+      last_error = coalesce(done.error, job.last_error),
+      seq = done.given_seq
     FROM held, done
     WHERE job.id = held.id AND done.id = held.id
-    RETURNING job.id, job.due_at, job.priority, job.channel, job.key, job.name
+    RETURNING job.id, job.due_at, job.priority, job.channel, job.key, job.name, job.position IS NOT NULL AS ordered
   )
   SELECT id, ${wakeUpMessage} FROM requeued`,
   values: ({ runner, entries }) => [
@@ -161,6 +167,7 @@ export const requeueJobs = defineStatement<Fenced<RequeueEntry>, RequeuedRow>({
     entries.map((entry) => entry.attempt),
     entries.map((entry) => entry.delayMs),
     entries.map((entry) => entry.error),
+    entries.map((entry) => entry.seq),
   ],
   row: ([id, message]) => ({
     id: id as JobId,

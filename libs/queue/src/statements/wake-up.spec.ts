@@ -4,11 +4,12 @@ import { notifyChannelOf, parseWakeUp, probeMessage, SURVEY_MESSAGE } from './wa
 
 describe('parseWakeUp', () => {
   it('reads the place and priority of jobs, their channel, whether they carry keys, and the first one’s name', () => {
-    expect(parseWakeUp('[1764000000000001, "9007199254740993", -3, "größe \\"1\\"", true, "Mailer.welcome"]')).toEqual({
+    expect(parseWakeUp('[1764000000000001, "9007199254740993", -3, "größe \\"1\\"", 1, "Mailer.welcome"]')).toEqual({
       kind: 'jobs',
       position: { micros: 1_764_000_000_000_001, id: '9007199254740993' },
       priority: -3,
       channel: 'größe "1"',
+      stream: 'jobs',
       keyed: true,
       name: 'Mailer.welcome',
     });
@@ -31,10 +32,12 @@ describe('parseWakeUp', () => {
     '[1, "2", 0',
     'ping',
     '[null,1]',
-    '[5, "x", 0, "mail", false, "a"]',
-    '[5, "1.5", 0, "mail", false, "a"]',
-    '[5, "1", "y", "mail", false, "a"]',
-    '[0.5, "1", 0, "mail", false, "a"]',
+    '[5, "x", 0, "mail", 0, "a"]',
+    '[5, "1.5", 0, "mail", 0, "a"]',
+    '[5, "1", "y", "mail", 0, "a"]',
+    '[0.5, "1", 0, "mail", 0, "a"]',
+    '[5, "1", 0, "mail", 4, "a"]',
+    '[5, "1", 0, "mail", true, "a"]',
   ])('takes no notice of what somebody else wrote: %p', (message) => expect(parseWakeUp(message)).toBeUndefined());
 
   it('never throws', () => {

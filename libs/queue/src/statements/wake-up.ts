@@ -1,6 +1,12 @@
 import type { Position } from '../job/job.js';
 import { defineStatement, micros } from './statement.js';
 
+/**
+ * Streams of a channel, each with places of its own: `jobs` without order, `arrivals` of ordered jobs that have never
+ * started, and `lanes` whose next job's time is known.
+ */
+export type Stream = 'jobs' | 'arrivals' | 'lanes';
+
 /** What a notification tells: the lowest place at which something became free. A hint only: polling finds it anyway. */
 export type WakeUp =
   | {
@@ -8,6 +14,8 @@ export type WakeUp =
       readonly position: Position;
       readonly priority: number;
       readonly channel: string;
+      /** Which stream of the channel it stands in. */
+      readonly stream: Stream;
       readonly keyed: boolean;
       /** Of the job at that place; others may have come with it. */
       readonly name: string;
@@ -21,8 +29,18 @@ export const SURVEY_MESSAGE = '["survey"]';
 
 export const probeMessage = (token: string): string => JSON.stringify(['probe', token]);
 
-/** The message about a row with the columns due_at, id, priority, channel, key and name. Well below the 8 000 bytes that a notification may have. */
-export const wakeUpMessage = `json_build_array(${micros('due_at')}, id::text, priority, channel, key <> '', name)::text`;
+/** How a message names the stream: 0 jobs without a key, 1 jobs with one, 2 arrivals, 3 lanes. */
+const STREAMS = ['jobs', 'jobs', 'arrivals', 'lanes'] as const satisfies readonly Stream[];
+
+/**
+ * The message about a job, from a row with the columns due_at, id, priority, channel, key, name and ordered. Well below
+ * the 8 000 bytes that a notification may have.
+ */
+export const wakeUpMessage = `json_build_array(${micros('due_at')}, id::text, priority, channel, CASE WHEN ordered THEN 2 WHEN key = '' THEN 0 ELSE 1 END, name)::text`;
+
+/** The message about a lane, from a row of it; null when it is not a matter of time, or nobody's. */
+export const laneMessage = (lane: string): string =>
+  `CASE WHEN ${lane}.ready_at IS NOT NULL THEN json_build_array(${micros(`${lane}.ready_at`)}, ${lane}.head_position::text, ${lane}.priority, ${lane}.channel, 3, ${lane}.name)::text END`;
 
 /** Reads a message; `undefined` when somebody else wrote it. */
 export function parseWakeUp(message: string): WakeUp | undefined {
@@ -39,12 +57,13 @@ export function parseWakeUp(message: string): WakeUp | undefined {
   return parseJobs(parts);
 }
 
-function parseJobs([micros, id, priority, channel, keyed, name]: unknown[]): WakeUp | undefined {
+function parseJobs([micros, id, priority, channel, code, name]: unknown[]): WakeUp | undefined {
   if (!Number.isSafeInteger(micros) || !Number.isSafeInteger(priority)) return undefined;
   if (typeof id !== 'string' || !/^\d{1,19}$/.test(id)) return undefined;
-  if (typeof channel !== 'string' || typeof keyed !== 'boolean' || typeof name !== 'string') return undefined;
+  const stream = STREAMS[code as number];
+  if (typeof channel !== 'string' || stream === undefined || typeof name !== 'string') return undefined;
   const position = { micros: micros as number, id };
-  return { kind: 'jobs', position, priority: priority as number, channel, keyed, name };
+  return { kind: 'jobs', position, priority: priority as number, channel, stream, keyed: code === 1, name };
 }
 
 /** One name a schema, so that a long job channel can never exceed what Postgres allows. */

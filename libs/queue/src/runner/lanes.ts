@@ -1,0 +1,158 @@
+import type { HandlerPolicy, RegisteredHandler } from '../job/handler.js';
+import type { ClaimedJob } from '../job/job.js';
+import type { LeaseBook } from '../job/lease-book.js';
+import type { Outcome } from '../job/outcome.js';
+import type { LaneEnd } from '../statements/lanes.js';
+import type { Slots } from './slots.js';
+
+/** A run of one lane's jobs that this process has leased: one of them is next or running, the others wait behind it. */
+interface LaneRun {
+  readonly channel: string;
+  readonly key: string;
+  readonly runner: string;
+  readonly lease: number;
+  /** The jobs behind the current one, in order. */
+  readonly followers: ClaimedJob[];
+  /** Jobs whose handlers have ended well and whose end is being written. */
+  unwritten: number;
+  /** Who may go on only when nothing is unwritten. */
+  waiters: (() => void)[];
+}
+
+export interface LanesParts {
+  readonly book: LeaseBook;
+  readonly handlerOf: (job: ClaimedJob) => RegisteredHandler;
+  /** A lane is to be given back, behind what has ended before. */
+  readonly laneEnded: (end: LaneEnd) => void;
+}
+
+/**
+ * The lanes that this process has in hand: which of their jobs is next, and when a lane is given back.
+ *
+ * The next job starts when the handler of the one before has ended well; the end itself may still be on its way to the
+ * database, where ends are written in order. Everything else ends the run: the jobs behind were never started, so there
+ * is nothing to write of them.
+ */
+export class Lanes {
+  private readonly runs = new Map<string, LaneRun>();
+  /** Nothing further starts. */
+  stopping = false;
+
+  constructor(
+    private readonly slots: Slots,
+    private readonly prefetchMs: number,
+    private readonly parts: LanesParts,
+  ) {}
+
+  /** Takes in claimed jobs, those of a lane in order; answers which may start: unordered ones, and the first of each lane. */
+  add(jobs: readonly ClaimedJob[]): readonly ClaimedJob[] {
+    if (jobs.every(({ seq }) => seq === null)) return jobs;
+    const startable = jobs.filter((job) => {
+      if (job.seq === null) return true;
+      const run = this.runs.get(nameOf(job));
+      if (run === undefined) this.runs.set(nameOf(job), newRun(job));
+      else run.followers.push(job);
+      return run === undefined;
+    });
+    this.slots.changeBehind(jobs.length - startable.length);
+    return startable;
+  }
+
+  /** A handler has ended, and its settlement is under way. */
+  ended(job: ClaimedJob, outcome: Outcome, policy: HandlerPolicy, durationMs: number): void {
+    const run = this.of(job);
+    // Whether its own transaction has completed it only the database knows.
+    if (run === undefined || outcome.kind === 'unless-completed') return;
+    const goesOn = outcome.kind === 'completed' && !this.stopping && durationMs <= this.prefetchMs;
+    if (goesOn && run.followers.length > 0) {
+      run.unwritten += 1;
+      this.startNext(run);
+    } else this.end(run, job.seq!, blockerOf(job, outcome, policy));
+  }
+
+  /** The end of a job is written. */
+  settled(job: ClaimedJob, outcome: Outcome, policy: HandlerPolicy, completedByHandler: boolean): void {
+    const run = this.of(job);
+    if (run === undefined) return;
+    if (outcome.kind !== 'unless-completed') this.written(run);
+    else if (completedByHandler && !this.stopping && run.followers.length > 0) this.startNext(run);
+    else this.end(run, job.seq!, completedByHandler ? null : blockerOf(job, outcome.otherwise, policy));
+  }
+
+  /** Resolves when the ends of the jobs before this one are written, or never will be. */
+  async writtenBefore(job: ClaimedJob): Promise<void> {
+    const run = this.of(job);
+    if (run === undefined || run.unwritten === 0) return;
+    await new Promise<void>((resolve) => run.waiters.push(resolve));
+  }
+
+  /** The first job of a run was taken ahead, and will not start here. */
+  withdrawn(job: ClaimedJob): void {
+    const run = this.of(job);
+    if (run === undefined) return;
+    this.parts.book.letGo(run.lease, 1);
+    this.end(run, job.seq! - 1, null);
+  }
+
+  /** The jobs behind running ones go back to where others can see them: they are free once the lane is. */
+  letGoTails(): void {
+    for (const run of this.runs.values()) this.letGoTail(run);
+  }
+
+  /** The leases are gone, the lanes with them. */
+  lose(isLost: (job: LaneId) => boolean): void {
+    for (const run of [...this.runs.values()]) if (isLost(run)) this.forget(run);
+  }
+
+  private startNext(run: LaneRun): void {
+    const next = run.followers.shift()!;
+    this.slots.changeBehind(-1);
+    this.slots.take(next, this.parts.handlerOf(next));
+  }
+
+  private end(run: LaneRun, lastSeq: number, blockedBy: string | null): void {
+    const { channel, key, runner, lease } = run;
+    this.forget(run);
+    this.parts.laneEnded({ channel, key, runner, lease, lastSeq, blockedBy });
+  }
+
+  private forget(run: LaneRun): void {
+    this.letGoTail(run);
+    this.runs.delete(nameOf(run));
+    this.release(run);
+  }
+
+  private letGoTail(run: LaneRun): void {
+    const { length } = run.followers.splice(0);
+    this.slots.changeBehind(-length);
+    this.parts.book.letGo(run.lease, length);
+  }
+
+  private written(run: LaneRun): void {
+    run.unwritten = Math.max(0, run.unwritten - 1);
+    if (run.unwritten === 0) this.release(run);
+  }
+
+  private release(run: LaneRun): void {
+    for (const resolve of run.waiters.splice(0)) resolve();
+  }
+
+  private of(job: ClaimedJob): LaneRun | undefined {
+    return job.seq === null ? undefined : this.runs.get(nameOf(job));
+  }
+}
+
+/** Of a job, or of its lane: whose it is. */
+export type LaneId = Pick<ClaimedJob, 'runner' | 'lease' | 'channel' | 'key'>;
+
+const nameOf = ({ runner, lease, channel, key }: LaneId): string => `${runner}|${lease}|${channel}|${key}`;
+
+const newRun = ({ channel, key, runner, lease }: LaneId): LaneRun => ({
+  ...{ channel, key, runner, lease },
+  ...{ followers: [], unwritten: 0, waiters: [] },
+});
+
+/** A dead job for which its lane waits, where the handler says so. */
+function blockerOf(job: ClaimedJob, outcome: Outcome, policy: HandlerPolicy): string | null {
+  return outcome.kind === 'dead' && policy.onDead === 'block' ? job.id : null;
+}

@@ -1,0 +1,239 @@
+import type { ClaimedJob, JobId } from '../job/job.js';
+import { answeredColumns, claimedJob, feedNews, jobColumns, type ClaimParams, type ClaimRow } from './claim-jobs.js';
+import { inArrivals } from './job-columns.js';
+import { defineStatement, micros, timeOf } from './statement.js';
+import { laneMessage } from './wake-up.js';
+
+export interface ClaimLanesParams extends ClaimParams {
+  /** Most jobs of one lane: they run one after another. */
+  readonly run: number;
+}
+
+export interface ClaimLanesRow extends ClaimRow {
+  /** What to wake runners with: lanes that were looked at and whose head must wait, or is for others. */
+  readonly messages: readonly string[];
+}
+
+/** Arrivals that one claim looks at, most of which may belong to lanes that have an owner. */
+export const ARRIVALS_PER_CLAIM = 1_000;
+
+const [RUNNER, LEASE, CHANNEL, PRIORITY, AFTER_MICROS, AFTER_ID, LIMIT, SLOTS, NAMES, RUN] = [
+  ...['$1', '$2', '$3', '$4', '$5', '$6', '$7', '$8', '$9', '$10'],
+];
+
+const notPaused = (schema: string): string =>
+  `NOT EXISTS (SELECT FROM ${schema}.paused_channel WHERE paused_channel.channel = ${CHANNEL})`;
+
+interface Source {
+  /** CTEs, of which `candidate` has the lanes in question: key, last_seq, place_at, place_id, ordinal. */
+  readonly candidates: string;
+  /** Where the next look begins when every candidate was looked at and there may be more. */
+  readonly lastLooked: string;
+  /** Whether nothing is left behind the candidates. */
+  readonly complete: string;
+  readonly nextDue: string;
+}
+
+/**
+ * Leases lanes: of each candidate the first jobs of its order, up to the first that may not run now. The jobs of a lane
+ * that already have a seq stand before those that have none, and those in the order of their positions.
+ *
+ * A job on its last attempt, like a suspect, is only taken as the head of a lane that starts at once; from the first
+ * lane on for which there is no slot, the rest stays. A lane whose head must wait is written down with the time, so that
+ * nobody has to look at it before. Durable: a lane's owner and its last seq must outlive a crash of the server.
+ */
+const leaseLanes = (schema: string, { candidates, lastLooked, complete, nextDue }: Source): string => `
+  WITH ${candidates}, lane_job AS MATERIALIZED (
+    SELECT candidate.key AS lane_key, candidate.ordinal AS lane_ordinal, candidate.last_seq, job.*
+    FROM candidate LEFT JOIN LATERAL (
+      SELECT ${jobColumns.join(', ')}, priority, position, seq, held_until, suspect
+      FROM ${schema}.job
+      WHERE channel = ${CHANNEL} AND key = candidate.key AND position IS NOT NULL
+      ORDER BY seq, position
+      LIMIT ${RUN}
+    ) AS job ON true
+    LIMIT greatest(${LIMIT}::bigint, ${RUN}::bigint)
+  ), judged AS MATERIALIZED (
+    SELECT *, bool_and(
+        due_at <= statement_timestamp() AND held_until IS NULL AND NOT suspect AND name = ANY(${NAMES}::text[])
+        AND (step > 1 OR priority = ${PRIORITY})
+        AND (step = 1 OR attempt + 1 < coalesce(max_attempts, 2147483647))
+      ) OVER (PARTITION BY lane_ordinal ORDER BY step) AS takes
+    FROM (
+      SELECT *, row_number() OVER (PARTITION BY lane_ordinal ORDER BY seq, position) AS step FROM lane_job
+    ) AS walked
+  ), cut AS MATERIALIZED (
+    SELECT coalesce(min(lane_ordinal) FILTER (
+        WHERE takes AND step = 1 AND lane_ordinal > ${SLOTS} AND attempt + 1 >= max_attempts
+      ), 2147483647) AS at,
+      coalesce(max(lane_ordinal), 0) AS reached
+    FROM judged
+  ), taken AS MATERIALIZED (
+    SELECT judged.*, coalesce(seq, last_seq + count(*) FILTER (WHERE seq IS NULL) OVER (PARTITION BY lane_ordinal ORDER BY step)) AS given_seq
+    FROM judged, cut
+    WHERE takes AND lane_ordinal < cut.at
+  ), owned AS (
+    INSERT INTO ${schema}.lane AS lane (channel, key, last_seq, runner_id, lease, priority, name)
+    SELECT ${CHANNEL}, lane_key, last_seq, ${RUNNER}, ${LEASE}, priority, name FROM taken WHERE step = 1
+    ON CONFLICT (channel, key) DO UPDATE
+    SET runner_id = excluded.runner_id, lease = excluded.lease, priority = excluded.priority, name = excluded.name,
+      ready_at = NULL, head_position = NULL
+    WHERE lane.runner_id IS NULL AND lane.blocked_by IS NULL
+    RETURNING key
+  ), granted AS MATERIALIZED (
+    SELECT *, row_number() OVER (ORDER BY lane_ordinal, step) AS ordinal, step = 1 AND lane_ordinal <= ${SLOTS} AS starts
+    FROM taken
+    WHERE coalesce(lane_key IN (SELECT key FROM owned), false)
+  ), refreshed AS (
+    INSERT INTO ${schema}.lane AS lane (channel, key, priority, name, ready_at, head_position)
+    SELECT ${CHANNEL}, lane_key, coalesce(priority, ${PRIORITY}), name,
+      CASE WHEN held_until IS NULL AND NOT suspect THEN greatest(due_at, statement_timestamp()) END, position
+    FROM judged, cut
+    WHERE step = 1 AND takes IS NOT TRUE AND lane_ordinal < cut.at
+    ON CONFLICT (channel, key) DO UPDATE
+    SET priority = excluded.priority, name = excluded.name, ready_at = excluded.ready_at, head_position = excluded.head_position
+    WHERE lane.runner_id IS NULL
+    RETURNING ${laneMessage('lane')} AS message
+  ), leased AS (
+    INSERT INTO ${schema}.lease (runner_id, number, channel, priority, job_ids, runs, keys, seqs, started, hi_due_at, hi_id)
+    SELECT ${RUNNER}, ${LEASE}, ${CHANNEL}, ${PRIORITY},
+      array_agg(id ORDER BY starts DESC, ordinal), array_agg(run ORDER BY starts DESC, ordinal),
+      array_agg(lane_key ORDER BY starts DESC, ordinal), array_agg(given_seq ORDER BY starts DESC, ordinal), count(*) FILTER (WHERE starts), 'epoch', 0
+    FROM granted
+    HAVING count(*) > 0
+  ), looked AS MATERIALIZED (
+    SELECT cut.reached, cut.at,
+      cut.reached = count(candidate.key) AND cut.at = 2147483647 AND count(candidate.key) < ${LIMIT} AS all_looked,
+      least(cut.reached, cut.at - 1) AS last_ordinal
+    FROM cut LEFT JOIN candidate ON true
+    GROUP BY cut.reached, cut.at
+  ), news AS MATERIALIZED (
+    SELECT ${micros('statement_timestamp()')} AS now_micros, all_looked AND (${complete}) AS exhausted,
+      ${micros('place.place_at')} AS last_micros, place.place_id AS last_id
+    FROM looked LEFT JOIN LATERAL (
+      SELECT place_at, place_id FROM candidate WHERE ordinal = last_ordinal AND NOT all_looked
+      UNION ALL
+      SELECT place_at, place_id FROM (${lastLooked}) AS place WHERE all_looked
+    ) AS place ON true
+  )
+  SELECT
+    ${answeredColumns.join(', ')},
+    CASE WHEN coalesce(ordinal, 1) = 1 THEN now_micros END,
+    CASE WHEN coalesce(ordinal, 1) = 1 THEN last_micros END,
+    CASE WHEN coalesce(ordinal, 1) = 1 THEN last_id END,
+    CASE WHEN coalesce(ordinal, 1) = 1 THEN exhausted END,
+    CASE WHEN coalesce(ordinal, 1) = 1 AND exhausted THEN (${nextDue}) END,
+    NULL,
+    CASE WHEN coalesce(ordinal, 1) = 1 THEN (SELECT json_agg(message) FROM refreshed WHERE message IS NOT NULL) END,
+    given_seq
+  FROM news LEFT JOIN granted AS job ON true
+  ORDER BY ordinal`;
+
+const values = (p: ClaimLanesParams): unknown[] => [
+  ...[p.runner, p.lease, p.channel, p.priority, p.after.micros, p.after.id, p.limit, p.slots, p.names, p.run],
+];
+
+/**
+ * Leases lanes whose head's time has come, in the order in which they became ready: so lanes take turns. Right only in a
+ * transaction that owns the channel. Indexes `lane_ready`, `job_lane`.
+ */
+export const claimLanes = defineStatement<ClaimLanesParams, ClaimLanesRow>({
+  name: 'claim_lanes_v1',
+  text: (schema) =>
+    leaseLanes(schema, {
+      candidates: `candidate AS MATERIALIZED (
+    SELECT key, last_seq, ready_at AS place_at, head_position AS place_id, row_number() OVER () AS ordinal
+    FROM (
+      SELECT key, last_seq, ready_at, head_position
+      FROM ${schema}.lane
+      WHERE channel = ${CHANNEL}
+        AND priority = ${PRIORITY}
+        AND (ready_at, head_position) > (${timeOf(AFTER_MICROS!)}, ${AFTER_ID}::bigint)
+        AND ready_at <= statement_timestamp()
+        AND name = ANY(${NAMES}::text[])
+        AND ${notPaused(schema)}
+      ORDER BY ready_at, head_position
+      LIMIT ${LIMIT}
+    ) AS ready
+  )`,
+      lastLooked: 'SELECT place_at, place_id FROM candidate ORDER BY ordinal DESC LIMIT 1',
+      complete: 'true',
+      nextDue: `
+      SELECT ${micros('ready_at')}
+      FROM ${schema}.lane
+      WHERE channel = ${CHANNEL} AND priority = ${PRIORITY} AND ready_at > statement_timestamp() AND name = ANY(${NAMES}::text[])
+      ORDER BY ready_at, head_position
+      LIMIT 1`,
+    }),
+  values,
+  row: claimLanesRow,
+});
+
+/**
+ * Leases lanes that nobody cares for, by the jobs that have arrived in them behind a position. A lane that is leased, or
+ * written down with a time, is passed by: its owner, or that time, will see to the job. But for jobs that have come
+ * to stand before its head. Right only in a transaction that owns the channel. Indexes `job_arrival`, `lane_pkey`, `job_lane`.
+ */
+export const claimArrivals = defineStatement<ClaimLanesParams, ClaimLanesRow>({
+  name: 'claim_arrivals_v1',
+  text: (schema) =>
+    leaseLanes(schema, {
+      candidates: `arrival AS MATERIALIZED (
+    SELECT due_at, id, key, position, row_number() OVER () AS ordinal, min(position) OVER (PARTITION BY key) AS lowest
+    FROM (
+      SELECT due_at, id, key, position
+      FROM ${schema}.job
+      WHERE channel = ${CHANNEL}
+        AND priority = ${PRIORITY}
+        AND ${inArrivals}
+        AND (due_at, id) > (${timeOf(AFTER_MICROS!)}, ${AFTER_ID}::bigint)
+        AND due_at <= statement_timestamp()
+        AND name = ANY(${NAMES}::text[])
+        AND ${notPaused(schema)}
+      ORDER BY due_at, id
+      LIMIT ${ARRIVALS_PER_CLAIM}
+    ) AS due
+  ), met AS MATERIALIZED (
+    SELECT DISTINCT ON (key) key, lowest, due_at, id FROM arrival ORDER BY key, due_at, id
+  ), candidate AS MATERIALIZED (
+    SELECT key, last_seq, place_at, place_id, row_number() OVER (ORDER BY place_at, place_id) AS ordinal
+    FROM (
+      SELECT met.key, coalesce(lane.last_seq, 0) AS last_seq, met.due_at AS place_at, met.id AS place_id
+      FROM met LEFT JOIN ${schema}.lane ON lane.channel = ${CHANNEL} AND lane.key = met.key
+      WHERE lane.key IS NULL OR (
+        lane.runner_id IS NULL
+        AND lane.blocked_by IS NULL
+        AND (
+          lane.head_position IS NULL
+          OR lane.head_position >= met.lowest AND coalesce(lane.ready_at > statement_timestamp(), true)
+        )
+      )
+      ORDER BY met.due_at, met.id
+      LIMIT ${LIMIT}
+    ) AS free
+  )`,
+      lastLooked: 'SELECT due_at AS place_at, id AS place_id FROM arrival ORDER BY due_at DESC, id DESC LIMIT 1',
+      complete: `(SELECT count(*) FROM arrival) < ${ARRIVALS_PER_CLAIM}`,
+      nextDue: `
+      SELECT ${micros('due_at')}
+      FROM ${schema}.job
+      WHERE channel = ${CHANNEL} AND priority = ${PRIORITY}
+        AND ${inArrivals}
+        AND due_at > statement_timestamp() AND name = ANY(${NAMES}::text[])
+      ORDER BY due_at, id
+      LIMIT 1`,
+    }),
+  values,
+  row: claimLanesRow,
+});
+
+function claimLanesRow(columns: unknown[], { runner, lease, channel, priority }: ClaimLanesParams): ClaimLanesRow {
+  const [messages, seq] = columns.slice(19);
+  const facts = { runner, lease, channel, priority, suspect: false, seq: seq === null ? null : Number(seq) };
+  const job: ClaimedJob | null = (columns[0] as JobId | null) === null ? null : claimedJob(columns, facts);
+  return {
+    job,
+    feed: columns[13] === null ? null : feedNews(columns),
+    messages: (messages as string[] | null) ?? [],
+  };
+}

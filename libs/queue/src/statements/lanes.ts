@@ -1,0 +1,166 @@
+import type { JobId } from '../job/job.js';
+import { defineStatement } from './statement.js';
+import { laneMessage } from './wake-up.js';
+
+/** A lane: the jobs of one channel and key, in their order. */
+export interface LaneName {
+  readonly channel: string;
+  readonly key: string;
+}
+
+/** The first job of a lane's order; `lane` names a row with channel and key. Index `job_lane`. */
+const laneHead = (schema: string, lane: string): string => `
+    SELECT job.position, job.due_at, job.priority, job.name, job.held_until, job.suspect
+    FROM ${schema}.job
+    WHERE job.channel = ${lane}.channel AND job.key = ${lane}.key AND job.position IS NOT NULL
+    ORDER BY job.seq, job.position
+    LIMIT 1`;
+
+/**
+ * Gives lanes back: an UPDATE of those that a relation with the columns channel, key, runner_id and lease names, and
+ * that are still under that lease; it also has `last_seq`, the number given out last, and `blocker`, the dead job for
+ * which the lane is to wait. A lane with a head queues up behind those that are ready, however long its jobs have been
+ * due; without one it is idle.
+ */
+export const freeLanes = (schema: string, relation: string): string => `
+  UPDATE ${schema}.lane
+  SET runner_id = NULL, lease = NULL, used_at = clock_timestamp(),
+    last_seq = greatest(lane.last_seq, head.last_seq),
+    blocked_by = head.blocker,
+    head_position = head.position,
+    ready_at = CASE WHEN head.held_until IS NULL AND NOT head.suspect THEN greatest(head.due_at, clock_timestamp()) END,
+    priority = coalesce(head.priority, lane.priority),
+    name = coalesce(head.name, lane.name)
+  FROM (
+    SELECT done.channel, done.key, done.runner_id, done.lease, done.last_seq, done.blocker, head.*
+    FROM ${relation} AS done
+    LEFT JOIN LATERAL (${laneHead(schema, 'done')}
+    ) AS head ON done.blocker IS NULL
+  ) AS head
+  WHERE lane.channel = head.channel AND lane.key = head.key AND lane.runner_id = head.runner_id AND lane.lease = head.lease
+  RETURNING lane.channel, lane.key, ${laneMessage('lane')} AS message`;
+
+export interface LaneEnd extends LaneName {
+  readonly runner: string;
+  readonly lease: number;
+  /** Number of the last job of it that has started. */
+  readonly lastSeq: number;
+  /** The job that died, where its handler wants the lane to wait for a person. */
+  readonly blockedBy: JobId | null;
+}
+
+export interface FreedLaneRow extends LaneName {
+  /** What to wake runners with; `null` when the lane is empty, or waits for somebody. */
+  readonly message: string | null;
+}
+
+export const freedLane = ([channel, key, message]: unknown[]): FreedLaneRow => ({
+  channel: channel as string,
+  key: key as string,
+  message: message as string | null,
+});
+
+/**
+ * Ends runs of lanes: in the transaction of the settlement and behind it, so that it sees which job comes next. Leaves a
+ * lane alone that has another owner by now. Indexes `lane_pkey`, `job_lane`.
+ */
+export const endLanes = defineStatement<{ lanes: readonly LaneEnd[] }, FreedLaneRow>({
+  name: 'end_lanes_v1',
+  text: (schema) => `
+  WITH done AS MATERIALIZED (
+    SELECT channel COLLATE "C" AS channel, key COLLATE "C" AS key, runner_id, lease, last_seq, blocker
+    FROM unnest($1::text[], $2::text[], $3::bigint[], $4::integer[], $5::bigint[], $6::bigint[])
+      AS done (channel, key, runner_id, lease, last_seq, blocker)
+  )${freeLanes(schema, 'done')}`,
+  values: ({ lanes }) => [
+    lanes.map(({ channel }) => channel),
+    lanes.map(({ key }) => key),
+    lanes.map(({ runner }) => runner),
+    lanes.map(({ lease }) => lease),
+    lanes.map(({ lastSeq }) => lastSeq),
+    lanes.map(({ blockedBy }) => blockedBy),
+  ],
+  row: freedLane,
+});
+
+/**
+ * Writes down the heads of lanes that nobody cares for: idle ones, of which nobody knows that they have a job, and those
+ * whose head has changed. A job that committed while its lane came to rest was passed by because the lane had an owner, and was not seen
+ * by the owner either: only a look behind the owner's commit finds it. Indexes `job_lane`, `lane_pkey`.
+ */
+export const repairLanes = defineStatement<{ lanes: readonly LaneName[] }, FreedLaneRow>({
+  name: 'repair_lanes_v1',
+  text: (schema) => `
+  WITH asked AS MATERIALIZED (
+    SELECT channel COLLATE "C" AS channel, key COLLATE "C" AS key FROM unnest($1::text[], $2::text[]) AS asked (channel, key)
+  )${repair(schema, 'asked')}`,
+  values: ({ lanes }) => [lanes.map(({ channel }) => channel), lanes.map(({ key }) => key)],
+  row: freedLane,
+});
+
+/**
+ * An upsert of lanes without an owner. What it read may be old by the time that it writes; then the next claim finds
+ * out, and puts it right.
+ */
+const repair = (schema: string, relation: string): string => `
+  INSERT INTO ${schema}.lane AS lane (channel, key, priority, name, ready_at, head_position)
+  SELECT asked.channel, asked.key, head.priority, head.name,
+    CASE WHEN head.held_until IS NULL AND NOT head.suspect THEN greatest(head.due_at, clock_timestamp()) END, head.position
+  FROM ${relation} AS asked CROSS JOIN LATERAL (${laneHead(schema, 'asked')}
+  ) AS head
+  ON CONFLICT (channel, key) DO UPDATE
+  SET priority = excluded.priority, name = excluded.name, ready_at = excluded.ready_at, head_position = excluded.head_position
+  WHERE lane.runner_id IS NULL AND lane.blocked_by IS NULL
+    AND (lane.head_position IS DISTINCT FROM excluded.head_position OR lane.ready_at IS NULL AND excluded.ready_at IS NOT NULL)
+  RETURNING lane.channel, lane.key, ${laneMessage('lane')} AS message`;
+
+export interface SweptRow {
+  /** The last lane of the window, where the next one begins; `null` at the end of all. */
+  readonly last: LaneName | null;
+  /** What to wake runners with. */
+  readonly messages: readonly string[];
+}
+
+/** Lanes that one sweep looks at. */
+export const LANES_PER_SWEEP = 1_000;
+
+/**
+ * Looks at lane after lane for jobs of which nobody knows: told of by a notification that was lost, and committed behind
+ * the places to which claims have gone, or left by a process that died. Window by window, without the claims' lock. A
+ * loose walk: its cost grows with the lanes that have jobs, not with their jobs. Indexes `job_lane`, `lane_pkey`.
+ */
+export const sweepLanes = defineStatement<{ after: LaneName | null }, SweptRow>({
+  name: 'sweep_lanes_v1',
+  text: (schema) => `
+  WITH RECURSIVE walk AS (
+    (SELECT channel, key, 1 AS step
+      FROM ${schema}.job
+      WHERE position IS NOT NULL AND (channel, key) > ($1::text, $2::text)
+      ORDER BY channel, key
+      LIMIT 1)
+    UNION ALL
+    SELECT next.channel, next.key, walk.step + 1
+    FROM walk CROSS JOIN LATERAL (
+      SELECT channel, key
+      FROM ${schema}.job
+      WHERE position IS NOT NULL AND (channel, key) > (walk.channel, walk.key)
+      ORDER BY channel, key
+      LIMIT 1
+    ) AS next
+    WHERE walk.step < ${LANES_PER_SWEEP}
+  ), forgotten AS MATERIALIZED (
+    SELECT walk.channel, walk.key
+    FROM walk LEFT JOIN ${schema}.lane ON lane.channel = walk.channel AND lane.key = walk.key
+    WHERE lane.key IS NULL OR lane.runner_id IS NULL AND lane.blocked_by IS NULL AND lane.ready_at IS NULL
+  ), repaired AS (${repair(schema, 'forgotten')}
+  ), last AS (
+    SELECT channel, key FROM walk WHERE step = ${LANES_PER_SWEEP}
+  )
+  SELECT last.channel, last.key, (SELECT json_agg(message) FROM repaired WHERE message IS NOT NULL)
+  FROM (SELECT) AS always LEFT JOIN last ON true`,
+  values: ({ after }) => [after?.channel ?? '', after?.key ?? ''],
+  row: ([channel, key, messages]) => ({
+    last: channel === null ? null : { channel: channel as string, key: key as string },
+    messages: (messages as string[] | null) ?? [],
+  }),
+});
