@@ -14,6 +14,8 @@ const copy = useDatabase();
 const original = useTables(origin);
 const restored = useTables(copy);
 
+const byNumber = (a: bigint, b: bigint): number => (a < b ? -1 : 1);
+
 const idsOf = (rows: { id: string }[]): string[] => rows.map(({ id }) => id);
 
 describe('a dump taken under load and restored elsewhere', () => {
@@ -24,7 +26,9 @@ describe('a dump taken under load and restored elsewhere', () => {
     const sender = await startApp({ url: origin.url, queue: { runner: false }, providers: [Work] });
     const workers = await Promise.all([startWorker(origin.url), startWorker(origin.url)]);
     // Leases that are sure to be in the snapshot, jobs that wait for the time to come, and a paused channel.
-    const hanging = await sender.jobs.spawnMany(Array.from({ length: 5 }, () => ({ name: 'work', payload: 'hang' })));
+    const hanging = await sender.jobs.spawnMany(
+      [0, 1, 2, 3, 4].map((nth) => ({ name: 'work', payload: 'hang', key: `lane ${nth}`, ordered: nth < 2 })),
+    );
     for (const { id } of hanging) {
       await until(() => workers.some((worker) => worker.of('started').some((run) => run.id === id)), {
         what: 'it hangs',
@@ -41,11 +45,8 @@ describe('a dump taken under load and restored elsewhere', () => {
     const load = { going: true };
     const spawning = (async () => {
       const items = Array.from({ length: 40 }, (_, nth) => ({
-        ...{
-          name: 'work',
-          payload: nth % 4 === 0 ? 'chaos' : 'end',
-          key: nth % 2 ? `k${nth % 5}` : '',
-        },
+        ...{ name: 'work', payload: nth % 4 === 0 ? 'chaos' : 'end', key: nth % 2 ? `k${nth % 5}` : '' },
+        ...(nth % 4 === 1 && { ordered: true, key: `lane ${nth % 3}` }),
       }));
       while (load.going) {
         await sender.jobs.spawnMany(items);
@@ -77,6 +78,12 @@ describe('a dump taken under load and restored elsewhere', () => {
     await until(() => restored.drained(), { what: 'no job and no lease is left' });
     expect(ran().map(({ id }) => id)).toHaveLength(ids.length);
     expect(new Set(ran().map(({ id }) => id))).toEqual(new Set(ids));
+    for (const lane of ['lane 0', 'lane 1', 'lane 2']) {
+      const inLane = ran().filter(({ key, seq }) => key === lane && seq !== null);
+      expect(inLane.length).toBeGreaterThan(0);
+      expect(inLane.map(({ id }) => BigInt(id))).toEqual(inLane.map(({ id }) => BigInt(id)).toSorted(byNumber));
+      expect(inLane.map(({ seq }) => seq)).toEqual(inLane.map((_, nth) => inLane[0]!.seq! + nth));
+    }
     expect(ran().find(({ channel }) => channel === 'paused')).toMatchObject({
       ...{ payload: 'end', bytes: Buffer.from([0, 255]), metadata: { a: '"\\' } },
     });
@@ -91,7 +98,8 @@ describe('a dump taken under load and restored elsewhere', () => {
     await there.close();
 
     // The original has taken no notice.
-    const left = `SELECT count(*) FROM nestmq.job WHERE payload::text <> '"hang"' AND channel <> 'paused'`;
+    const left = `SELECT count(*) FROM nestmq.job
+      WHERE payload::text <> '"hang"' AND channel <> 'paused' AND key NOT IN ('lane 0', 'lane 1')`;
     await until(async () => (await original.number(left)) === 0, { what: 'the original has run the others' });
     await sender.close();
   });
