@@ -133,7 +133,10 @@ describe('a held job at the head of its lane', () => {
 });
 
 describe('those behind a held job go on', () => {
-  it.each(['alone', 'in a transaction'])('when it is released, %s, by any process, without a poll', (how) =>
+  it.each<[string, (held: Reservation, app: TestApp) => Promise<boolean>]>([
+    ['alone', (held) => held.release()],
+    ['in a transaction', (held, { dataSource }) => dataSource.transaction((manager) => held.release({ manager }))],
+  ])('when it is released, %s, by any process, without a poll', (_, release) =>
     withRunner(async ({ queue, jobs }, worker) => {
       await withSender(async (sender) => {
         const held = await reserve(sender.jobs, 'held');
@@ -141,8 +144,7 @@ describe('those behind a held job go on', () => {
         await spawn(sender.jobs, 'third');
         await settle(jobs, worker, 'another');
         expect(ranIn(worker)).toEqual([]);
-        if (how === 'alone') expect(await held.release()).toBe(true);
-        else await sender.dataSource.transaction((manager) => held.release({ manager }));
+        expect(await release(held, sender)).toBe(true);
         await untilRan(worker, 'second', 'third');
         expect(worker.runs.filter(({ key }) => key === 'k').map(({ seq }) => seq)).toEqual([1, 2]);
         expect(await queue.get(held.id)).toBeNull();
@@ -190,18 +192,17 @@ describe('those behind a held job go on', () => {
     await withRunner((_, worker) => untilRan(worker, 'second'));
   });
 
-  it('although the runner that had seen it there is gone', async () => {
-    let held: Reservation | undefined;
-    await withSender(async ({ jobs }) => {
+  it('although the runner that had seen it there is gone', () =>
+    withSender(async ({ jobs }) => {
+      let held: Reservation | undefined;
       await withRunner(async (app, worker) => {
         held = await reserve(jobs, 'held');
         await spawn(jobs, 'second');
         await settle(app.jobs, worker, 'another');
       });
-      await held!.release();
+      expect(await held!.release()).toBe(true);
       await withRunner((_, worker) => untilRan(worker, 'second'));
-    });
-  });
+    }));
 });
 
 describe('a released job of a lane', () => {

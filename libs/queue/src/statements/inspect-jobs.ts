@@ -1,4 +1,4 @@
-import type { JobId, JobState, Json } from '../job/job.js';
+import type { JobId, JobProgress, JobState, Json } from '../job/job.js';
 import { notReleased } from './job-columns.js';
 import { defineStatement } from './statement.js';
 
@@ -42,6 +42,8 @@ export interface JobRecord {
   readonly suspect: boolean;
   /** The runner that has it, `null` unless it is running. */
   readonly runner: string | null;
+  /** How far its last run to tell of it has come, `null` when none did. */
+  readonly progress: JobProgress | null;
   /** Of an ordered job: its number in the lane, `null` before its first run has ended. */
   readonly seq: number | null;
 }
@@ -49,7 +51,7 @@ export interface JobRecord {
 /**
  * One job, live or finished. Running is what a lease names, and of a lane its head; its run counts when the database
  * knows of the start. A hold that has ended is shown until a runner removes it. Indexes `job_pkey`,
- * `finished_job_pkey`, `job_lane`.
+ * `finished_job_pkey`, `job_lane`, `job_progress_pkey`.
  */
 export const getJob = defineStatement<{ id: JobId }, JobRecord>({
   name: 'get_job_v2',
@@ -58,8 +60,9 @@ export const getJob = defineStatement<{ id: JobId }, JobRecord>({
     CASE WHEN held_until IS NOT NULL THEN 'held' WHEN leased.runner_id IS NULL THEN 'waiting' ELSE 'running' END,
     channel, key, name, priority,
     job.attempt + coalesce(leased.begun, false)::integer, max_attempts, payload, payload_bytes, metadata, created_at, due_at,
-    NULL::timestamptz, last_error, NULL::text, NULL::json, suspect, leased.runner_id, seq
+    NULL::timestamptz, last_error, NULL::text, NULL::json, suspect, leased.runner_id, seq, percent, message, updated_at
   FROM ${schema}.job
+  LEFT JOIN ${schema}.job_progress ON job_progress.job_id = job.id
   LEFT JOIN LATERAL (
     SELECT lease.runner_id,
       array_position(lease.job_ids, job.id) <= lease.started OR job.id = ANY (coalesce(runner.running, '{}')) AS begun
@@ -80,8 +83,9 @@ export const getJob = defineStatement<{ id: JobId }, JobRecord>({
   WHERE job.id = $1 AND ${notReleased}
   UNION ALL
   SELECT id, state, channel, key, name, priority, attempt, max_attempts, payload, payload_bytes, metadata, created_at, due_at,
-    finished_at, last_error, reason, result, false, NULL, seq
+    finished_at, last_error, reason, result, false, NULL, seq, percent, message, updated_at
   FROM ${schema}.finished_job
+  LEFT JOIN ${schema}.job_progress ON job_progress.job_id = finished_job.id
   WHERE id = $1`,
   values: ({ id }) => [id],
   row: (columns) => ({
@@ -105,6 +109,14 @@ export const getJob = defineStatement<{ id: JobId }, JobRecord>({
     suspect: columns[17] as boolean,
     runner: columns[18] as string | null,
     seq: columns[19] === null ? null : Number(columns[19]),
+    progress:
+      columns[22] === null
+        ? null
+        : {
+            percent: columns[20] as number | null,
+            message: columns[21] as string | null,
+            updatedAt: columns[22] as Date,
+          },
   }),
 });
 
