@@ -142,7 +142,7 @@ describe('kill -9 in a lane', () => {
 
   it('in the middle of a run of many repeats a stretch at most, in order, each job under its own number', async () => {
     const { app } = await startSender();
-    const env = { ...LANES, PREFETCH_MS: '10000' };
+    const env = { ...LANES, PREFETCH_MS: '1000' };
     const victim = await startWorker(database.url, env);
     const ids: string[] = [];
     for (const _ of upTo(20)) {
@@ -256,7 +256,7 @@ describe('a process that is paused past its lease', () => {
 describe('a shutdown', () => {
   it('lets the running head end, releases its lane, and another process goes on at once, no attempt lost', async () => {
     const { app, send } = await startSender();
-    const first = await startWorker(database.url, { ...LANES, PREFETCH_MS: '10000' });
+    const first = await startWorker(database.url, { ...LANES, PREFETCH_MS: '1000' });
     const ids = [await send('step'), await send('wait-then-complete'), await send('step'), await send('step')];
     await first.started({ id: ids[1]! });
     const second = await startWorker(database.url, LANES);
