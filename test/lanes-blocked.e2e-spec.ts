@@ -51,7 +51,10 @@ describe('a lane whose handler says onDead: block', () => {
     expect(await app.queue.get(head!.id)).toMatchObject({ state: 'dead', reason, seq: 1 });
     const [lane, ...others] = (await app.queue.lanes('work')).filter(({ key }) => key === 'lane');
     expect(others).toEqual([]);
-    expect(lane).toMatchObject({ channel: 'work', key: 'lane', state: 'blocked', blockedBy: head!.id });
+    expect(lane).toMatchObject({
+      ...{ channel: 'work', key: 'lane', state: 'blocked', reason: 'dead', lastSeq: 1, dueAt: null, runner: null },
+      ...{ headId: head!.id, headName: 'work', lastError: expect.stringContaining('told to') },
+    });
     await app.close();
   });
 
@@ -144,7 +147,7 @@ describe('queue.unblock', () => {
       ['work', 'k'.repeat(1_025)],
       ['work', 'a\u0000'],
       [7, 'k'],
-      ['work', undefined],
+      ['work', null],
     ]) {
       await expect(app.queue.unblock(channel as string, key as string)).rejects.toThrow(InvalidOptionsError);
     }
@@ -178,26 +181,26 @@ describe('queue.lanes', () => {
     });
     await markerRuns(app, work);
     const lanes = await app.queue.lanes('work');
-    const states = Object.fromEntries(lanes.map(({ key, state }) => [key, state]));
-    expect(states).toMatchObject({
-      running: 'running',
-      rejected: 'blocked',
-      retrying: 'retrying',
-      delayed: 'scheduled',
-      unknown: 'unknown-name',
-    });
-    expect(lanes.map(({ key }) => key)).not.toContain('another channel');
+    expect(lanes.map(({ key, state, reason, lastSeq }) => [key, state, reason, lastSeq])).toEqual([
+      ['delayed', 'blocked', 'delayed', 0],
+      ['rejected', 'blocked', 'dead', 1],
+      ['retrying', 'blocked', 'retry', 1],
+      ['running', 'running', null, expect.any(Number)],
+      ['unknown', 'blocked', 'unknown name', 0],
+    ]);
+    const lane = (key: string) => lanes.find((found) => found.key === key);
+    expect(lane('running')?.runner).toEqual(expect.any(String));
+    expect(lane('unknown')).toMatchObject({ headName: 'nobody knows', runner: null, lastError: null });
+    expect(lane('retrying')?.lastError).toContain('told to fail');
+    expect(lane('delayed')?.dueAt?.getTime()).toBeGreaterThan(Date.now());
     open();
     await app.close();
   });
 
   it('goes by pages, in the order of the keys', async () => {
     const { app } = await startLanes({}, () => undefined);
-    await app.queue.pause('work');
-    await app.queue.resume('work');
     const keys = upTo(25).map((n) => `key ${String(n).padStart(2, '0')}`);
     await app.jobs.spawnMany(keys.map((key) => ({ name: 'work', payload: null, key, delay: '1h' })));
-    await until(async () => (await app.queue.lanes('work')).length === 25, { what: 'all lanes are known' });
     const pages: string[][] = [];
     for (let after: string | undefined; ;) {
       const page = await app.queue.lanes('work', { limit: 10, ...(after !== undefined && { after }) });
@@ -207,6 +210,36 @@ describe('queue.lanes', () => {
     }
     expect(pages.map(({ length }) => length)).toEqual([10, 10, 5]);
     expect(pages.flat()).toEqual(keys);
+    await app.close();
+  });
+
+  it('tells of a pause and of what is ready, and nothing of lanes at rest', async () => {
+    const { app, work } = await startLanes({}, () => undefined);
+    await markerRuns(app, work);
+    await drained();
+    expect(await app.queue.lanes('work')).toEqual([]);
+    await app.queue.pause('work');
+    await send(app, 'waiting');
+    expect(await app.queue.lanes('work')).toMatchObject([{ key: 'lane', state: 'blocked', reason: 'paused' }]);
+    await app.close();
+
+    const sender = await startApp({ ...database, queue: { runner: false }, providers: [laneWith()] });
+    await sender.queue.resume('work');
+    expect(await sender.queue.lanes('work')).toMatchObject([{ key: 'lane', state: 'ready', reason: null, lastSeq: 0 }]);
+    await sender.close();
+  });
+
+  it('refuses what is no channel, no key and no limit', async () => {
+    const { app } = await startLanes({}, () => undefined, { runner: false });
+    for (const [channel, options] of [
+      ['', {}],
+      ['work', { limit: 0 }],
+      ['work', { limit: 10_001 }],
+      ['work', { after: 'k'.repeat(1_025) }],
+      ['work', { after: 7 as never }],
+    ] as const) {
+      expect(() => app.queue.lanes(channel, options)).toThrow(InvalidOptionsError);
+    }
     await app.close();
   });
 });

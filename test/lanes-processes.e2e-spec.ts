@@ -190,7 +190,9 @@ describe('kill -9 in a lane', () => {
     await until(async () => (await app.queue.get(head))?.state === 'dead', { what: 'it is dead', timeoutMs: 20_000 });
     expect(await app.queue.get(head)).toMatchObject({ reason: 'lease expired', attempts: 2, seq: 1 });
     if (onDead === 'block') {
-      expect(await app.queue.lanes('work')).toMatchObject([{ key: 'lane', state: 'blocked', blockedBy: head }]);
+      expect(await app.queue.lanes('work')).toMatchObject([
+        { key: 'lane', state: 'blocked', reason: 'dead', headId: head },
+      ]);
       await app.jobs.spawn('work', 'end', { key: 'another lane' });
       await until(() => last.of('started').length, { what: 'a job of another lane has run' });
       expect(await startsOf('lane')).toEqual([]);
