@@ -89,7 +89,11 @@ describe('a lane whose handler says onDead: block', () => {
 
   it('is let go by another process, whose runners hear of it', async () => {
     const { app, work } = await startLanes({ onDead: 'block', retries: 0 }, failing);
-    const sender = await startApp({ ...database, queue: { runner: false }, providers: [laneWith()] });
+    const sender = await startApp({
+      ...database,
+      queue: { runner: false },
+      providers: [laneWith({ onDead: 'block', retries: 0 })],
+    });
     await send(sender, 'dies', 'follower');
     await isDead(app);
     await until(() => sender.queue.unblock('work', 'lane'), { what: 'its lane is blocked, and let go' });
