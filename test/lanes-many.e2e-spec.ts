@@ -31,25 +31,42 @@ async function fillBlockedLanes(): Promise<void> {
   await tables.sql(`SELECT setval('nestmq.job_id_seq', ${from + 2 * BLOCKED + 1})`);
 }
 
+const claimsIn = (sent: readonly string[]): number =>
+  sent.filter((text) => /INSERT INTO nestmq\.lease/.test(text)).length;
+
 /** How often this process claims until something is so. */
 async function claimsUntil(what: string, isSo: () => unknown, begin: () => unknown): Promise<number> {
   const sent = recordSql();
   await begin();
   await until(isSo, { what, timeoutMs: 20_000 });
-  const claims = sent.filter((text) => /INSERT INTO nestmq\.lease/.test(text)).length;
   jest.restoreAllMocks();
-  return claims;
+  return claimsIn(sent);
+}
+
+/** It has been through all that was there: many looks in a row find no further claim sent. */
+async function hasSettledIn(): Promise<void> {
+  const sent = recordSql();
+  let [claims, looks] = [0, 0];
+  await until(
+    () => {
+      looks = claimsIn(sent) === claims ? looks + 1 : 0;
+      claims = claimsIn(sent);
+      return looks > 60;
+    },
+    { what: 'nothing is claimed any more', timeoutMs: 30_000 },
+  );
+  jest.restoreAllMocks();
 }
 
 async function startLanes(url: string, queue: QueueModuleOptions = {}) {
-  const Work = laneWith({ backoff: { type: 'fixed', base: 300, jitter: 0 } }, ({ payload, attempt }) => {
+  const Work = laneWith({ backoff: { type: 'fixed', base: '2s', jitter: 0 } }, ({ payload, attempt }) => {
     if (payload === 'retried' && attempt === 1) throw new Error('once more');
   });
   const app = await startApp({ url, queue: { ...POLLING_OFF, ...queue }, providers: [Work] });
   await until(() => app.events.some(({ type }) => type === 'listening'), { what: 'it has looked around' });
-  // It is through with what was there: the job that was sent last has run.
   await app.jobs.spawn('work', 'warm', { key: 'warm' });
-  await until(() => app.events.some(({ type }) => type === 'completed'), { what: 'it has settled in' });
+  await until(() => app.events.some(({ type }) => type === 'completed'), { what: 'it works', timeoutMs: 30_000 });
+  await hasSettledIn();
   return { app, work: app.get(Work) };
 }
 
@@ -88,6 +105,7 @@ const ways: [string, () => Promise<number>][] = [
       const { app, work } = await startLanes(database.url);
       await send(app, 'retried');
       await until(() => app.events.some(({ type }) => type === 'retrying'), { what: 'it waits' });
+      await hasSettledIn();
       const claims = await claimsUntil('it runs again', runsTwice(work), () => undefined);
       await app.close();
       return claims;
