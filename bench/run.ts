@@ -16,7 +16,17 @@ import { spawnBulk } from './workloads/spawn-bulk.js';
 import { spawnSingle } from './workloads/spawn-single.js';
 import { sustained } from './workloads/sustained.js';
 
-const WORKLOADS: readonly Workload[] = [drain, spawnBulk, spawnSingle, latency, sustained, ordered, pinned, backlog, idle];
+const WORKLOADS: readonly Workload[] = [
+  drain,
+  spawnBulk,
+  spawnSingle,
+  latency,
+  sustained,
+  ordered,
+  pinned,
+  backlog,
+  idle,
+];
 
 await main();
 
