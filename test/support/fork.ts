@@ -12,7 +12,7 @@ export interface Child {
   alive(): boolean;
   send(message: unknown): void;
   /** Waits for a message and answers it. */
-  message<T = unknown>(matches: (message: T) => boolean, what: string): Promise<T>;
+  message<T = unknown>(matches: (message: T) => boolean, what: string, timeoutMs?: number): Promise<T>;
   /** Ends it and waits until it has ended. */
   kill(signal?: NodeJS.Signals): Promise<void>;
   /** Waits for its end; answers the exit code, or the signal that ended it. */
@@ -42,8 +42,8 @@ export function forkProcess(file: string, env: Record<string, string>): Child {
     process: child,
     alive,
     send: (message) => child.send(message as object),
-    message: (matches, what) =>
-      until(() => messages.find((message) => matches(message as never)) as never, { what, timeoutMs: 25_000 }),
+    message: (matches, what, timeoutMs = 25_000) =>
+      until(() => messages.find((message) => matches(message as never)) as never, { what, timeoutMs }),
     kill: async (signal = 'SIGKILL') => {
       const end = ended();
       if (alive()) child.kill(signal);

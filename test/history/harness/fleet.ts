@@ -22,8 +22,7 @@ export class Fleet {
   ) {}
 
   async start(): Promise<void> {
-    const started = Array.from({ length: this.settings.runners }, () => this.startOne());
-    await Promise.all(started.map((child) => child.message((message) => message === 'ready', 'a runner has booted')));
+    await Promise.all(Array.from({ length: this.settings.runners }, () => booted(this.startOne())));
   }
 
   /** Harms one process after another until it is told to stop. */
@@ -61,6 +60,8 @@ export class Fleet {
     this.running.add(child);
     child.process.once('exit', () => {
       this.running.delete(child);
+      // One that cannot even boot would be started for ever.
+      this.closing ||= child.process.exitCode === 1 && child.messages.length === 0;
       if (this.closing) return;
       if (!this.expected.delete(child)) this.count('died');
       this.startOne();
@@ -102,3 +103,9 @@ export class Fleet {
 
 /** About what a job of the harness takes in its process, events included. */
 const JOB_MS = 10;
+
+/** Many processes boot at once, on a machine that may have other things to do. */
+const BOOT_MS = 120_000;
+
+export const booted = (child: Child): Promise<unknown> =>
+  child.message((message) => message === 'ready', 'a process of the harness has booted', BOOT_MS);

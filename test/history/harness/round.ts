@@ -5,7 +5,7 @@ import { until } from '../../support/until.js';
 import { check } from '../check.js';
 import type { Event } from '../event.js';
 import { historyOf } from '../history.js';
-import { Fleet } from './fleet.js';
+import { booted, Fleet } from './fleet.js';
 import { EventLog } from './log.js';
 import { Random } from './random.js';
 import { figuresOf, type Round } from './report.js';
@@ -61,9 +61,6 @@ function startSpawners(url: string, { spawners, lanes, deadly }: Settings, rando
     }),
   );
 }
-
-const booted = (child: Child): Promise<unknown> =>
-  child.message((message) => message === 'ready', 'a spawner has booted');
 
 /** Waits until no job is left, as long as anything moves. */
 async function isDrained(client: pg.Client): Promise<boolean> {
