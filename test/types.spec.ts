@@ -1,5 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import { JobHandler, type HandlerMethod, type Job, type JobSpawner, type PayloadOf, type SpawnResult } from 'nestmq';
+import type { EntityManager } from 'typeorm';
 
 // `npm run typecheck` is the test: an expected error that does not come is an error. The calls are never made.
 
@@ -83,13 +84,16 @@ class Refused {
   welcome(_job: Job): void {}
 }
 
-function readOnly(job: Job<{ userId: string }>): void {
+function readOnly(job: Job<{ userId: string }>, manager: EntityManager): void {
   // @ts-expect-error a handler cannot change what it was given
   job.attempt = 0;
   // @ts-expect-error nor the payload as a whole
   job.payload = { userId: '2' };
-  // @ts-expect-error a completion needs the manager of a transaction
-  void job.complete({});
+  // @ts-expect-error a manager stands in options
+  void job.complete(manager);
+  void job.checkpoint({ payload: { userId: '2' }, bytes: null, extraRetries: 1, keepAlive: '1m' }, { manager });
+  // @ts-expect-error a checkpoint's payload is the job's
+  void job.checkpoint({ payload: { userId: 2 } });
 }
 
 describe('types', () => {

@@ -10,11 +10,20 @@ export { getJobSpawnerToken, getQueueToken } from './queue.module-definition.js'
 export type { Concurrency, QueueInstanceOptions, QueueOptions, Shutdown } from './queue.options.js';
 
 export { JobHandler } from './handlers/job-handler.decorator.js';
-export type { HandlerClass, HandlerOptions, HandlerPreset, OnDead } from './job/handler.js';
+export type { ErrorContext, ErrorHook, HandlerClass, HandlerOptions, HandlerPreset, OnDead } from './job/handler.js';
 export type { BackoffFunction, BackoffOptions, BackoffType } from './job/backoff.js';
 export type { Duration } from './job/duration.js';
 
-export type { CompleteOptions, Job, JobId, JobState, Json } from './job/job.js';
+export type {
+  CheckpointChanges,
+  CompleteOptions,
+  Job,
+  JobId,
+  JobProgress,
+  JobState,
+  Json,
+  ProgressReport,
+} from './job/job.js';
 export { RejectJob, RetryAfter, SnoozeJob } from './job/steering.js';
 
 export { JobSpawner } from './spawn/job-spawner.js';

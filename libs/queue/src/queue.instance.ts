@@ -26,7 +26,6 @@ import type { ResolvedQueueOptions } from './queue.options.js';
 import { QueueRunner, type RunnerParts, type RunnerSettings } from './runner/queue-runner.js';
 import { SingleRun } from './runner/single-run.js';
 import { SingleRuns } from './runner/single-runs.js';
-import { Completion } from './settle/completion.js';
 import { JobSpawner } from './spawn/job-spawner.js';
 import { SpawnQueue } from './spawn/spawn-queue.js';
 import { findSchemaVersion, SCHEMA_VERSION } from './statements/check-schema.js';
@@ -178,22 +177,21 @@ export class QueueInstance
   }
 
   private runnerSettings(): RunnerSettings {
-    const { name, options } = this.parts;
+    const { name, options, dataSource } = this.parts;
     return {
       ...options,
       ...options.concurrency,
       instance: name,
+      dataSource,
       options: this.connectionOptions,
       listenOptions: listenOptionsOf(this.connectionOptions, options.listenUrl),
     };
   }
 
   private runnerParts(): RunnerParts {
-    const { options, dataSource } = this.parts;
     return {
       registry: this.registry,
       policies: this.policies,
-      completion: new Completion({ ...options, dataSource }),
       notifier: this.notifier,
       prepare: () => this.prepare(),
       board: this.parts.board(),

@@ -165,7 +165,7 @@ export class LeaseLostError extends QueueError {
   }
 }
 
-/** `job.complete()` was called on a run that has already ended or been completed. */
+/** `job.complete()`, `checkpoint`, `progress` or `keepAlive` was called on a run that has already ended or been completed. */
 export class InvalidTransitionError extends QueueError {
   readonly code = 'invalid_transition';
 

@@ -1,4 +1,4 @@
-import type { JobId, JobState, Json } from '../job/job.js';
+import type { JobId, JobProgress, JobState, Json } from '../job/job.js';
 import { defineStatement } from './statement.js';
 
 /** A job as it is read: live or finished. */
@@ -41,21 +41,24 @@ export interface JobRecord {
   readonly suspect: boolean;
   /** The runner that has it, `null` unless it is running. */
   readonly runner: string | null;
+  /** How far its last run to tell of it has come, `null` when none did. */
+  readonly progress: JobProgress | null;
   /** Of an ordered job: its number in the lane, `null` before its first run has ended. */
   readonly seq: number | null;
 }
 
 /**
  * One job, live or finished. Running is what a lease names, and of a lane its head; its run counts when the database
- * knows of the start. Indexes `job_pkey`, `finished_job_pkey`, `job_lane`.
+ * knows of the start. Indexes `job_pkey`, `finished_job_pkey`, `job_lane`, `job_progress_pkey`.
  */
 export const getJob = defineStatement<{ id: JobId }, JobRecord>({
   name: 'get_job_v2',
   text: (schema) => `
   SELECT job.id, CASE WHEN held.runner_id IS NULL THEN 'waiting' ELSE 'running' END, channel, key, name, priority,
     job.attempt + coalesce(held.begun, false)::integer, max_attempts, payload, payload_bytes, metadata, created_at, due_at,
-    NULL::timestamptz, last_error, NULL::text, NULL::json, suspect, held.runner_id, seq
+    NULL::timestamptz, last_error, NULL::text, NULL::json, suspect, held.runner_id, seq, percent, message, updated_at
   FROM ${schema}.job
+  LEFT JOIN ${schema}.job_progress ON job_progress.job_id = job.id
   LEFT JOIN LATERAL (
     SELECT lease.runner_id,
       array_position(lease.job_ids, job.id) <= lease.started OR job.id = ANY (coalesce(runner.running, '{}')) AS begun
@@ -76,8 +79,9 @@ export const getJob = defineStatement<{ id: JobId }, JobRecord>({
   WHERE job.id = $1
   UNION ALL
   SELECT id, state, channel, key, name, priority, attempt, max_attempts, payload, payload_bytes, metadata, created_at, due_at,
-    finished_at, last_error, reason, result, false, NULL, seq
+    finished_at, last_error, reason, result, false, NULL, seq, percent, message, updated_at
   FROM ${schema}.finished_job
+  LEFT JOIN ${schema}.job_progress ON job_progress.job_id = finished_job.id
   WHERE id = $1`,
   values: ({ id }) => [id],
   row: (columns) => ({
@@ -101,6 +105,14 @@ export const getJob = defineStatement<{ id: JobId }, JobRecord>({
     suspect: columns[17] as boolean,
     runner: columns[18] as string | null,
     seq: columns[19] === null ? null : Number(columns[19]),
+    progress:
+      columns[22] === null
+        ? null
+        : {
+            percent: columns[20] as number | null,
+            message: columns[21] as string | null,
+            updatedAt: columns[22] as Date,
+          },
   }),
 });
 
