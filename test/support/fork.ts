@@ -22,11 +22,14 @@ export interface Child {
 /**
  * Starts a second process: a TypeScript file of `test/processes`, run by tsx, which leaves constructor types out, so
  * dependencies are injected there by `@Inject(Token)`. Whoever starts it ends it.
+ *
+ * @param built a folder in which it has been compiled: boots in half the time
  */
-export function forkProcess(file: string, env: Record<string, string>): Child {
-  const path = fileURLToPath(new URL(`../processes/${file}`, import.meta.url));
+export function forkProcess(file: string, env: Record<string, string>, built?: string): Child {
+  const source = fileURLToPath(new URL(`../processes/${file}`, import.meta.url));
+  const path = built === undefined ? source : `${built}/test/processes/${file.replace(/\.ts$/, '.js')}`;
   const child = fork(path, {
-    execArgv: ['--import', 'tsx'],
+    execArgv: built === undefined ? ['--import', 'tsx'] : ['--enable-source-maps'],
     env: { ...process.env, NODE_OPTIONS: '', ...env },
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   });

@@ -5,7 +5,7 @@ import type { EventLog } from './log.js';
 import type { Random } from './random.js';
 import type { Settings } from './settings.js';
 
-const FAULTS = { kill: 30, term: 20, 'long stop': 30, 'short stop': 20 } as const;
+const FAULTS = { kill: 25, term: 15, 'long stop': 35, 'short stop': 25 } as const;
 type Fault = keyof typeof FAULTS;
 
 /** The runner processes: kept at their number, and made to suffer. */
@@ -18,6 +18,7 @@ export class Fleet {
   constructor(
     private readonly url: string,
     private readonly settings: Settings,
+    private readonly built: string,
     private readonly log: EventLog,
   ) {}
 
@@ -51,12 +52,13 @@ export class Fleet {
 
   private startOne(): Child {
     const { leaseMs, pollMs, runs } = this.settings;
-    const child = forkProcess('history-runner.ts', {
+    const env = {
       URL: this.url,
       LEASE_MS: String(leaseMs),
       POLL_MS: String(pollMs),
       PREFETCH_MS: String(runs === 1 ? 0 : runs * JOB_MS),
-    });
+    };
+    const child = forkProcess('history-runner.ts', env, this.built);
     this.running.add(child);
     child.process.once('exit', () => {
       this.running.delete(child);
@@ -101,8 +103,8 @@ export class Fleet {
   }
 }
 
-/** About what a job of the harness takes in its process, events included. */
-const JOB_MS = 10;
+/** About what a job of the harness takes in its process, the long ones and the events included. */
+const JOB_MS = 25;
 
 /** Many processes boot at once, on a machine that may have other things to do. */
 const BOOT_MS = 120_000;

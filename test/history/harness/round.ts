@@ -5,6 +5,7 @@ import { until } from '../../support/until.js';
 import { check } from '../check.js';
 import type { Event } from '../event.js';
 import { historyOf } from '../history.js';
+import { buildProcesses } from './build.js';
 import { booted, Fleet } from './fleet.js';
 import { EventLog } from './log.js';
 import { Random } from './random.js';
@@ -12,7 +13,9 @@ import { figuresOf, type Round } from './report.js';
 import type { Settings } from './settings.js';
 import { installWitness, readLog } from './witness.js';
 
-const LANES = { few: 4, many: 400, none: 0 } as const;
+const LANES = { few: 4, many: 200, none: 0 } as const;
+/** Jobs that wait at once, so that lanes have something to run on. */
+const LIVE_JOBS = { few: 300, many: 1_500, none: 300 } as const;
 
 /** Nothing has moved for so long: what is left is stuck. */
 const STALL_MS = 30_000;
@@ -23,12 +26,13 @@ export async function playRound(url: string, settings: Settings): Promise<Round 
   const client = new pg.Client({ connectionString: url });
   await client.connect();
   await installWitness(client);
+  const built = buildProcesses();
   const log = new EventLog(url);
-  const fleet = new Fleet(url, settings, log);
+  const fleet = new Fleet(url, settings, built, log);
   const random = new Random(settings.seed);
   let spawners: Child[] = [];
   try {
-    spawners = startSpawners(url, settings, random);
+    spawners = startSpawners(url, settings, random, built);
     await Promise.all([fleet.start(), ...spawners.map(booted)]);
     let harming = settings.faults;
     const harm = fleet.harm(random, () => harming);
@@ -53,13 +57,14 @@ export async function playRound(url: string, settings: Settings): Promise<Round 
 
 const round = ({ seed }: Settings, { faults }: Fleet): Pick<Round, 'seed' | 'faults'> => ({ seed, faults });
 
-function startSpawners(url: string, { spawners, lanes, deadly }: Settings, random: Random): Child[] {
-  return Array.from({ length: spawners }, () =>
-    forkProcess('history-spawner.ts', {
+function startSpawners(url: string, { spawners, lanes, deadly }: Settings, random: Random, built: string): Child[] {
+  return Array.from({ length: spawners }, () => {
+    const env = {
       ...{ URL: url, LANES: String(LANES[lanes]), SEED: String(random.between(0, 2 ** 31)) },
-      ...{ LIVE_JOBS: '300', DEADLY: String(1 / deadly) },
-    }),
-  );
+      ...{ LIVE_JOBS: String(LIVE_JOBS[lanes]), DEADLY: String(1 / deadly) },
+    };
+    return forkProcess('history-spawner.ts', env, built);
+  });
 }
 
 /** Waits until no job is left, as long as anything moves. */

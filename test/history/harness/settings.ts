@@ -7,7 +7,7 @@ export interface Settings {
   /** Of the first round; each further one has the next. */
   readonly seed: number;
   readonly rounds: number;
-  /** Ordered lanes: 4, 400, or unordered jobs only. */
+  /** Ordered lanes: 4, 200, or unordered jobs only. */
   readonly lanes: Lanes;
   /** Jobs of a lane that are claimed at once, about: 1 switches taking ahead off. */
   readonly runs: number;
