@@ -52,6 +52,7 @@ export function excerpt(events: readonly Event[], { ids }: Violation): Event[] {
         return true;
       case 'unleased':
         return leases.has(`${event.runner}/${event.lease}`);
+      case 'stopping':
       case 'gone':
         return runners.has(event.runner);
       case 'fault':

@@ -65,10 +65,17 @@ describe('the checker accepts', () => {
     expect(told.broken({ strict: false })).toEqual([]);
   });
 
-  it('starts that are given back when their process ends in a shutdown', () => {
-    const told = story().spawn(['a'], { maxAttempts: 1 }).lease('r1', ['a']).start('a');
-    told.gone('r1', { stopping: true }).requeue('a').lease('r2', ['a']).start('a', { attempt: 1 });
-    expect(told.end('a').settle('a').broken()).toEqual([]);
+  it('starts that are given back when their process ends in a shutdown, whether the handlers end or not', () => {
+    const told = story()
+      .spawn(['a', 'b'], { maxAttempts: 1 })
+      .lease('r1', ['a'])
+      .lease('r1', ['b'])
+      .start('a')
+      .start('b');
+    told.log({ type: 'stopping', runner: 'r1' }).end('b', 'threw').requeue('b').gone('r1').requeue('a');
+    told.lease('r2', ['a']).start('a', { attempt: 1 }).end('a').settle('a');
+    told.lease('r2', ['b']).start('b', { attempt: 1 }).end('b').settle('b');
+    expect(told.broken()).toEqual([]);
   });
 
   it('an attempt that was counted and never came to start', () => {

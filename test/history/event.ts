@@ -78,8 +78,10 @@ type SettlementEvent =
       readonly xid: number;
       readonly snapshot: Snapshot;
     }
-  /** A runner was declared dead, or took its leave. `stopping`: it was shutting down. */
-  | { readonly type: 'gone'; readonly runner: string; readonly stopping: boolean };
+  /** A runner has announced that it shuts down: what it still has in hand is not counted when it has to leave it. */
+  | { readonly type: 'stopping'; readonly runner: string }
+  /** A runner was declared dead, or took its leave. */
+  | { readonly type: 'gone'; readonly runner: string };
 
 export type EventOf<Type extends Event['type']> = Extract<Event, { type: Type }>;
 

@@ -11,6 +11,8 @@ export interface Run extends RunKey {
   readonly zombie: boolean;
   /** Its runner was declared dead, or left, before the run was settled. */
   readonly lostWith: EventOf<'gone'> | null;
+  /** Its runner was shutting down before the run was settled. */
+  readonly inShutdown: boolean;
 }
 
 /** All that is known of one job. */
@@ -62,6 +64,7 @@ class Log {
   private readonly byJob = new Map<string, Event[]>();
   private readonly calls = new Map<string, EventOf<'call'>>();
   private readonly gone = new Map<string, EventOf<'gone'>>();
+  private readonly stopping = new Map<string, EventOf<'stopping'>>();
 
   constructor(events: readonly Event[]) {
     for (const event of events) {
@@ -71,6 +74,7 @@ class Log {
     for (const call of this.of('call')) this.calls.set(call.call, call);
     // Declared dead, then forgotten: the first counts.
     for (const gone of this.of('gone').toReversed()) this.gone.set(gone.runner, gone);
+    for (const stopping of this.of('stopping')) this.stopping.set(stopping.runner, stopping);
     for (const leased of this.of('leased')) this.leases.set(leaseName(leased), { leased, unleased: null });
     for (const unleased of this.of('unleased')) {
       const lease = this.leases.get(leaseName(unleased));
@@ -106,7 +110,8 @@ class Log {
     const fencedAt = Math.min(unleased, ...settlements.map(({ tick }) => tick));
     const gone = this.gone.get(runner);
     const lostWith = gone && gone.tick < fencedAt ? gone : null;
-    return { id, run, runner, lease, start, end, job, fencedAt, zombie: fencedAt < start.tick, lostWith };
+    const inShutdown = (this.stopping.get(runner)?.tick ?? Infinity) < fencedAt;
+    return { id, run, runner, lease, start, end, job, fencedAt, zombie: fencedAt < start.tick, lostWith, inShutdown };
   }
 }
 

@@ -107,8 +107,8 @@ export class Story {
     return this.log({ type: 'requeued', id, run, xid }).unlease(id, xid);
   }
 
-  gone(runner: string, { stopping = false } = {}): this {
-    return this.log({ type: 'gone', runner, stopping });
+  gone(runner: string): this {
+    return this.log({ type: 'gone', runner });
   }
 
   /** A whole run, as it should be. */

@@ -17,9 +17,6 @@ const LANES = { few: 4, many: 200, none: 0 } as const;
 /** Jobs that wait at once, so that lanes have something to run on. */
 const LIVE_JOBS = { few: 300, many: 1_500, none: 300 } as const;
 
-/** Nothing has moved for so long: what is left is stuck. */
-const STALL_MS = 30_000;
-
 /** One round in a migrated database that is empty: load and faults, then quiet, then the verdict. */
 export async function playRound(url: string, settings: Settings): Promise<Round & { readonly events: Event[] }> {
   const began = performance.now();
@@ -41,7 +38,7 @@ export async function playRound(url: string, settings: Settings): Promise<Round 
     await Promise.all(spawners.map((spawner) => spawner.exit()));
     harming = false;
     await harm;
-    const drained = await isDrained(client);
+    const drained = await isDrained(client, settings);
     await fleet.stop();
     const events = await readLog(client);
     const history = historyOf(events);
@@ -68,7 +65,7 @@ function startSpawners(url: string, { spawners, lanes, deadly }: Settings, rando
 }
 
 /** Waits until no job is left, as long as anything moves. */
-async function isDrained(client: pg.Client): Promise<boolean> {
+async function isDrained(client: pg.Client, { stallSeconds }: Settings): Promise<boolean> {
   let moved = { at: performance.now(), tick: '' };
   return until(
     async () => {
@@ -78,7 +75,7 @@ async function isDrained(client: pg.Client): Promise<boolean> {
       const [{ live, tick } = { live: '', tick: '' }] = rows;
       if (tick !== moved.tick) moved = { at: performance.now(), tick };
       if (live === '0') return 'drained';
-      if (performance.now() - moved.at <= STALL_MS) return undefined;
+      if (performance.now() - moved.at <= stallSeconds * 1_000) return undefined;
       await describeStall(client);
       return 'stalled';
     },

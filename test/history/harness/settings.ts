@@ -16,6 +16,8 @@ export interface Settings {
   readonly spawners: number;
   readonly leaseMs: number;
   readonly pollMs: number;
+  /** Nothing has moved for so long: what is left is stuck. */
+  readonly stallSeconds: number;
   /** Of so many jobs one kills its process, each time it runs. */
   readonly deadly: number;
   /** Where the log of a round is written, `null`: only after a violation, to a file of its own. */
@@ -36,12 +38,13 @@ export const DEFAULTS: Settings = {
   spawners: 2,
   leaseMs: 1_000,
   pollMs: 2_000,
+  stallSeconds: 30,
   deadly: 2_000,
   log: null,
 };
 
 export const USAGE =
-  'npm run history -- [--seconds 30] [--seed 1] [--rounds 1] [--lanes few|many|none] [--runs 1|20] [--no-faults] [--runners 3] [--spawners 2] [--lease-ms 1000] [--poll-ms 2000] [--deadly 2000] [--log file]';
+  'npm run history -- [--seconds 30] [--seed 1] [--rounds 1] [--lanes few|many|none] [--runs 1|20] [--no-faults] [--runners 3] [--spawners 2] [--lease-ms 1000] [--poll-ms 2000] [--stall-seconds 30] [--deadly 2000] [--log file]';
 
 /** @throws {Error} naming the wrong argument */
 export function parseSettings(args: readonly string[]): Settings {
@@ -50,7 +53,14 @@ export function parseSettings(args: readonly string[]): Settings {
     args: [...args],
     options: {
       ...{ seconds: text, seed: text, rounds: text, lanes: text, runs: text, runners: text, spawners: text },
-      ...{ 'lease-ms': text, 'poll-ms': text, deadly: text, log: text, 'no-faults': { type: 'boolean' } },
+      ...{
+        'lease-ms': text,
+        'poll-ms': text,
+        'stall-seconds': text,
+        deadly: text,
+        log: text,
+        'no-faults': { type: 'boolean' },
+      },
     },
   });
   return {
@@ -64,6 +74,7 @@ export function parseSettings(args: readonly string[]): Settings {
     spawners: number(values.spawners, 'spawners') ?? DEFAULTS.spawners,
     leaseMs: number(values['lease-ms'], 'lease-ms') ?? DEFAULTS.leaseMs,
     pollMs: number(values['poll-ms'], 'poll-ms') ?? DEFAULTS.pollMs,
+    stallSeconds: number(values['stall-seconds'], 'stall-seconds') ?? DEFAULTS.stallSeconds,
     deadly: number(values.deadly, 'deadly') ?? DEFAULTS.deadly,
     log: values.log ?? null,
   };

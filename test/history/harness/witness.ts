@@ -41,16 +41,22 @@ const WITNESSES: readonly Witness[] = [
     facts: `'runner', OLD.runner_id::text, 'lease', OLD.number`,
   },
   {
+    type: 'stopping',
+    of: 'UPDATE ON nestmq.runner',
+    when: 'NEW.stopping AND NOT OLD.stopping',
+    facts: `'runner', NEW.id::text`,
+  },
+  {
     type: 'gone',
     of: 'UPDATE ON nestmq.runner',
     when: 'OLD.dead_at IS NULL AND NEW.dead_at IS NOT NULL',
-    facts: `'runner', NEW.id::text, 'stopping', NEW.stopping`,
+    facts: `'runner', NEW.id::text`,
   },
   {
     type: 'gone',
     of: 'DELETE ON nestmq.runner',
     when: 'OLD.dead_at IS NULL',
-    facts: `'runner', OLD.id::text, 'stopping', OLD.stopping`,
+    facts: `'runner', OLD.id::text`,
   },
 ];
 

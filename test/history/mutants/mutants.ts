@@ -21,15 +21,19 @@ export type Proof =
   | { readonly test: readonly [file: string, name: string] };
 
 const STATEMENTS = 'libs/queue/src/statements';
+const QUIET = ['--no-faults', '--seconds', '20'] as const;
+/** Nothing is found by polling, nothing by the look around that a rescue brings. */
+const UNPOLLED = [...QUIET, '--poll-ms', '60000', '--stall-seconds', '10', '--runners', '2', '--deadly', '1000000'];
+
+const noLock: Patch = {
+  file: `${STATEMENTS}/transaction.ts`,
+  find: 'return `SELECT pg_advisory_xact_lock(${lockKey(schema, channel)})`;',
+  replace: 'return `SELECT ${lockKey(schema, channel)}`;',
+};
 
 export const MUTANTS: readonly Mutant[] = [
   {
-    name: 'the fence: the stamp of the run',
-    patches: [{ file: `${STATEMENTS}/settle-jobs.ts`, find: '\n      AND job.run = done.run', replace: '' }],
-    proofs: [{ history: ['--seconds', '60', '--lanes', 'none'] }],
-  },
-  {
-    name: 'the fence: the stamp of the run and the lease',
+    name: 'the fence',
     patches: [
       {
         file: `${STATEMENTS}/settle-jobs.ts`,
@@ -40,37 +44,93 @@ export const MUTANTS: readonly Mutant[] = [
     proofs: [{ history: ['--seconds', '60', '--lanes', 'none'] }],
   },
   {
-    name: 'the mutual exclusion of claims',
-    patches: [
-      {
-        file: `${STATEMENTS}/transaction.ts`,
-        find: '`${begin}; SELECT pg_advisory_xact_lock(${lockKey(schema, channel)})`',
-        replace: '`${begin}; SELECT ${lockKey(schema, channel)}`',
-      },
-    ],
-    proofs: [{ history: ['--seconds', '20', '--lanes', 'none', '--no-faults'] }],
+    name: 'the run in the fence',
+    patches: [{ file: `${STATEMENTS}/settle-jobs.ts`, find: '\n      AND job.run = done.run', replace: '' }],
+    proofs: [{ test: ['test/settle.e2e-spec.ts', 'that waited for a rescuer deletes nothing of the next runner'] }],
   },
   {
-    name: 'the recorded start of last attempts',
+    name: 'the lease in the fence',
     patches: [
       {
-        file: `${STATEMENTS}/claim-jobs.ts`,
-        find: 'least(jobs, ${SLOTS}), hi_due_at',
-        replace: '0, hi_due_at',
+        file: `${STATEMENTS}/settle-jobs.ts`,
+        find: '\n      AND EXISTS (SELECT FROM held_lease WHERE held_lease.number = done.lease)',
+        replace: '',
       },
     ],
-    proofs: [{ history: ['--seconds', '20', '--lanes', 'none', '--no-faults', '--deadly', '100'] }],
+    proofs: [{ test: ['test/settle.e2e-spec.ts', 'refuses a runner that carries the number of a lease'] }],
+  },
+  {
+    name: 'the mutual exclusion of claims of jobs',
+    patches: [noLock],
+    proofs: [{ history: [...QUIET, '--lanes', 'none'] }],
+  },
+  {
+    name: 'the mutual exclusion of claims of lanes',
+    patches: [
+      noLock,
+      {
+        file: `${STATEMENTS}/claim-lanes.ts`,
+        find: 'WHERE lane.runner_id IS NULL AND lane.blocked_by IS NULL\n    RETURNING key',
+        replace: 'RETURNING key',
+      },
+    ],
+    proofs: [{ history: [...QUIET, '--lanes', 'few'] }],
+  },
+  {
+    name: 'the head rule: the lowest first',
+    patches: [
+      {
+        file: `${STATEMENTS}/claim-lanes.ts`,
+        find: 'ORDER BY seq, position\n      LIMIT ${RUN}',
+        replace: 'ORDER BY due_at LIMIT ${RUN}',
+      },
+      {
+        file: `${STATEMENTS}/claim-lanes.ts`,
+        find: 'row_number() OVER (PARTITION BY lane_ordinal ORDER BY seq, position)',
+        replace: 'row_number() OVER (PARTITION BY lane_ordinal ORDER BY due_at)',
+      },
+    ],
+    proofs: [{ history: [...QUIET, '--lanes', 'few'] }],
+  },
+  {
+    name: 'the head rule: a waiting head holds its lane',
+    patches: [
+      {
+        file: `${STATEMENTS}/claim-lanes.ts`,
+        find: 'AND key = candidate.key AND position IS NOT NULL',
+        replace: 'AND key = candidate.key AND position IS NOT NULL AND due_at <= statement_timestamp()',
+      },
+    ],
+    proofs: [{ history: [...QUIET, '--lanes', 'few', '--runs', '20'] }],
+  },
+  {
+    name: 'the recorded start of jobs',
+    patches: [
+      { file: `${STATEMENTS}/claim-jobs.ts`, find: 'least(jobs, ${SLOTS}), hi_due_at', replace: '0, hi_due_at' },
+    ],
+    proofs: [{ history: [...QUIET, '--lanes', 'none', '--deadly', '100'] }],
   },
   {
     name: 'the recorded start of suspects',
     patches: [
       {
         file: `${STATEMENTS}/claim-jobs.ts`,
-        find: 'ARRAY[id], ARRAY[run], 1, due_at, id FROM free',
-        replace: 'ARRAY[id], ARRAY[run], 0, due_at, id FROM free',
+        find: 'THEN ARRAY[given_seq] END, 1, due_at',
+        replace: 'THEN ARRAY[given_seq] END, 0, due_at',
       },
     ],
-    proofs: [{ history: ['--seconds', '20', '--lanes', 'none', '--no-faults', '--deadly', '100'] }],
+    proofs: [{ history: [...QUIET, '--lanes', 'none', '--deadly', '100'] }],
+  },
+  {
+    name: 'the recorded start of heads of lanes',
+    patches: [
+      {
+        file: `${STATEMENTS}/claim-lanes.ts`,
+        find: "count(*) FILTER (WHERE starts), 'epoch', 0",
+        replace: "0, 'epoch', 0",
+      },
+    ],
+    proofs: [{ history: [...QUIET, '--lanes', 'many', '--deadly', '100'] }],
   },
   {
     name: 'the second look after a late commit',
@@ -81,6 +141,17 @@ export const MUTANTS: readonly Mutant[] = [
         replace: 'void from;',
       },
     ],
-    proofs: [{ history: ['--seconds', '20', '--lanes', 'none', '--no-faults', '--poll-ms', '60000'] }],
+    proofs: [{ history: [...UNPOLLED, '--lanes', 'none'] }],
+  },
+  {
+    name: 'the second look at a lane that has come to rest',
+    patches: [
+      {
+        file: 'libs/queue/src/settle/settler.ts',
+        find: 'this.resting.push(...freed.filter(({ message }) => message === null));',
+        replace: '',
+      },
+    ],
+    proofs: [{ history: [...UNPOLLED, '--lanes', 'many'] }],
   },
 ];

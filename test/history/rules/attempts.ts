@@ -3,10 +3,10 @@ import type { Job, Run } from '../history.js';
 import type { Promises, Rule, Violation } from './violation.js';
 
 /**
- * Attempts count starts, from 1. Two starts have the same number only when the first was lost together with its process,
- * and then either that process was shutting down, or nothing was recorded of the start. That may happen to a job which
- * was taken ahead of a slot, once: after that it is a suspect, and the starts of suspects and of last attempts are
- * recorded before they happen.
+ * Attempts count starts, from 1. Two starts have the same number only when the process of the first was shutting down,
+ * or when it was lost and nothing had been recorded of that start. The latter may happen to a job which was taken ahead
+ * of a slot, once: after that it is a suspect, and the starts of suspects and of last attempts are recorded before they
+ * happen.
  */
 export const attemptsAreCounted: Rule = function* ({ jobs }, promises) {
   for (const job of jobs.values()) {
@@ -28,10 +28,9 @@ export const attemptsAreCounted: Rule = function* ({ jobs }, promises) {
 };
 
 function mayBeUncounted(run: Run, before: Run | undefined, limit: number, { strict }: Promises): boolean {
-  if (run.lostWith === null) return false;
-  if (run.lostWith.stopping) return true;
-  const suspect = before?.lostWith?.stopping === false;
-  return !strict && !suspect && run.start.attempt < limit;
+  if (run.inShutdown) return true;
+  const suspect = before !== undefined && before.lostWith !== null && !before.inShutdown;
+  return run.lostWith !== null && !strict && !suspect && run.start.attempt < limit;
 }
 
 const attempts = ({ id }: Job, what: string): Violation => ({
