@@ -27,8 +27,10 @@ export type {
 export { RejectJob, RetryAfter, SnoozeJob } from './job/steering.js';
 
 export { JobSpawner } from './spawn/job-spawner.js';
+export { Reservation } from './spawn/reservation.js';
 export type {
   HandlerMethod,
+  HoldOption,
   JobSpawnOptions,
   PayloadOf,
   SpawnItem,
@@ -43,6 +45,7 @@ export type { ClearOptions } from './inspect/clear-channels.js';
 export type { WaitOptions } from './inspect/job-waiter.js';
 export type { ChannelStats, JobRecord } from './statements/inspect-jobs.js';
 export type { JobFacts, QueueEvent } from './job/events.js';
+export type { ReservationReason } from './job/errors.js';
 export type { RunOneOptions, RunOneResult } from './job/run-one.js';
 export type { DeadReason } from './job/outcome.js';
 
@@ -60,6 +63,7 @@ export {
   PayloadTooLargeError,
   QueueClosedError,
   QueueError,
+  ReservationError,
   SchemaMissingError,
   SpawnItemError,
   TransactionAbortedError,

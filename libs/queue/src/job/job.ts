@@ -10,8 +10,8 @@ export type Json = string | number | boolean | null | readonly Json[] | { readon
 
 /**
  * State of a job as it is stored. `waiting` covers scheduled, ready and retrying jobs, which differ in their due time
- * only; `running` is a waiting job that a lease names. `held`, `cancelled`, `reprocessing`, `resolved` and `discarded`
- * belong to two-phase commit, cancellation and dead letters.
+ * only; `running` is a waiting job that a lease names; `held` is one that was spawned with `hold` and not yet
+ * committed. `cancelled`, `reprocessing`, `resolved` and `discarded` belong to cancellation and dead letters.
  */
 export type JobState =
   'held' | 'waiting' | 'running' | 'completed' | 'cancelled' | 'dead' | 'reprocessing' | 'resolved' | 'discarded';

@@ -6,6 +6,7 @@ import type { RegisteredHandler } from '../job/handler.js';
 import { checkBoolean, checkKey, checkName, checkPriority, checkRetries } from '../job/names.js';
 import { validatePayload } from '../job/validate-payload.js';
 import type { NewJob } from '../statements/insert-jobs.js';
+import { holdMsOf } from './reservation.js';
 import type { JobSpawnOptions } from './spawn-options.js';
 
 /** Whom a job is for: a handler of this application, or a bare name where open names are allowed. */
@@ -22,6 +23,7 @@ const KNOWN_OPTIONS = new Set<string>([
   'bytes',
   'metadata',
   'ordered',
+  'hold',
 ] satisfies (keyof JobSpawnOptions)[]);
 
 const OPEN_NAME_RETRIES = 4;
@@ -57,6 +59,7 @@ export async function prepareJob(
     backoff: options.backoff === undefined ? null : checkBackoff(options.backoff),
     delayMs: options.delay === undefined ? 0 : durationMs(options.delay, 'delay'),
     runAtMs: options.runAt === undefined ? null : checkRunAt(options.runAt),
+    holdMs: options.hold === undefined ? null : holdMsOf(options.hold, 'hold'),
     payload: encoded,
     bytes,
     metadata,
