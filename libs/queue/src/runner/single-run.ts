@@ -167,7 +167,14 @@ export class SingleRun {
       blocked: () => undefined,
       rescued: () => undefined,
     };
-    return new Membership(settings, book, connection, (work) => connection.transaction(work), events, logger);
+    return new Membership(
+      settings,
+      book,
+      connection,
+      (work, start) => connection.transaction(work, start),
+      events,
+      logger,
+    );
   }
 
   /** The lease of the run has passed: its job goes back, also when no other process is there to see to it. */
