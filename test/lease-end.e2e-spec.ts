@@ -296,6 +296,124 @@ describe('a checkpoint’s keepAlive', () => {
   });
 });
 
+describe('an ordered job with a lease that ends', () => {
+  /** The lanes as they stand, without times. */
+  const lanes = (): Promise<unknown[]> =>
+    tables.sql(
+      `SELECT key, last_seq::int, runner_id IS NOT NULL AS leased, blocked_by IS NOT NULL AS blocked FROM nestmq.lane ORDER BY key`,
+    );
+
+  it('is run again before those behind it, with the same number, by the process whose first run still hangs', async () => {
+    const hung = gate();
+    const app = await startWork((job) => (job.payload === 1 && job.attempt === 1 ? hung.opened : undefined), {
+      ordered: true,
+      keepAlive: false,
+      retention: '1h',
+    });
+    const ids = await app.jobs.spawnMany([0, 1, 2, 3].map((payload) => ({ name: 'work', payload, key: 'k' })));
+    await until(async () => (await app.queue.get(ids[3]!.id))?.state === 'completed', {
+      what: 'the last is completed',
+    });
+    expect(app.runs.map(({ payload, attempt, seq }) => [payload, attempt, seq])).toEqual([
+      [0, 1, 1],
+      [1, 1, 2],
+      [1, 2, 2],
+      [2, 1, 3],
+      [3, 1, 4],
+    ]);
+    hung.open();
+    await until(() => has(app, 'lease-lost'), { what: 'the run that hung has ended' });
+    await until(() => tables.drained(), { what: 'every lease is gone' });
+    expect(app.runs).toHaveLength(5);
+    expect(await lanes()).toEqual([{ key: 'k', last_seq: 4, leased: false, blocked: false }]);
+    await app.close();
+  });
+
+  it.each([
+    ['skip', [1, 2, 3], false],
+    ['block', [1], true],
+  ] as const)('that was its last lets its lane go on, or wait: onDead %s', async (onDead, seqs, blocked) => {
+    const app = await startWork((job) => (job.payload === 0 ? untilAborted(job) : undefined), {
+      ordered: true,
+      onDead,
+      keepAlive: false,
+      retries: 0,
+    });
+    const [head] = await app.jobs.spawnMany([0, 1, 2].map((payload) => ({ name: 'work', payload, key: 'k' })));
+    await until(async () => (await app.queue.get(head!.id))?.state === 'dead', { what: 'the head is dead' });
+    expect(await app.queue.get(head!.id)).toMatchObject({ reason: 'lease expired', seq: 1 });
+    await until(async () => (await tables.number('SELECT count(*) FROM nestmq.job')) === (blocked ? 2 : 0), {
+      what: 'those behind it are done, or wait',
+    });
+    await until(async () => (await tables.number('SELECT count(*) FROM nestmq.lease')) === 0, {
+      what: 'no lease is left',
+    });
+    expect(app.runs.map(({ seq }) => seq)).toEqual(seqs);
+    expect(await lanes()).toEqual([{ key: 'k', last_seq: seqs.length, leased: false, blocked }]);
+    await app.close();
+  });
+
+  it('and jobs before it: their ends are durable before its lease has an end', async () => {
+    // Jobs so fast that the next starts before the end of the one before is written.
+    const app = await startWork(
+      async (job) => {
+        const before = await tables.number('SELECT count(*) FROM nestmq.job WHERE position < $1', [job.id]);
+        seen.push(before);
+      },
+      { ordered: true, keepAlive: false },
+    );
+    const seen: number[] = [];
+    await app.jobs.spawnMany(Array.from({ length: 30 }, (_, n) => ({ name: 'work', payload: n, key: 'k' })));
+    await until(() => tables.drained(), { what: 'nothing is left' });
+    expect(seen).toEqual(Array.from({ length: 30 }, () => 0));
+    await app.close();
+  });
+
+  it('of which the process is killed -9 is run by another one, in order', async () => {
+    const sender = await startApp({ ...database, queue: { runner: false, openNames: true } });
+    const payloads = [{ blockMs: 60_000 }, {}, {}];
+    await sender.jobs.spawnMany(
+      payloads.map((payload) => ({ name: 'work', payload, channel: 'work', key: 'k', ordered: true })),
+    );
+    await sender.close();
+    const child = startChild('checkpoint-worker.ts', { URL: database.url, KEEP_ALIVE: 'false' });
+    await child.message((message) => message === 'stored', 'the first runs in the other process');
+    await child.kill();
+    const app = await startWork(() => undefined, { ordered: true, keepAlive: false });
+    await until(() => app.runs.length === 3, { what: 'this process has run them', timeoutMs: 20_000 });
+    expect(app.runs.map(({ seq, attempt }) => [seq, attempt])).toEqual([
+      [1, 2],
+      [2, 1],
+      [3, 1],
+    ]);
+    await until(() => tables.drained(), { what: 'nothing is left' });
+    await app.close();
+  }, 60_000);
+});
+
+describe('a checkpoint or a completion in a lane', () => {
+  it('is written only when the ends of the jobs before it are: none of them can come behind it', async () => {
+    const before: number[] = [];
+    const count = async (job: Job): Promise<void> => {
+      before.push(await tables.number('SELECT count(*) FROM nestmq.job WHERE position < $1', [job.id]));
+    };
+    const app = await startWork(
+      async (job) => {
+        const way = (job.payload as number) % 3;
+        if (way === 1) await job.checkpoint({ payload: job.payload });
+        if (way === 2) await job.complete();
+        if (way > 0) await count(job);
+      },
+      { ordered: true },
+    );
+    await app.jobs.spawnMany(Array.from({ length: 60 }, (_, n) => ({ name: 'work', payload: n, key: 'k' })));
+    await until(() => tables.drained(), { what: 'nothing is left' });
+    expect(before).toEqual(Array.from({ length: 40 }, () => 0));
+    expect(app.runs.map(({ seq }) => seq)).toEqual(Array.from({ length: 60 }, (_, n) => n + 1));
+    await app.close();
+  });
+});
+
 describe('rescueExpired', () => {
   it('by several rescuers at once ends each run once, and none whose end is ahead or missing', async () => {
     await tables.sql(

@@ -44,8 +44,8 @@ export interface SettlerEvents {
 /** Runs that one transaction settles at most. */
 const BATCH = 1_000;
 
-/** How often a completion is looked at whose transaction is still open when its handler has returned. */
-const OPEN_TRANSACTION_DELAY_MS = 200;
+/** How often it is looked whether somebody else's transaction has ended: the handler's, or a rescuer's. */
+const LOOK_AGAIN_MS = 200;
 
 /**
  * Writes outcomes, as many in one transaction as have gathered while the last one was under way. Nothing waits for a
@@ -79,12 +79,6 @@ export class Settler {
     this.enqueue(settlementOf(run));
   }
 
-  /** Nothing is to be written of a run whose lease has ended by itself: only its lease counts one job less. */
-  abandon(job: ClaimedJob): void {
-    this.settled(job);
-    if (this.endedLeases.length > 0) this.hurry();
-  }
-
   /** Gives a lane back, behind the settlements of its jobs. */
   endLane(entry: LaneEnd): void {
     this.enqueue({ write: 'end-lane', entry });
@@ -92,10 +86,6 @@ export class Settler {
 
   private enqueue(settlement: Settlement | LaneSettlement): void {
     this.waiting.push(settlement);
-    this.hurry();
-  }
-
-  private hurry(): void {
     if (this.working) return;
     this.working = true;
     // After this turn of the event loop: what ends in the same turn goes out together.
@@ -265,9 +255,11 @@ export class Settler {
    * rescuer has put it back since.
    */
   private confirmed(confirm: readonly Of<'confirm'>[], unsettled: ReadonlyMap<string, boolean>): void {
-    for (const { run: ended, entry, otherwise } of confirm) {
+    for (const settlement of confirm) {
+      const { run: ended, entry, otherwise } = settlement;
       const mine = unsettled.get(entry.id);
-      if (mine) this.waiting.push(otherwise);
+      if (mine && otherwise === null) this.lookLater(settlement);
+      else if (mine) this.waiting.push(otherwise!);
       else {
         this.settled(ended.job);
         this.events.settled({ run: ended, result: mine === undefined ? 'completed-by-handler' : 'lost' });
@@ -277,10 +269,14 @@ export class Settler {
 
   /** The row is locked: the handler returned and left its transaction open. Its end decides, whenever it comes. */
   private confirmLater(otherwise: Settlement): void {
+    this.lookLater({ run: otherwise.run, write: 'confirm', entry: otherwise.entry, otherwise });
+  }
+
+  private lookLater(confirm: Of<'confirm'>): void {
     const timer = setTimeout(() => {
       this.openTransactions.delete(timer);
-      this.enqueue({ run: otherwise.run, write: 'confirm', entry: otherwise.entry, otherwise });
-    }, OPEN_TRANSACTION_DELAY_MS);
+      this.enqueue(confirm);
+    }, LOOK_AGAIN_MS);
     this.openTransactions.add(timer);
   }
 
