@@ -178,7 +178,7 @@ const hot: [string, (generic: boolean) => Promise<Node[]>, string[], number][] =
   ['prune_jobs', (g) => nodesOf(pruneJobs, {}, g), ['finished_job_delete_at'], 50],
   ['commit_holds', (g) => nodesOf(commitHolds, { ids: held }, g), ['job_pkey'], 500],
   ['keep_holds', (g) => nodesOf(keepHolds, { ids: held, holdMs: 5 }, g), ['job_pkey'], 500],
-  ['release_holds', (g) => nodesOf(releaseHolds, { ids: held }, g), ['job_pkey'], 500],
+  ['release_holds', (g) => nodesOf(releaseHolds, { ids: held, notifyChannel: null }, g), ['job_pkey'], 500],
   ['expire_holds', (g) => nodesOf(expireHolds, {}, g), ['job_held', 'job_pkey'], 2 * HELD],
   [
     'clear_jobs',
