@@ -101,3 +101,18 @@ function dead(
     keepMs,
   };
 }
+
+/** The settlements that one statement writes. */
+export type SettlementBy<Write extends Settlement['write']> = Extract<Settlement, { write: Write }>;
+
+/** By what they are written. */
+export function divide(batch: readonly Settlement[]): {
+  complete: SettlementBy<'complete'>[];
+  finish: SettlementBy<'finish'>[];
+  requeue: SettlementBy<'requeue'>[];
+  confirm: SettlementBy<'confirm'>[];
+} {
+  const divided = { complete: [], finish: [], requeue: [], confirm: [] } as ReturnType<typeof divide>;
+  for (const settlement of batch) (divided[settlement.write] as Settlement[]).push(settlement);
+  return divided;
+}

@@ -16,7 +16,14 @@ import {
 } from '../statements/settle-jobs.js';
 import { endLanes, repairLanes, type FreedLaneRow, type LaneEnd, type LaneName } from '../statements/lanes.js';
 import { run, type SqlClient } from '../statements/statement.js';
-import { settlementOf, type EndedRun, type LaneSettlement, type Settlement } from './settlement.js';
+import {
+  divide,
+  settlementOf,
+  type EndedRun,
+  type LaneSettlement,
+  type Settlement,
+  type SettlementBy,
+} from './settlement.js';
 
 /** What came of a settlement, told to the runner. */
 export type Settled =
@@ -254,7 +261,7 @@ export class Settler {
    * A job that is gone was completed by its handler; one that is there was not, or its transaction is still open, or a
    * rescuer has put it back since.
    */
-  private confirmed(confirm: readonly Of<'confirm'>[], unsettled: ReadonlyMap<string, boolean>): void {
+  private confirmed(confirm: readonly SettlementBy<'confirm'>[], unsettled: ReadonlyMap<string, boolean>): void {
     for (const settlement of confirm) {
       const { run: ended, entry, otherwise } = settlement;
       const mine = unsettled.get(entry.id);
@@ -262,7 +269,8 @@ export class Settler {
       else if (mine) this.waiting.push(otherwise!);
       else {
         this.settled(ended.job);
-        this.events.settled({ run: ended, result: mine === undefined ? 'completed-by-handler' : 'lost' });
+        const completed = mine === undefined && otherwise !== null;
+        this.events.settled({ run: ended, result: completed ? 'completed-by-handler' : 'lost' });
       }
     }
   }
@@ -272,7 +280,7 @@ export class Settler {
     this.lookLater({ run: otherwise.run, write: 'confirm', entry: otherwise.entry, otherwise });
   }
 
-  private lookLater(confirm: Of<'confirm'>): void {
+  private lookLater(confirm: SettlementBy<'confirm'>): void {
     const timer = setTimeout(() => {
       this.openTransactions.delete(timer);
       this.enqueue(confirm);
@@ -287,16 +295,3 @@ export class Settler {
 
 const runnerOf = (entry: Settlement | LaneSettlement): string =>
   entry.write === 'end-lane' ? entry.entry.runner : entry.run.job.runner;
-
-type Of<Write extends Settlement['write']> = Extract<Settlement, { write: Write }>;
-
-function divide(batch: readonly Settlement[]): {
-  complete: Of<'complete'>[];
-  finish: Of<'finish'>[];
-  requeue: Of<'requeue'>[];
-  confirm: Of<'confirm'>[];
-} {
-  const divided = { complete: [], finish: [], requeue: [], confirm: [] } as ReturnType<typeof divide>;
-  for (const settlement of batch) (divided[settlement.write] as Settlement[]).push(settlement);
-  return divided;
-}
