@@ -353,22 +353,6 @@ describe('an ordered job with a lease that ends', () => {
     await app.close();
   });
 
-  it('and jobs before it: their ends are durable before its lease has an end', async () => {
-    // Jobs so fast that the next starts before the end of the one before is written.
-    const app = await startWork(
-      async (job) => {
-        const before = await tables.number('SELECT count(*) FROM nestmq.job WHERE position < $1', [job.id]);
-        seen.push(before);
-      },
-      { ordered: true, keepAlive: false },
-    );
-    const seen: number[] = [];
-    await app.jobs.spawnMany(Array.from({ length: 30 }, (_, n) => ({ name: 'work', payload: n, key: 'k' })));
-    await until(() => tables.drained(), { what: 'nothing is left' });
-    expect(seen).toEqual(Array.from({ length: 30 }, () => 0));
-    await app.close();
-  });
-
   it('of which the process is killed -9 is run by another one, in order', async () => {
     const sender = await startApp({ ...database, queue: { runner: false, openNames: true } });
     const payloads = [{ blockMs: 60_000 }, {}, {}];
@@ -391,26 +375,80 @@ describe('an ordered job with a lease that ends', () => {
   }, 60_000);
 });
 
-describe('a checkpoint or a completion in a lane', () => {
-  it('is written only when the ends of the jobs before it are: none of them can come behind it', async () => {
-    const before: number[] = [];
-    const count = async (job: Job): Promise<void> => {
-      before.push(await tables.number('SELECT count(*) FROM nestmq.job WHERE position < $1', [job.id]));
-    };
+describe('behind a job whose end is not written yet', () => {
+  /** Of one lane, claimed together: the first ends while its row is locked, so that its end cannot be written. */
+  async function secondBehindLockedFirst(
+    second: (job: Job, app: TestApp) => Promise<unknown>,
+    options: HandlerOptions = {},
+  ): Promise<string[]> {
+    const log: string[] = [];
+    const locked = gate();
     const app = await startWork(
       async (job) => {
-        const way = (job.payload as number) % 3;
-        if (way === 1) await job.checkpoint({ payload: job.payload });
-        if (way === 2) await job.complete();
-        if (way > 0) await count(job);
+        if (job.payload === 'first') await locked.opened;
+        if (job.payload !== 'second') return;
+        log.push('second starts');
+        await second(job, app);
+        log.push('second has written');
       },
-      { ordered: true },
+      { ordered: true, ...options },
+      // Handlers as fast as these are claimed as a run.
+      { ...POLLING_OFF, prefetchMs: 1_000 },
     );
-    await app.jobs.spawnMany(Array.from({ length: 60 }, (_, n) => ({ name: 'work', payload: n, key: 'k' })));
-    await until(() => tables.drained(), { what: 'nothing is left' });
-    expect(before).toEqual(Array.from({ length: 40 }, () => 0));
-    expect(app.runs.map(({ seq }) => seq)).toEqual(Array.from({ length: 60 }, (_, n) => n + 1));
+    await app.jobs.spawnMany(Array.from({ length: 50 }, () => ({ name: 'work', payload: 'warms up', key: 'w' })));
+    await until(() => tables.drained(), { what: 'the rate is measured' });
+    const [first] = await app.jobs.spawnMany(
+      ['first', 'second'].map((payload) => ({ name: 'work', payload, key: 'k' })),
+    );
+    await until(() => app.runs.some(({ payload }) => payload === 'first'), { what: 'the first runs' });
+    expect(await tables.sql('SELECT cardinality(job_ids) AS jobs FROM nestmq.lease')).toEqual([{ jobs: 2 }]);
+    const session = await openSession(database.url);
+    await session.pg.query('BEGIN');
+    await session.pg.query('SELECT FROM nestmq.job WHERE id = $1 FOR UPDATE', [first!.id]);
+    locked.open();
+    await until(
+      () =>
+        tables.number(
+          `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`,
+        ),
+      {
+        what: 'the end of the first waits',
+      },
+    );
+    // As much as the second could do meanwhile.
+    for (let n = 0; n < 20; n += 1) await app.dataSource.transaction((manager) => manager.query('SELECT 1'));
+    log.push('first is written');
+    await session.pg.query('ROLLBACK');
+    await until(() => tables.drained(), { what: 'both are completed' });
     await app.close();
+    return log;
+  }
+
+  const inOrder = ['second starts', 'first is written', 'second has written'];
+
+  it.each<[string, (job: Job, app: TestApp) => Promise<unknown>]>([
+    [
+      'a completion in a transaction',
+      (job, { dataSource }) => dataSource.transaction((manager) => job.complete({ manager })),
+    ],
+    ['a completion', (job) => job.complete()],
+    [
+      'a checkpoint in a transaction',
+      (job, { dataSource }) => dataSource.transaction((manager) => job.checkpoint({ payload: 'x' }, { manager })),
+    ],
+    ['a checkpoint', (job) => job.checkpoint({ payload: 'x' })],
+    ['the end of a lease', (job) => job.keepAlive('1m')],
+  ])('%s waits for it', async (_, write) => {
+    expect(await secondBehindLockedFirst(write)).toEqual(inOrder);
+  });
+
+  it('no run begins whose lease has an end', async () => {
+    const nothing = (): Promise<void> => Promise.resolve();
+    expect(await secondBehindLockedFirst(nothing, { keepAlive: false })).toEqual([
+      'first is written',
+      'second starts',
+      'second has written',
+    ]);
   });
 });
 
