@@ -91,7 +91,6 @@ export class QueueRunner {
       ended: (ended) => this.onEnded(ended),
       laneEnded: (end) => this.settler.endLane(end),
       leaseEnded: () => this.expectExpired(),
-      abandoned: (job) => this.settler.abandon(job),
       wanting: () => this.claims.wake(),
     });
     this.feeds = new Feeds(this.runs.handlerGroups(), channels && new Set(channels));

@@ -57,7 +57,6 @@ export class SingleRun {
         port: new RunWriter(settings, this.connection),
         ended: (ended) => this.settler.settle(ended),
         leaseEnded: () => void this.rescue(),
-        abandoned: (job) => this.settler.abandon(job),
         laneEnded: (end) => this.settler.endLane(end),
         wanting: () => undefined,
       },
