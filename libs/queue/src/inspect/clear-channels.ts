@@ -11,6 +11,7 @@ export interface ClearOptions {
 
 export interface ClearPorts {
   readonly schema: string;
+  readonly wake: (messages: readonly string[]) => void;
   readonly write: <T>(work: (client: SqlClient) => Promise<T>, begin: string) => Promise<T>;
 }
 
@@ -29,7 +30,7 @@ const CHANNELS_AT_ONCE = 100;
  * @throws {ChannelBusyError} when something runs; nothing was deleted
  */
 export async function clearChannels(
-  { schema, write }: ClearPorts,
+  { schema, write, wake }: ClearPorts,
   channels: readonly string[],
   { keepRunning = false }: ClearOptions,
 ): Promise<number> {
@@ -45,6 +46,7 @@ export async function clearChannels(
       const params: ClearParams = { channels: group, idle, upTo, limit: CHUNK };
       [row] = (await write((client) => run(client, clearJobs, params), start)) as [ClearedRow];
       if (row.busy.length > 0) throw new ChannelBusyError(row.busy, row.running);
+      if (row.messages.length > 0) wake(row.messages);
       ({ upTo } = row);
       idle = [];
       total += row.cleared;

@@ -119,7 +119,7 @@ export class QueueRunner {
       (work) => this.transact(work),
       {
         surveyed: (rows) => this.onSurveyed(rows),
-        swept: (messages) => this.onLanesSeen(messages),
+        lanesFreed: (messages) => this.onLanesSeen(messages),
         rescue: () => this.rescue(),
       },
       logger,
