@@ -1,4 +1,5 @@
 import { inFeed } from './job-columns.js';
+import type { LaneName } from './lanes.js';
 import { defineStatement } from './statement.js';
 
 export interface ClearParams {
@@ -14,6 +15,8 @@ export interface ClearedRow {
   /** Free jobs that it has come upon: fewer than the limit when there are no more. */
   readonly found: number;
   readonly cleared: number;
+  /** Lanes in which one of them stood. */
+  readonly lanes: readonly LaneName[];
   readonly upTo: string;
   /** Those of `idle` that are not, and how many jobs run there. */
   readonly busy: readonly string[];
@@ -70,7 +73,7 @@ export const clearJobs = defineStatement<ClearParams, ClearedRow>({
     FROM found JOIN ${schema}.job ON job.id = found.id AND job.run = found.run
     FOR UPDATE OF job SKIP LOCKED
   ), cleared AS (
-    DELETE FROM ${schema}.job USING locked WHERE job.id = locked.id RETURNING job.id
+    DELETE FROM ${schema}.job USING locked WHERE job.id = locked.id RETURNING job.id, job.channel, job.key, job.position
   ), progress AS (
     DELETE FROM ${schema}.job_progress USING cleared WHERE job_progress.job_id = cleared.id
   )
@@ -79,14 +82,19 @@ export const clearJobs = defineStatement<ClearParams, ClearedRow>({
     (SELECT count(*) FROM cleared),
     (SELECT newest.id FROM newest),
     (SELECT coalesce(json_agg(channel ORDER BY channel), '[]') FROM busy),
-    (SELECT coalesce(sum(running), 0) FROM busy)`,
+    (SELECT coalesce(sum(running), 0) FROM busy),
+    (
+      SELECT json_agg(json_build_object('channel', channel, 'key', key) ORDER BY channel, key)
+      FROM (SELECT DISTINCT channel, key FROM cleared WHERE position IS NOT NULL) AS lane
+    )`,
   values: (p) => [p.channels, p.idle, p.upTo, p.limit],
-  row: ([found, cleared, upTo, busy, running]) => ({
+  row: ([found, cleared, upTo, busy, running, lanes]) => ({
     found: Number(found),
     cleared: Number(cleared),
     upTo: upTo as string,
     busy: busy as string[],
     running: Number(running),
+    lanes: (lanes as LaneName[] | null) ?? [],
   }),
 });
 
