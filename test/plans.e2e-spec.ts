@@ -1,9 +1,12 @@
 import { beforeAll, describe, expect, it, jest } from '@jest/globals';
+import { checkpointJob, findRun } from '../libs/queue/src/statements/checkpoint-job.js';
 import { claimJobs, claimJobsByKey, claimSuspect } from '../libs/queue/src/statements/claim-jobs.js';
 import { clearJobs } from '../libs/queue/src/statements/clear-jobs.js';
 import { insertJobs } from '../libs/queue/src/statements/insert-jobs.js';
 import { getJob } from '../libs/queue/src/statements/inspect-jobs.js';
 import { pruneJobs } from '../libs/queue/src/statements/prune-jobs.js';
+import { pruneProgress, reportProgress } from '../libs/queue/src/statements/report-progress.js';
+import { rescueExpired } from '../libs/queue/src/statements/rescue-expired.js';
 import { rescueJobs } from '../libs/queue/src/statements/rescue-jobs.js';
 import { commitHolds, expireHolds, keepHolds, releaseHolds } from '../libs/queue/src/statements/reservations.js';
 import { completeJobs, findUnsettled, finishJobs, requeueJobs } from '../libs/queue/src/statements/settle-jobs.js';
@@ -103,6 +106,7 @@ const finish = {
   seq: null,
   keepMs: null,
 } as const;
+const ownRun = { runner: '1', fence: entries[0]! };
 const claim = { runner: '2', lease: 1, channel: 'c1', priority: 0, names: ['n'], limit: 500, slots: 32 };
 const after = { micros: 0, id: '0' };
 const job = {
@@ -151,6 +155,26 @@ const hot: [string, (generic: boolean) => Promise<Node[]>, string[], number][] =
   ['find_unsettled', (g) => nodesOf(findUnsettled, { runner: '1', entries }, g), ['job_pkey'], 300],
   ['insert_jobs', (g) => nodesOf(insertJobs, { jobs: Array.from({ length: 100 }, () => job) }, g), [], 0],
   ['rescue_jobs', (g) => nodesOf(rescueJobs, {}, g), ['job_pkey'], 0],
+  [
+    'checkpoint_job',
+    (g) => nodesOf(checkpointJob, { ...ownRun, checkpoint: { extraRetries: 0, keepAliveMs: 5, payload: '1' } }, g),
+    ['job_pkey', 'lease_pkey'],
+    5,
+  ],
+  ['find_run', (g) => nodesOf(findRun, ownRun, g), ['job_pkey', 'lease_pkey'], 5],
+  [
+    'report_progress',
+    (g) => nodesOf(reportProgress, { ...ownRun, progress: { percent: 5, message: null } }, g),
+    ['job_pkey', 'lease_pkey'],
+    5,
+  ],
+  ['rescue_expired', (g) => nodesOf(rescueExpired, {}, g), ['job_lease_end'], 20],
+  [
+    'prune_progress',
+    (g) => nodesOf(pruneProgress, { after: '0' }, g),
+    ['job_progress_pkey', 'job_pkey', 'finished_job_pkey'],
+    5,
+  ],
   ['prune_jobs', (g) => nodesOf(pruneJobs, {}, g), ['finished_job_delete_at'], 50],
   ['commit_holds', (g) => nodesOf(commitHolds, { ids: held }, g), ['job_pkey'], 500],
   ['keep_holds', (g) => nodesOf(keepHolds, { ids: held, holdMs: 5 }, g), ['job_pkey'], 500],

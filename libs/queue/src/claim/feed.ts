@@ -9,7 +9,8 @@ const LANE_SLACK_MICROS = 1_000;
 const LAST_ID = '9223372036854775807';
 
 /** Just before a place, so that a look behind it finds the job that stands there. */
-export const justBefore = ({ micros }: Position): Position => ({ micros: micros - 1, id: LAST_ID });
+export const justBefore = ({ micros, id }: Position): Position =>
+  id === '0' ? { micros: micros - 1, id: LAST_ID } : { micros, id: String(BigInt(id) - 1n) };
 
 /**
  * What this process knows of one stream of jobs: those of one channel, priority and stream that one group of
@@ -77,6 +78,11 @@ export class Feed {
     else if (place.micros > nowMicros + this.slackMicros)
       this.nextDue = Math.min(this.nextDue ?? Infinity, place.micros);
     else this.mayHaveMore = true;
+  }
+
+  /** A survey has seen a place behind the position of its time. Claims may have passed it since: that is no news. */
+  see(place: Position, nowMicros: number): void {
+    if (comparePositions(place, this.position) > 0) this.tell(place, nowMicros);
   }
 
   /** Makes the feed ready when its next job has become due. */

@@ -1,6 +1,5 @@
 import { ChannelBusyError } from '../job/control-errors.js';
 import { clearJobs, type ClearedRow, type ClearParams } from '../statements/clear-jobs.js';
-import { correctLanes, type LaneName } from '../statements/lanes.js';
 import { run, type SqlClient } from '../statements/statement.js';
 import { beginOwningAll } from '../statements/transaction.js';
 
@@ -12,8 +11,8 @@ export interface ClearOptions {
 
 export interface ClearPorts {
   readonly schema: string;
-  readonly write: <T>(work: (client: SqlClient) => Promise<T>, begin: string) => Promise<T>;
   readonly wake: (messages: readonly string[]) => void;
+  readonly write: <T>(work: (client: SqlClient) => Promise<T>, begin: string) => Promise<T>;
 }
 
 /** What one statement deletes: claims of these channels wait for it. */
@@ -31,11 +30,10 @@ const CHANNELS_AT_ONCE = 100;
  * @throws {ChannelBusyError} when something runs; nothing was deleted
  */
 export async function clearChannels(
-  ports: ClearPorts,
+  { schema, write, wake }: ClearPorts,
   channels: readonly string[],
   { keepRunning = false }: ClearOptions,
 ): Promise<number> {
-  const { schema, write } = ports;
   const all = [...new Set(channels)];
   let idle = keepRunning ? [] : all;
   let upTo: string | null = null;
@@ -48,19 +46,12 @@ export async function clearChannels(
       const params: ClearParams = { channels: group, idle, upTo, limit: CHUNK };
       [row] = (await write((client) => run(client, clearJobs, params), start)) as [ClearedRow];
       if (row.busy.length > 0) throw new ChannelBusyError(row.busy, row.running);
+      if (row.messages.length > 0) wake(row.messages);
       ({ upTo } = row);
       idle = [];
       total += row.cleared;
-      await correct(ports, row.lanes, start);
       // A whole chunk of locked rows: what has them in hand may take its time.
     } while (row.found === CHUNK && row.cleared > 0);
   }
   return total;
-}
-
-/** The heads that their lanes waited for are gone. */
-async function correct({ write, wake }: ClearPorts, lanes: readonly LaneName[], start: string): Promise<void> {
-  if (lanes.length === 0) return;
-  const corrected = await write((client) => run(client, correctLanes, { lanes }), start);
-  wake(corrected.flatMap(({ message }) => message ?? []));
 }

@@ -11,6 +11,7 @@ import { RunWriter } from '../settle/run-writer.js';
 import { Settler, type Settled } from '../settle/settler.js';
 import { run } from '../statements/statement.js';
 import { surveyFeeds } from '../statements/survey-feeds.js';
+import { parseWakeUp } from '../statements/wake-up.js';
 import { JobRuns } from './job-runs.js';
 import { Membership } from './membership.js';
 import type { RunnerParts, RunnerSettings } from './queue-runner.js';
@@ -64,7 +65,8 @@ export class SingleRun {
     this.feeds = new Feeds(this.runs.handlerGroups(), channels && new Set(channels));
     const tellOthers = (messages: readonly string[]): void => this.parts.notifier.send(messages);
     const runnerId = (): string => this.membership.id;
-    this.claimer = new Claimer(this.connection, this.feeds, book, { schema, channels }, runnerId, tellOthers);
+    const onLanesSeen = (messages: readonly string[]): void => this.onLanesSeen(messages);
+    this.claimer = new Claimer(this.connection, this.feeds, book, { schema, channels }, runnerId, onLanesSeen);
     const events = { settled: (settled: Settled) => this.onSettled(settled), lanesReady: tellOthers };
     this.settler = new Settler(this.connection, book, events, this.logger);
   }
@@ -134,6 +136,15 @@ export class SingleRun {
     if (thrown !== null) this.logger.warn(thrown);
     this.runs.settled(settled);
     this.emit(eventOf(settled));
+  }
+
+  /** Lanes whose head must wait, has another priority than was thought, or is for others. */
+  private onLanesSeen(messages: readonly string[]): void {
+    for (const message of messages) {
+      const wakeUp = parseWakeUp(message);
+      if (wakeUp?.kind === 'jobs') this.feeds.tell(wakeUp);
+    }
+    this.parts.notifier.send(messages);
   }
 
   private emit(event: QueueEvent): void {
