@@ -157,6 +157,34 @@ const repair = (schema: string, relation: string): string => `
     AND (lane.head_position IS DISTINCT FROM excluded.head_position OR lane.ready_at IS NULL AND excluded.ready_at IS NOT NULL)
   RETURNING lane.channel, lane.key, ${laneMessage('lane')} AS message`;
 
+/**
+ * Writes down the heads of lanes whose head was deleted while it waited; one in which nothing is left is idle. In a
+ * transaction behind that one, which owns the channel: a claim that still saw the old head has written it down by now. A
+ * lane with an owner is left to that. Indexes `lane_pkey`, `job_lane`.
+ */
+export const correctLanes = defineStatement<{ lanes: readonly LaneName[] }, FreedLaneRow>({
+  name: 'correct_lanes_v1',
+  text: (schema) => `
+  UPDATE ${schema}.lane
+  SET head_position = head.position,
+    ready_at = CASE WHEN head.held_until IS NULL AND NOT head.suspect THEN greatest(head.due_at, clock_timestamp()) END,
+    priority = coalesce(head.priority, lane.priority),
+    name = coalesce(head.name, lane.name)
+  FROM (
+    SELECT asked.channel, asked.key, head.*
+    FROM (
+      SELECT channel COLLATE "C" AS channel, key COLLATE "C" AS key FROM unnest($1::text[], $2::text[]) AS asked (channel, key)
+    ) AS asked
+    LEFT JOIN LATERAL (${laneHead(schema, 'asked')}
+    ) AS head ON true
+  ) AS head
+  WHERE lane.channel = head.channel AND lane.key = head.key AND lane.runner_id IS NULL AND lane.blocked_by IS NULL
+    AND lane.head_position IS DISTINCT FROM head.position
+  RETURNING lane.channel, lane.key, ${laneMessage('lane')} AS message`,
+  values: ({ lanes }) => [lanes.map(({ channel }) => channel), lanes.map(({ key }) => key)],
+  row: freedLane,
+});
+
 export interface SweptRow {
   /** The last lane of the window, where the next one begins; `null` at the end of all. */
   readonly last: LaneName | null;
