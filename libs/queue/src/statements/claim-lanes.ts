@@ -196,7 +196,9 @@ export const claimArrivals = defineStatement<ClaimLanesParams, ClaimLanesRow>({
     SELECT key, last_seq, place_at, place_id, row_number() OVER (ORDER BY place_at, place_id) AS ordinal
     FROM (
       SELECT met.key, coalesce(lane.last_seq, 0) AS last_seq, met.due_at AS place_at, met.id AS place_id
-      FROM met LEFT JOIN ${schema}.lane ON lane.channel = ${CHANNEL} AND lane.key = met.key
+      FROM met LEFT JOIN LATERAL (
+        SELECT * FROM ${schema}.lane WHERE lane.channel = ${CHANNEL} AND lane.key = met.key LIMIT 1
+      ) AS lane ON true
       WHERE lane.key IS NULL OR (
         lane.runner_id IS NULL
         AND lane.blocked_by IS NULL
