@@ -131,6 +131,15 @@ describe('queue.clear', () => {
     await app.close();
   });
 
+  it('takes a reservation with it, whose commit is then refused', async () => {
+    const app = await startApp({ ...database, queue: { runner: false }, providers: [workWith()] });
+    const reservation = await app.jobs.spawn('work', null, { hold: '1h' });
+    expect(await app.queue.clear(['work'])).toBe(1);
+    await expect(reservation.commit()).rejects.toMatchObject({ code: 'reservation_invalid', reason: 'unknown' });
+    expect(await app.queue.runOne()).toBeNull();
+    await app.close();
+  });
+
   it('refuses what is no list of channels, and sends nothing for an empty one', async () => {
     const app = await startApp({ ...database, queue: { runner: false }, providers: [workWith()] });
     for (const channels of ['work', undefined, [''], [5], ['work', 'x'.repeat(256)]] as never[]) {

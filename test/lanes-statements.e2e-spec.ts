@@ -1,5 +1,6 @@
 import { beforeEach, describe, expect, it } from '@jest/globals';
 import type { ClaimedJob, Position } from '../libs/queue/src/job/job.js';
+import { pauseChannel } from '../libs/queue/src/statements/channels.js';
 import { claimArrivals, claimLanes, type ClaimLanesRow } from '../libs/queue/src/statements/claim-lanes.js';
 import { endLanes, repairLanes, sweepLanes } from '../libs/queue/src/statements/lanes.js';
 import { pruneLanes } from '../libs/queue/src/statements/prune-jobs.js';
@@ -79,6 +80,18 @@ describe('claims of ordered jobs', () => {
     expect(feed).toMatchObject({ exhausted: true, nextDueMicros: null });
     expect(await contents()).toEqual([]);
   });
+
+  it.each(['arrivals', 'lanes'] as const)(
+    'by %s say when they have not looked, since the channel is paused',
+    async (by) => {
+      await insert('a');
+      const session = await openSession(database.url);
+      await session.transaction((client) => run(client, pauseChannel, { channel: 'c' }), beginOwning('nestmq', 'c'));
+      expect(await claim(session, { by })).toMatchObject({ jobs: [], feed: { paused: true } });
+      await tables.sql('DELETE FROM nestmq.paused_channel');
+      expect(await claim(session, { by })).toMatchObject({ feed: { paused: false } });
+    },
+  );
 
   it.each(['arrivals', 'lanes'] as const)('by %s write nothing where every lane is leased or rests', async (by) => {
     const session = await openSession(database.url);

@@ -31,6 +31,26 @@ describe('Feed', () => {
     expect(feed.ready).toBe(true);
   });
 
+  it('keeps its place in a paused channel, and waits to be told', () => {
+    const feed = newFeed(at(100));
+    takeUpTo(feed, at(200, 7));
+    feed.begin();
+    feed.learn({ exhausted: true, paused: true, last: null, nextDueMicros: null, nowMicros: NOW, lastKey: null });
+    expect(feed.ready).toBe(false);
+    expect(feed.after).toEqual(at(200, 7));
+  });
+
+  it('keeps the earlier place where it was about to look again when its channel is paused', () => {
+    const feed = newFeed(at(100));
+    takeUpTo(feed, at(200, 7));
+    feed.tell(at(150, 3), NOW);
+    const { after } = feed;
+    feed.begin();
+    feed.learn({ exhausted: true, paused: true, last: null, nextDueMicros: null, nowMicros: NOW, lastKey: null });
+    expect(feed.ready).toBe(false);
+    expect(feed.after).toEqual(after);
+  });
+
   it('is idle after an exhausted look, until it is told of a job', () => {
     const feed = newFeed();
     exhaust(feed);

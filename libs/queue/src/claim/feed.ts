@@ -104,7 +104,12 @@ export class Feed {
    * @param leased whether the look itself has leased the job with this id: being told of it is no news
    */
   learn(news: FeedNews, leased: (id: JobId) => boolean = () => false): void {
-    if (news.exhausted) {
+    if (news.paused) {
+      // What stands behind its place is still to be found, by the survey that comes with the resumption.
+      this.position = this.after;
+      this.lookAgainFrom = null;
+      this.mayHaveMore = false;
+    } else if (news.exhausted) {
       // Also backwards: it may have begun in the future, or the server's clock may have been set.
       this.position = { micros: news.nowMicros, id: LAST_ID };
       this.lookAgainFrom = null;

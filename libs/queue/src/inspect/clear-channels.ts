@@ -1,5 +1,6 @@
 import { ChannelBusyError } from '../job/control-errors.js';
 import { clearJobs, type ClearedRow, type ClearParams } from '../statements/clear-jobs.js';
+import { repairChannels } from '../statements/lanes.js';
 import { run, type SqlClient } from '../statements/statement.js';
 import { beginOwningAll } from '../statements/transaction.js';
 
@@ -44,9 +45,14 @@ export async function clearChannels(
     let row: ClearedRow;
     do {
       const params: ClearParams = { channels: group, idle, upTo, limit: CHUNK };
-      [row] = (await write((client) => run(client, clearJobs, params), start)) as [ClearedRow];
+      const [cleared, lanes] = await write(
+        (client) => Promise.all([run(client, clearJobs, params), run(client, repairChannels, { channels: group })]),
+        start,
+      );
+      [row] = cleared as [ClearedRow];
+      const messages = lanes.flatMap(({ message }) => message ?? []);
       if (row.busy.length > 0) throw new ChannelBusyError(row.busy, row.running);
-      if (row.messages.length > 0) wake(row.messages);
+      if (messages.length > 0) wake(messages);
       ({ upTo } = row);
       idle = [];
       total += row.cleared;

@@ -57,7 +57,6 @@ export class SingleRun {
         port: new RunWriter(settings, this.connection),
         ended: (ended) => this.settler.settle(ended),
         leaseEnded: () => void this.rescue(),
-        abandoned: (job) => this.settler.abandon(job),
         laneEnded: (end) => this.settler.endLane(end),
         wanting: () => undefined,
       },
@@ -167,7 +166,14 @@ export class SingleRun {
       blocked: () => undefined,
       rescued: () => undefined,
     };
-    return new Membership(settings, book, connection, (work) => connection.transaction(work), events, logger);
+    return new Membership(
+      settings,
+      book,
+      connection,
+      (work, start) => connection.transaction(work, start),
+      events,
+      logger,
+    );
   }
 
   /** The lease of the run has passed: its job goes back, also when no other process is there to see to it. */

@@ -1,6 +1,5 @@
 import { inFeed } from './job-columns.js';
 import { defineStatement } from './statement.js';
-import { laneMessage } from './wake-up.js';
 
 export interface ClearParams {
   readonly channels: readonly string[];
@@ -19,8 +18,6 @@ export interface ClearedRow {
   /** Those of `idle` that are not, and how many jobs run there. */
   readonly busy: readonly string[];
   readonly running: number;
-  /** What to wake runners with: lanes whose head has been deleted, and that go on with another. */
-  readonly messages: readonly string[];
 }
 
 /** Every live job is in one of them, and each has an index that leads to the jobs of a channel, or is small. */
@@ -36,14 +33,12 @@ const PARTS = [
  * channels (`beginOwningAll`): nothing is claimed between its snapshot and its commit, so a deleted job was never
  * handed out, and one that was handed out is not deleted. A row that another transaction has locked is passed by: a
  * commit of a held job that is under way counts as done after the clear. An ordered job that its lease still names is
- * free once its lane is given back. A lane without an owner whose jobs are deleted
- * goes on with the next that is left, if one is, and its numbers go on where they were; the owner of any other looks for
- * itself when it ends. `id + 0` keeps the planner from walking the
- * primary key through all channels. Indexes `job_feed`, `job_lane`, `job_suspect`,
- * `job_held`, `job_pkey`, `lane_pkey`.
+ * free once its lane is given back. `repairChannels`, behind it in the same transaction, sees to lanes that have lost
+ * their head; their numbers go on where they were. `id + 0` keeps the planner from walking the primary key through all
+ * channels. Indexes `job_feed`, `job_lane`, `job_suspect`, `job_held`, `job_pkey`, `lane_pkey`.
  */
 export const clearJobs = defineStatement<ClearParams, ClearedRow>({
-  name: 'clear_jobs_v1',
+  name: 'clear_jobs_v2',
   text: (schema) => `
   WITH leased AS MATERIALIZED (
     SELECT lease.channel, held.id, held.run
@@ -77,51 +72,27 @@ export const clearJobs = defineStatement<ClearParams, ClearedRow>({
     ) AS part
     LIMIT $4
   ), locked AS MATERIALIZED (
-    SELECT job.id, job.channel, job.key, job.position
+    SELECT job.id
     FROM found JOIN ${schema}.job ON job.id = found.id AND job.run = found.run
     FOR UPDATE OF job SKIP LOCKED
   ), cleared AS (
     DELETE FROM ${schema}.job USING locked WHERE job.id = locked.id RETURNING job.id
   ), progress AS (
     DELETE FROM ${schema}.job_progress USING cleared WHERE job_progress.job_id = cleared.id
-  ), touched AS MATERIALIZED (
-    SELECT DISTINCT channel, key FROM locked WHERE position IS NOT NULL ORDER BY channel, key
-  ), resting AS (
-    UPDATE ${schema}.lane
-    SET
-      head_position = head.position,
-      ready_at = CASE WHEN head.held_until IS NULL AND NOT head.suspect THEN greatest(head.due_at, clock_timestamp()) END,
-      priority = coalesce(head.priority, lane.priority),
-      name = coalesce(head.name, lane.name)
-    FROM (
-      SELECT touched.channel, touched.key, job.position, job.due_at, job.priority, job.name, job.held_until, job.suspect
-      FROM touched LEFT JOIN LATERAL (
-        SELECT *
-        FROM ${schema}.job
-        WHERE channel = touched.channel AND key = touched.key AND position IS NOT NULL
-          AND id NOT IN (SELECT locked.id FROM locked)
-        ORDER BY seq, position
-        LIMIT 1
-      ) AS job ON true
-    ) AS head
-    WHERE lane.channel = head.channel AND lane.key = head.key AND lane.runner_id IS NULL AND lane.blocked_by IS NULL
-    RETURNING ${laneMessage('lane')} AS message
   )
   SELECT
     (SELECT count(*) FROM found),
     (SELECT count(*) FROM cleared),
     (SELECT newest.id FROM newest),
     (SELECT coalesce(json_agg(channel ORDER BY channel), '[]') FROM busy),
-    (SELECT coalesce(sum(running), 0) FROM busy),
-    (SELECT coalesce(json_agg(message), '[]') FROM resting WHERE message IS NOT NULL)`,
+    (SELECT coalesce(sum(running), 0) FROM busy)`,
   values: (p) => [p.channels, p.idle, p.upTo, p.limit],
-  row: ([found, cleared, upTo, busy, running, messages]) => ({
+  row: ([found, cleared, upTo, busy, running]) => ({
     found: Number(found),
     cleared: Number(cleared),
     upTo: upTo as string,
     busy: busy as string[],
     running: Number(running),
-    messages: messages as string[],
   }),
 });
 
