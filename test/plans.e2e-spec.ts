@@ -10,9 +10,10 @@ import { rescueExpired } from '../libs/queue/src/statements/rescue-expired.js';
 import { rescueJobs } from '../libs/queue/src/statements/rescue-jobs.js';
 import { commitHolds, expireHolds, keepHolds, releaseHolds } from '../libs/queue/src/statements/reservations.js';
 import { completeJobs, findUnsettled, finishJobs, requeueJobs } from '../libs/queue/src/statements/settle-jobs.js';
+import { heartbeat } from '../libs/queue/src/statements/runners.js';
 import type { Statement } from '../libs/queue/src/statements/statement.js';
 import { surveyFeeds } from '../libs/queue/src/statements/survey-feeds.js';
-import { begin } from '../libs/queue/src/statements/transaction.js';
+import { begin, beginPlain } from '../libs/queue/src/statements/transaction.js';
 import { findEnded } from '../libs/queue/src/statements/wait-for.js';
 import { useDatabase } from './support/database.js';
 import { openSession } from './support/engine.js';
@@ -79,10 +80,11 @@ async function nodesOf<Params>(
   statement: Statement<Params, unknown>,
   params: Params,
   generic: boolean,
+  start = begin,
 ): Promise<Node[]> {
   const session = await openSession(database.url);
   const { text, values } = statement.query(session.client, params);
-  await session.pg.query(begin);
+  await session.pg.query(start);
   try {
     const { rows } = generic
       ? await session.pg.query(`EXPLAIN (GENERIC_PLAN, FORMAT JSON) ${text}`)
@@ -159,6 +161,12 @@ const hot: [string, (generic: boolean) => Promise<Node[]>, string[], number][] =
     'checkpoint_job',
     (g) => nodesOf(checkpointJob, { ...ownRun, checkpoint: { extraRetries: 0, keepAliveMs: 5, payload: '1' } }, g),
     ['job_pkey', 'lease_pkey'],
+    5,
+  ],
+  [
+    'heartbeat',
+    (g) => nodesOf(heartbeat, { runner: '1', held: [1], highest: 1, started: ['5'] }, g, beginPlain),
+    ['job_lease_end'],
     5,
   ],
   ['find_run', (g) => nodesOf(findRun, ownRun, g), ['job_pkey', 'lease_pkey'], 5],
