@@ -239,20 +239,26 @@ describe('on a migrated database', () => {
     await app.queue.pause('paused');
     for (const payload of ['hold', 'reject', 'retry']) await app.jobs.spawn('work', payload);
     await app.jobs.spawn('work', 'later', { delay: '1h' });
+    await app.jobs.spawn('work', 'held', { hold: '1h' });
     await app.jobs.spawnMany([1, 2].map((payload) => ({ name: 'work', payload, channel: 'paused' })));
     await until(() => ['listening', 'dead', 'retrying'].every((kind) => app.events.some(({ type }) => type === kind)), {
       what: 'the runner listens and two runs have ended',
     });
 
-    const counts = (await app.queue.stats()).map(({ channel, ready, running, scheduled, retrying }) => ({
-      channel,
-      ...Object.fromEntries(
-        Object.entries({ ready, running, scheduled, retrying }).map(([name, count]) => [name, String(count)]),
-      ),
-    }));
+    const counts = (await app.queue.stats()).map(
+      ({ channel, ready, held: heldJobs, running, scheduled, retrying }) => ({
+        channel,
+        ...Object.fromEntries(
+          Object.entries({ ready, held: heldJobs, running, scheduled, retrying }).map(([name, count]) => [
+            name,
+            String(count),
+          ]),
+        ),
+      }),
+    );
     expect(counts).toEqual([
-      { channel: 'paused', ready: '2', running: '0', scheduled: '0', retrying: '0' },
-      { channel: 'work', ready: '0', running: '1', scheduled: '1', retrying: '1' },
+      { channel: 'paused', ready: '2', held: '0', running: '0', scheduled: '0', retrying: '0' },
+      { channel: 'work', ready: '0', held: '1', running: '1', scheduled: '1', retrying: '1' },
     ]);
     expect(await answerOf('AS oldest_ready')).toEqual(counts.map((count) => expect.objectContaining(count)));
     expect(await answerOf('known_to_have_started')).toMatchObject([{ pid: process.pid, name: 'work' }]);

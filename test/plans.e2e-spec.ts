@@ -5,6 +5,7 @@ import { insertJobs } from '../libs/queue/src/statements/insert-jobs.js';
 import { getJob } from '../libs/queue/src/statements/inspect-jobs.js';
 import { pruneJobs } from '../libs/queue/src/statements/prune-jobs.js';
 import { rescueJobs } from '../libs/queue/src/statements/rescue-jobs.js';
+import { commitHolds, expireHolds, keepHolds, releaseHolds } from '../libs/queue/src/statements/reservations.js';
 import { completeJobs, findUnsettled, finishJobs, requeueJobs } from '../libs/queue/src/statements/settle-jobs.js';
 import type { Statement } from '../libs/queue/src/statements/statement.js';
 import { surveyFeeds } from '../libs/queue/src/statements/survey-feeds.js';
@@ -24,8 +25,10 @@ const LIVE = 100_000;
 const CHANNELS = 10;
 const LEASES = 50;
 const PER_LEASE = 20;
+const FIRST_HELD = LIVE + FINISHED + 1;
+const HELD = 2_000;
 
-/** Jobs are due one millisecond apart; the last tenth is due later; every other one has a key; one in 10 000 is a suspect. */
+/** Jobs are due one millisecond apart; the last tenth is due later; every other one has a key; one in 10 000 is a suspect. Held ones beside, half of them over. */
 async function fill(): Promise<void> {
   for (const table of ['job', 'finished_job', 'lease']) {
     await tables.sql(`ALTER TABLE nestmq.${table} SET (autovacuum_enabled = false)`);
@@ -48,7 +51,11 @@ async function fill(): Promise<void> {
            ORDER BY id LIMIT ${LEASES * PER_LEASE}) AS batch
      GROUP BY l`,
   );
-  await tables.sql(`ALTER TABLE nestmq.job ALTER COLUMN id RESTART WITH ${LIVE + FINISHED + 1}`);
+  await tables.sql(
+    `INSERT INTO nestmq.job (id, channel, name, held_until)
+     SELECT ${FIRST_HELD} + i, 'c1', 'n', now() + (i % 2 * 2 - 1) * interval '1 hour' FROM generate_series(0, ${HELD - 1}) AS i`,
+  );
+  await tables.sql(`ALTER TABLE nestmq.job ALTER COLUMN id RESTART WITH ${FIRST_HELD + HELD}`);
   await tables.sql(`INSERT INTO nestmq.runner (id, host, pid) VALUES (1, 'h', 1)`);
 }
 
@@ -101,8 +108,10 @@ const after = { micros: 0, id: '0' };
 const job = {
   ordered: false,
   ...{ channel: 'c1', key: '', name: 'n', priority: 0, maxAttempts: 5, policyId: null, backoff: null, delayMs: 0 },
-  ...{ runAtMs: null, payload: '{"n":1}', bytes: null, metadata: null },
+  ...{ runAtMs: null, holdMs: null, payload: '{"n":1}', bytes: null, metadata: null },
 };
+
+const held = Array.from({ length: 100 }, (_, index) => String(FIRST_HELD + index));
 
 /** Name · statement and parameters · its indexes · the most rows of `job` and `finished_job` that it may read. */
 const hot: [string, (generic: boolean) => Promise<Node[]>, string[], number][] = [
@@ -143,6 +152,10 @@ const hot: [string, (generic: boolean) => Promise<Node[]>, string[], number][] =
   ['insert_jobs', (g) => nodesOf(insertJobs, { jobs: Array.from({ length: 100 }, () => job) }, g), [], 0],
   ['rescue_jobs', (g) => nodesOf(rescueJobs, {}, g), ['job_pkey'], 0],
   ['prune_jobs', (g) => nodesOf(pruneJobs, {}, g), ['finished_job_delete_at'], 50],
+  ['commit_holds', (g) => nodesOf(commitHolds, { ids: held }, g), ['job_pkey'], 500],
+  ['keep_holds', (g) => nodesOf(keepHolds, { ids: held, holdMs: 5 }, g), ['job_pkey'], 500],
+  ['release_holds', (g) => nodesOf(releaseHolds, { ids: held }, g), ['job_pkey'], 500],
+  ['expire_holds', (g) => nodesOf(expireHolds, {}, g), ['job_held', 'job_pkey'], 2 * HELD],
   [
     'clear_jobs',
     (g) => nodesOf(clearJobs, { channels: ['c1'], idle: [], upTo: null, limit: 500 }, g),

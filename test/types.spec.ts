@@ -1,5 +1,14 @@
 import { describe, expect, it } from '@jest/globals';
-import { JobHandler, type HandlerMethod, type Job, type JobSpawner, type PayloadOf, type SpawnResult } from 'nestmq';
+import {
+  JobHandler,
+  type HandlerMethod,
+  type Job,
+  type JobSpawner,
+  type PayloadOf,
+  type Reservation,
+  type SpawnResult,
+} from 'nestmq';
+import type { EntityManager } from 'typeorm';
 
 // `npm run typecheck` is the test: an expected error that does not come is an error. The calls are never made.
 
@@ -73,6 +82,32 @@ function typedCalls(jobs: JobSpawner): Promise<SpawnResult | SpawnResult[]>[] {
   ];
 }
 
+/** A reservation is answered where `hold` is given, and nowhere else. */
+function heldCalls(jobs: JobSpawner): Promise<Reservation | Reservation[]>[] {
+  return [
+    jobs.spawn(Mailer, 'welcome', { userId: '1' }, { hold: '5m', key: 'k' }),
+    jobs.spawn('Mailer.welcome', { whatever: 1 }, { hold: 5_000 }),
+    jobs.spawnMany(Mailer, 'welcome', [{ payload: { userId: '1' }, hold: '5m' }]),
+    jobs.spawnMany([{ name: 'Mailer.welcome', payload: 1, hold: '5m' }]),
+    // @ts-expect-error a plain job has no reservation
+    jobs.spawn(Mailer, 'welcome', { userId: '1' }, { key: 'k' }),
+    // @ts-expect-error not every item has one
+    jobs.spawnMany(Mailer, 'welcome', [{ payload: { userId: '1' }, hold: '5m' }, { payload: { userId: '2' } }]),
+    // @ts-expect-error a payload of the wrong type
+    jobs.spawn(Mailer, 'welcome', { userId: 1 }, { hold: '5m' }),
+    // @ts-expect-error an option that is not there
+    jobs.spawn(Mailer, 'welcome', { userId: '1' }, { hold: '5m', dealy: '5s' }),
+  ];
+}
+
+function committed(jobs: JobSpawner, reservation: Reservation): Promise<string[]>[] {
+  return [
+    jobs.commit([reservation, '5']),
+    // @ts-expect-error what a plain spawn has answered
+    jobs.commit([{ id: '5', isNew: true }]),
+  ];
+}
+
 class Refused {
   // @ts-expect-error only methods that take a job can be handlers
   @JobHandler('mail')
@@ -83,18 +118,21 @@ class Refused {
   welcome(_job: Job): void {}
 }
 
-function readOnly(job: Job<{ userId: string }>): void {
+function readOnly(job: Job<{ userId: string }>, manager: EntityManager): void {
   // @ts-expect-error a handler cannot change what it was given
   job.attempt = 0;
   // @ts-expect-error nor the payload as a whole
   job.payload = { userId: '2' };
-  // @ts-expect-error a completion needs the manager of a transaction
-  void job.complete({});
+  // @ts-expect-error a manager stands in options
+  void job.complete(manager);
+  void job.checkpoint({ payload: { userId: '2' }, bytes: null, extraRetries: 1, keepAlive: '1m' }, { manager });
+  // @ts-expect-error a checkpoint's payload is the job's
+  void job.checkpoint({ payload: { userId: 2 } });
 }
 
 describe('types', () => {
   it('refuse what a handler does not take: the compiler has found every expected error in these', () => {
-    expect([typedCalls, Refused, readOnly]).toHaveLength(3);
+    expect([typedCalls, heldCalls, committed, Refused, readOnly]).toHaveLength(5);
   });
 
   it('infer the payload and the methods of a handler class', () => {

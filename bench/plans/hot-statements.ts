@@ -112,6 +112,7 @@ function newJob(n: number): NewJob {
     backoff: null,
     delayMs: 0,
     runAtMs: null,
+    holdMs: null,
     payload: JSON.stringify(payloadOf(n)),
     bytes: null,
     metadata: null,

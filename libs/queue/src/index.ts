@@ -10,16 +10,27 @@ export { getJobSpawnerToken, getQueueToken } from './queue.module-definition.js'
 export type { Concurrency, QueueInstanceOptions, QueueOptions, Shutdown } from './queue.options.js';
 
 export { JobHandler } from './handlers/job-handler.decorator.js';
-export type { HandlerClass, HandlerOptions, HandlerPreset, OnDead } from './job/handler.js';
+export type { ErrorContext, ErrorHook, HandlerClass, HandlerOptions, HandlerPreset, OnDead } from './job/handler.js';
 export type { BackoffFunction, BackoffOptions, BackoffType } from './job/backoff.js';
 export type { Duration } from './job/duration.js';
 
-export type { CompleteOptions, Job, JobId, JobState, Json } from './job/job.js';
+export type {
+  CheckpointChanges,
+  CompleteOptions,
+  Job,
+  JobId,
+  JobProgress,
+  JobState,
+  Json,
+  ProgressReport,
+} from './job/job.js';
 export { RejectJob, RetryAfter, SnoozeJob } from './job/steering.js';
 
 export { JobSpawner } from './spawn/job-spawner.js';
+export { Reservation } from './spawn/reservation.js';
 export type {
   HandlerMethod,
+  HoldOption,
   JobSpawnOptions,
   PayloadOf,
   SpawnItem,
@@ -34,6 +45,7 @@ export type { ClearOptions } from './inspect/clear-channels.js';
 export type { WaitOptions } from './inspect/job-waiter.js';
 export type { ChannelStats, JobRecord } from './statements/inspect-jobs.js';
 export type { JobFacts, QueueEvent } from './job/events.js';
+export type { ReservationReason } from './job/errors.js';
 export type { RunOneOptions, RunOneResult } from './job/run-one.js';
 export type { DeadReason } from './job/outcome.js';
 
@@ -51,6 +63,7 @@ export {
   PayloadTooLargeError,
   QueueClosedError,
   QueueError,
+  ReservationError,
   SchemaMissingError,
   SpawnItemError,
   TransactionAbortedError,

@@ -8,7 +8,7 @@ import {
 } from '@nestjs/common';
 import type { ClientConfig } from 'pg';
 import { Subject } from 'rxjs';
-import type { DataSource } from 'typeorm';
+import type { DataSource, EntityManager } from 'typeorm';
 import { HandlerRegistry } from './handlers/handler.registry.js';
 import { Policies } from './handlers/policies.js';
 import { JobWaiter } from './inspect/job-waiter.js';
@@ -26,7 +26,7 @@ import type { ResolvedQueueOptions } from './queue.options.js';
 import { QueueRunner, type RunnerParts, type RunnerSettings } from './runner/queue-runner.js';
 import { SingleRun } from './runner/single-run.js';
 import { SingleRuns } from './runner/single-runs.js';
-import { Completion } from './settle/completion.js';
+import { Holds } from './spawn/holds.js';
 import { JobSpawner } from './spawn/job-spawner.js';
 import { SpawnQueue } from './spawn/spawn-queue.js';
 import { findSchemaVersion, SCHEMA_VERSION } from './statements/check-schema.js';
@@ -89,11 +89,14 @@ export class QueueInstance
     this.notifier = new Notifier(this.side, schema, this.logger);
     this.policies = new Policies((work) => this.side.transaction(work), this.logger);
     this.watch = new TransactionWatch(dataSource);
+    const wake = (messages: readonly string[]): void => this.wake(messages);
+    const onJoined = (manager: EntityManager): void => this.watch.watch(manager);
     this.spawner = new JobSpawner(
       this.registry,
       { ...options, dataSource },
-      new SpawnQueue(this.side, (wakeUps) => this.wake(wakeUps)),
-      (manager) => this.watch.watch(manager),
+      new SpawnQueue(this.side, wake),
+      new Holds({ ...options, dataSource }, this.side, wake, onJoined),
+      onJoined,
     );
     const read = <T>(work: (client: SqlClient) => Promise<T>): Promise<T> =>
       withPoolClient(dataSource, { schema, namedStatements }, work);
@@ -104,7 +107,7 @@ export class QueueInstance
       events: this.events.asObservable(),
       read,
       write: (work, begin) => this.side.transaction(work, begin),
-      wake: (messages) => this.wake(messages),
+      wake,
       waiter: this.waiter,
       running: () => (this.runner?.running ?? 0) + this.singleRuns.running,
       idle: (timeoutMs) => this.idle(timeoutMs),
@@ -178,22 +181,21 @@ export class QueueInstance
   }
 
   private runnerSettings(): RunnerSettings {
-    const { name, options } = this.parts;
+    const { name, options, dataSource } = this.parts;
     return {
       ...options,
       ...options.concurrency,
       instance: name,
+      dataSource,
       options: this.connectionOptions,
       listenOptions: listenOptionsOf(this.connectionOptions, options.listenUrl),
     };
   }
 
   private runnerParts(): RunnerParts {
-    const { options, dataSource } = this.parts;
     return {
       registry: this.registry,
       policies: this.policies,
-      completion: new Completion({ ...options, dataSource }),
       notifier: this.notifier,
       prepare: () => this.prepare(),
       board: this.parts.board(),

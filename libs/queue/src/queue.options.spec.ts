@@ -22,6 +22,7 @@ describe('resolveOptions', () => {
       listenUrl: null,
       namedStatements: true,
       pruneEveryMs: 60_000,
+      onError: null,
     });
   });
 

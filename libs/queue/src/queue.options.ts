@@ -2,7 +2,7 @@ import type { InjectionToken } from '@nestjs/common';
 import type { DataSource } from 'typeorm';
 import { durationMs, type Duration } from './job/duration.js';
 import { InvalidOptionsError } from './job/errors.js';
-import type { HandlerPreset } from './job/handler.js';
+import type { ErrorHook, HandlerPreset } from './job/handler.js';
 import { checkBoolean, checkInteger, checkName } from './job/names.js';
 
 /** How many jobs a process runs at once, 1 to 10 000. */
@@ -55,6 +55,8 @@ export interface QueueOptions {
   preparedStatements?: boolean;
   /** How often finished jobs are pruned whose retention is over. Default 1 minute. */
   pruneEvery?: Duration;
+  /** Called once a failed run is written, of every handler, after the handler's own. Default none. */
+  onError?: ErrorHook;
 }
 
 /** What is fixed when the module is declared, also with `forRootAsync`. */
@@ -83,6 +85,7 @@ export interface ResolvedQueueOptions {
   readonly listenUrl: string | null;
   readonly namedStatements: boolean;
   readonly pruneEveryMs: number;
+  readonly onError: ErrorHook | null;
 }
 
 export const DEFAULTS = {
@@ -103,7 +106,7 @@ export const DEFAULTS = {
   pruneEvery: '1m',
 } as const satisfies QueueOptions;
 
-const KNOWN_OPTIONS = [...Object.keys(DEFAULTS), 'channels', 'listenUrl'];
+const KNOWN_OPTIONS = [...Object.keys(DEFAULTS), 'channels', 'listenUrl', 'onError'];
 
 const DAY_MS = 86_400_000;
 
@@ -141,6 +144,7 @@ export function resolveOptions(given: QueueOptions = {}): ResolvedQueueOptions {
     listenUrl: options.listenUrl === undefined ? null : checkUrl(options.listenUrl),
     namedStatements: checkBoolean(options.preparedStatements, 'preparedStatements'),
     pruneEveryMs: durationMs(options.pruneEvery, 'pruneEvery', 100, DAY_MS),
+    onError: options.onError === undefined ? null : checkHook(options.onError),
   };
 }
 
@@ -196,6 +200,11 @@ function checkSchema(schema: unknown): string {
 function checkChannels(channels: unknown): readonly string[] {
   if (!Array.isArray(channels)) throw new InvalidOptionsError('channels', channels, 'Give an array of channel names.');
   return channels.map((channel) => checkName(channel, 'channels'));
+}
+
+function checkHook(hook: unknown): ErrorHook {
+  if (typeof hook === 'function') return hook as ErrorHook;
+  throw new InvalidOptionsError('onError', hook, 'Give a function.');
 }
 
 function checkUrl(url: unknown): string {

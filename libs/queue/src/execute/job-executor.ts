@@ -1,6 +1,6 @@
-import { JobTimeoutError, QueueClosedError } from '../job/errors.js';
+import { describe, JobTimeoutError, messageOf, QueueClosedError, QueueError } from '../job/errors.js';
 import type { HandlerPolicy, RegisteredHandler } from '../job/handler.js';
-import type { Outcome } from '../job/outcome.js';
+import { RELEASED, type Outcome } from '../job/outcome.js';
 import { validatePayload } from '../job/validate-payload.js';
 import { outcomeOfError } from './outcome-of-error.js';
 import { encodeResult } from './result.js';
@@ -13,30 +13,51 @@ export interface Execution {
   readonly policy: HandlerPolicy;
 }
 
+export interface ExecutorEvents {
+  /** The run does not obey its abort. */
+  readonly stuck: (job: RunningJob) => void;
+  readonly hookFailed: (what: string) => void;
+}
+
 /** The error of a run whose handler returned as if nothing had happened. */
 const NOT_COMMITTED = 'The handler returned, but the transaction in which it completed the job was not committed.';
+
+/** The error of a run of `completion: 'manual'`. */
+const NOT_COMPLETED =
+  "The handler returned without job.complete(), which `completion: 'manual'` asks for: the run has failed.";
+
+/** The wait before the next try where a run could not even be given its lease. */
+const RETRY_START_MS = 1_000;
 
 /** Runs a handler and turns every ending into an outcome. Never throws, and knows no SQL. */
 export class JobExecutor {
   /** @param abortGraceMs how long a run that was aborted by its timeout keeps its slot */
   constructor(
     private readonly abortGraceMs: number,
-    private readonly onStuck: (job: RunningJob) => void,
+    private readonly events: ExecutorEvents,
   ) {}
 
   async execute(execution: Execution): Promise<Outcome> {
     const outcome = await this.outcomeOf(execution);
-    execution.job.end();
+    execution.job.control.end();
     return outcome;
   }
 
   private async outcomeOf(execution: Execution): Promise<Outcome> {
+    const { job, policy } = execution;
     try {
-      const { timeoutMs } = execution.policy;
-      const result = timeoutMs === null ? await this.invoke(execution) : await this.invokeWithin(timeoutMs, execution);
-      return this.succeeded(execution, result);
+      if (!policy.keepAlive) await job.control.openLease();
     } catch (error) {
-      return this.failed(execution, error);
+      return neverStarted(error);
+    }
+    try {
+      const { timeoutMs } = policy;
+      const result = timeoutMs === null ? await this.invoke(execution) : await this.invokeWithin(timeoutMs, execution);
+      await job.control.transactionEnded();
+      return await this.succeeded(execution, result);
+    } catch (error) {
+      await job.control.transactionEnded();
+      return this.failed(execution, error, true);
     }
   }
 
@@ -56,7 +77,7 @@ export class JobExecutor {
       timer = setTimeout(() => {
         job.abort(expired);
         timer = setTimeout(() => {
-          this.onStuck(job);
+          this.events.stuck(job);
           reject(expired);
         }, this.abortGraceMs);
       }, timeoutMs);
@@ -68,15 +89,45 @@ export class JobExecutor {
     }
   }
 
-  private succeeded(execution: Execution, returned: unknown): Outcome {
-    const { job, policy } = execution;
-    if (job.askedForCompletion) return this.failed(execution, new Error(NOT_COMMITTED));
+  private succeeded(execution: Execution, returned: unknown): Outcome | Promise<Outcome> {
+    const { job, handler, policy } = execution;
+    if (job.control.askedForCompletion) return this.failed(execution, new Error(NOT_COMMITTED), false);
+    if (handler.completion === 'manual') return this.failed(execution, new Error(NOT_COMPLETED), false);
     return { kind: 'completed', result: encodeResult(job.name, returned, policy.retentionMs) };
   }
 
-  private failed({ job, handler, policy }: Execution, error: unknown): Outcome {
+  private async failed({ job, handler, policy }: Execution, error: unknown, threw: boolean): Promise<Outcome> {
     const shuttingDown = job.abortReason instanceof QueueClosedError;
-    const outcome = outcomeOfError({ job: job.claimed, handler, policy, error, shuttingDown });
-    return job.askedForCompletion ? { kind: 'unless-completed', otherwise: outcome } : outcome;
+    const maxAttempts = await job.control.committedMaxAttempts();
+    const isRetryable = (): boolean => this.isRetryable(handler, error);
+    const outcome = outcomeOfError({
+      job: job.claimed,
+      handler,
+      policy,
+      error,
+      maxAttempts,
+      isRetryable,
+      shuttingDown,
+    });
+    return job.control.askedForCompletion ? { kind: 'unless-completed', otherwise: outcome, threw } : outcome;
   }
+
+  private isRetryable({ isRetryable, label }: RegisteredHandler, error: unknown): boolean {
+    if (isRetryable === null) return true;
+    try {
+      const answer: unknown = isRetryable(error);
+      if (typeof answer === 'boolean') return answer;
+      // An `async` function answers no boolean; if it fails too, nobody else would take notice.
+      if (answer instanceof Promise) answer.catch(() => undefined);
+      this.events.hookFailed(`isRetryable of ${label} answered ${describe(answer)} instead of true or false`);
+    } catch (failure) {
+      this.events.hookFailed(`isRetryable of ${label} has thrown: ${messageOf(failure)}`);
+    }
+    return true;
+  }
+}
+
+/** The database did not answer, or refused the run its lease: nothing is known against the job. */
+function neverStarted(error: unknown): Outcome {
+  return error instanceof QueueError ? RELEASED : { kind: 'retry', delayMs: RETRY_START_MS, error };
 }

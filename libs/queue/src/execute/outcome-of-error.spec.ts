@@ -13,6 +13,7 @@ interface Given {
   jobBackoff?: Backoff;
   policyBackoff?: Backoff | null;
   backoffFunction?: BackoffFunction;
+  isRetryable?: () => boolean;
   shuttingDown?: boolean;
 }
 
@@ -22,7 +23,6 @@ const outcomeOf = (given: Given): Outcome =>
   outcomeOfError({
     job: {
       attempt: given.attempt ?? 1,
-      maxAttempts: given.maxAttempts === undefined ? 5 : given.maxAttempts,
       backoff: given.jobBackoff ?? null,
     } as ClaimedJob,
     handler: { backoffFunction: given.backoffFunction ?? null } as RegisteredHandler,
@@ -32,9 +32,12 @@ const outcomeOf = (given: Given): Outcome =>
       timeoutMs: null,
       retentionMs: 0,
       deadRetentionMs: null,
+      keepAlive: true,
       ordered: false,
       onDead: 'skip',
     },
+    maxAttempts: given.maxAttempts === undefined ? 5 : given.maxAttempts,
+    isRetryable: given.isRetryable ?? (() => true),
     error: given.error,
     shuttingDown: given.shuttingDown ?? false,
   });
@@ -76,6 +79,20 @@ describe('outcomeOfError', () => {
 
   it('releases what a shutdown has aborted, on the last attempt too', () => {
     expect(outcomeOf({ error, attempt: 5, shuttingDown: true })).toEqual({ kind: 'released' });
+  });
+
+  it('is dead at once, rejected, by an error that the handler calls not retryable', () => {
+    expect(outcomeOf({ error, isRetryable: () => false })).toEqual({ kind: 'dead', reason: 'rejected', error });
+    expect(outcomeOf({ error, isRetryable: () => false, maxAttempts: null })).toMatchObject({ reason: 'rejected' });
+  });
+
+  it('does not ask whether what steers is retryable, nor what a shutdown has aborted', () => {
+    const isRetryable = jest.fn(() => false);
+    expect(outcomeOf({ error: new RetryAfter('90s'), isRetryable })).toMatchObject({ kind: 'retry' });
+    expect(outcomeOf({ error: new SnoozeJob('10m'), isRetryable })).toMatchObject({ kind: 'snoozed' });
+    expect(outcomeOf({ error: new RejectJob('no'), isRetryable })).toMatchObject({ kind: 'dead' });
+    expect(outcomeOf({ error, isRetryable, shuttingDown: true })).toEqual({ kind: 'released' });
+    expect(isRetryable).not.toHaveBeenCalled();
   });
 
   it('takes the spawn call’s backoff before the policy’s', () => {

@@ -12,17 +12,22 @@ export interface FailedRun {
   readonly handler: RegisteredHandler;
   readonly policy: HandlerPolicy;
   readonly error: unknown;
+  /** `null`: no limit. As the database has it: a checkpoint may have moved it. */
+  readonly maxAttempts: number | null;
+  /** Asks the handler whether another run may help. */
+  readonly isRetryable: () => boolean;
   /** The run was aborted because the process is shutting down: what it threw says nothing about the job. */
   readonly shuttingDown: boolean;
 }
 
 /** What a handler threw → how the run ended. All endings but the good one meet here. */
 export function outcomeOfError(run: FailedRun): FinalOutcome {
-  const { error, job } = run;
+  const { error, job, maxAttempts } = run;
   if (error instanceof RejectJob) return { kind: 'dead', reason: 'rejected', error };
   if (error instanceof SnoozeJob) return { kind: 'snoozed', delayMs: error.delayMs };
   if (run.shuttingDown) return RELEASED;
-  if (job.maxAttempts !== null && job.attempt >= job.maxAttempts) return { kind: 'dead', reason: 'exhausted', error };
+  if (!(error instanceof RetryAfter) && !run.isRetryable()) return { kind: 'dead', reason: 'rejected', error };
+  if (maxAttempts !== null && job.attempt >= maxAttempts) return { kind: 'dead', reason: 'exhausted', error };
   return { kind: 'retry', delayMs: error instanceof RetryAfter ? error.delayMs : delayMs(run), error };
 }
 

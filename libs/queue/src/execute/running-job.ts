@@ -1,26 +1,34 @@
-import { InvalidTransitionError, LeaseLostError } from '../job/errors.js';
-import type { CompletionPort } from '../job/handler.js';
-import type { ClaimedJob, CompleteOptions, Job, Json } from '../job/job.js';
-import { encodeResult } from './result.js';
+import type { EntityManager } from 'typeorm';
+import type { Duration } from '../job/duration.js';
+import { LeaseLostError } from '../job/errors.js';
+import type { CheckpointChanges, ClaimedJob, CompleteOptions, Job, Json, ProgressReport } from '../job/job.js';
+import { RunControl, type RunControlParts } from './run-control.js';
+
+export type RunParts = Omit<RunControlParts, 'leaseEnded'> & {
+  /** The lease of this run had an end of its own, and it has passed: the signal is aborted. */
+  readonly leaseEnded: (job: RunningJob) => void;
+};
 
 /** One run of a claimed job: what its handler sees, and what the process knows of it. */
 export class RunningJob implements Job {
   readonly startedAt = performance.now();
-  /** Set once the handler has asked for completion: from then on the database knows more than this process. */
-  askedForCompletion = false;
+  /** What it writes, and what became of that. */
+  readonly control: RunControl;
   /** Why the run was told to stop. */
   abortReason: Error | undefined;
-  private ended = false;
   private controller: AbortController | undefined;
   private parsed: { readonly payload: unknown } | undefined;
 
   constructor(
     readonly claimed: ClaimedJob,
-    private readonly completion: CompletionPort,
-    private readonly retentionMs: number,
-    /** Resolves when the ends of the jobs before it in its lane are written. */
-    private readonly settledBefore: () => Promise<void>,
-  ) {}
+    parts: RunParts,
+  ) {
+    const leaseEnded = (): void => {
+      this.abort(new LeaseLostError(claimed.id, claimed.name));
+      parts.leaseEnded(this);
+    };
+    this.control = new RunControl(claimed, { ...parts, leaseEnded });
+  }
 
   get id(): string {
     return this.claimed.id;
@@ -41,7 +49,7 @@ export class RunningJob implements Job {
     return this.claimed.attempt;
   }
   get maxAttempts(): number {
-    return this.claimed.maxAttempts ?? Infinity;
+    return this.control.maxAttempts ?? Infinity;
   }
   get priority(): number {
     return this.claimed.priority;
@@ -79,29 +87,23 @@ export class RunningJob implements Job {
 
   abort(reason: Error): void {
     this.abortReason ??= reason;
+    if (reason instanceof LeaseLostError) this.control.lose();
     this.controller?.abort(this.abortReason);
   }
 
-  /** What the handler does from now on is nobody's run any more. */
-  end(): void {
-    this.ended = true;
+  checkpoint(changes: CheckpointChanges, options?: { manager?: EntityManager }): Promise<void> {
+    return this.control.checkpoint(changes, options);
   }
 
-  async complete({ manager, result }: CompleteOptions): Promise<void> {
-    if (this.ended) throw new InvalidTransitionError(this.id, 'settled: this run has ended', 'completed');
-    if (this.askedForCompletion)
-      throw new InvalidTransitionError(this.id, 'already completed by this run', 'completed');
-    if (this.abortReason instanceof LeaseLostError) throw this.abortReason;
-    const { claimed, retentionMs } = this;
-    const encoded = encodeResult(claimed.name, result, retentionMs);
-    this.askedForCompletion = true;
-    try {
-      await this.settledBefore();
-      await this.completion.completeIn({ job: claimed, manager, result: encoded, retentionMs });
-    } catch (error) {
-      // Nothing was written: the run ends like any other, or asks again.
-      this.askedForCompletion = false;
-      throw error;
-    }
+  progress(progress: ProgressReport): Promise<void> {
+    return this.control.progress(progress);
+  }
+
+  keepAlive(duration: Duration): Promise<void> {
+    return this.control.keepAlive(duration);
+  }
+
+  complete(options?: CompleteOptions): Promise<void> {
+    return this.control.complete(options);
   }
 }

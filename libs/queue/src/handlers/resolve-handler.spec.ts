@@ -17,12 +17,16 @@ describe('resolveHandler', () => {
       concurrency: null,
       schema: null,
       backoffFunction: null,
+      completion: 'auto',
+      onError: null,
+      isRetryable: null,
       policy: {
         retries: 4,
         backoff: { type: 'exponential', baseMs: 1_000, factor: 2, maxMs: 900_000, jitter: 0.1 },
         timeoutMs: null,
         retentionMs: 0,
         deadRetentionMs: null,
+        keepAlive: true,
       },
     });
   });
@@ -77,6 +81,10 @@ describe('resolveHandler', () => {
     ['concurrency', 1.5],
     ['priority', 40_000],
     ['preset', 'fast'],
+    ['completion', 'later'],
+    ['keepAlive', 'no'],
+    ['onError', 'log'],
+    ['isRetryable', true],
     ['order', true],
     ['batch', 10],
   ])('refuses a wrong %s (%p), naming the handler and the option', (option, value) => {
@@ -115,6 +123,7 @@ describe('policyIdOf', () => {
       { ...policy, timeoutMs: 1 },
       { ...policy, retentionMs: 1 },
       { ...policy, deadRetentionMs: 0 },
+      { ...policy, keepAlive: false },
     ];
     const ids = [...versions.map((version) => policyIdOf('Mailer.welcome', version)), policyIdOf('Mailer.bye', policy)];
     expect(new Set(ids).size).toBe(ids.length);

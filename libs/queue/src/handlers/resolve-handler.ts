@@ -14,6 +14,8 @@ const LIBRARY_DEFAULTS = {
   backoff: {},
   retention: 0,
   priority: 0,
+  completion: 'auto',
+  keepAlive: true,
   ordered: false,
   onDead: 'skip',
 } as const satisfies HandlerOptions;
@@ -33,6 +35,10 @@ const KNOWN_OPTIONS = new Set<string>([
   'priority',
   'preset',
   'instance',
+  'completion',
+  'keepAlive',
+  'onError',
+  'isRetryable',
 ] satisfies (keyof HandlerOptions)[]);
 
 export interface HandlerSource {
@@ -67,6 +73,9 @@ export function resolveHandler(
     policyId: policyIdOf(name, policy),
     backoffFunction: typeof options.backoff === 'function' ? options.backoff : null,
     schema: options.schema === undefined ? null : checkSchema(options.schema, at('schema')),
+    completion: checkCompletion(options.completion, at('completion')),
+    onError: checkFunction(options.onError, at('onError')),
+    isRetryable: checkFunction(options.isRetryable, at('isRetryable')),
     label,
     invoke,
   };
@@ -110,13 +119,14 @@ function defined(options: HandlerOptions | undefined): HandlerOptions {
 }
 
 function resolvePolicy(options: HandlerOptions, at: (option: string) => string): HandlerPolicy {
-  const { backoff, timeout, retention, deadRetention } = options;
+  const { backoff, timeout, retention, deadRetention, keepAlive } = options;
   return {
     retries: checkRetries(options.retries, at('retries')),
     backoff: typeof backoff === 'function' ? null : resolveBackoff(backoff ?? {}, at('backoff')),
     timeoutMs: timeout === undefined ? null : durationMs(timeout, at('timeout'), 1, 2_147_483_647),
     retentionMs: durationMs(retention, at('retention')),
     deadRetentionMs: deadRetention === undefined ? null : durationMs(deadRetention, at('deadRetention')),
+    keepAlive: checkBoolean(keepAlive, at('keepAlive')),
     ordered: checkBoolean(options.ordered, at('ordered')),
     onDead: checkOnDead(options.onDead, at('onDead')),
   };
@@ -138,10 +148,22 @@ function checkSchema(schema: unknown, option: string): StandardSchemaV1 {
   );
 }
 
+function checkCompletion(completion: unknown, option: string): 'auto' | 'manual' {
+  if (completion === 'auto' || completion === 'manual') return completion;
+  throw new InvalidOptionsError(option, completion, 'Give "auto" or "manual".');
+}
+
+function checkFunction<F>(given: F | undefined, option: string): F | null {
+  if (given === undefined) return null;
+  if (typeof given === 'function') return given;
+  throw new InvalidOptionsError(option, given, 'Give a function.');
+}
+
 /** A hash of what the policy says, so that every process computes the same id without asking. */
 export function policyIdOf(name: string, policy: HandlerPolicy): string {
-  const { retries, backoff, timeoutMs, retentionMs, deadRetentionMs, ordered, onDead } = policy;
+  const { retries, backoff, timeoutMs, retentionMs, deadRetentionMs, ordered, onDead, keepAlive } = policy;
   const numbers = backoff && [backoff.type, backoff.baseMs, backoff.factor, backoff.maxMs, backoff.jitter];
-  const content = JSON.stringify([name, retries, numbers, timeoutMs, retentionMs, deadRetentionMs, ordered, onDead]);
+  const numbersAndFlags = [retries, numbers, timeoutMs, retentionMs, deadRetentionMs, ordered, onDead, keepAlive];
+  const content = JSON.stringify([name, ...numbersAndFlags]);
   return createHash('sha256').update(content).digest().readBigInt64BE(0).toString();
 }

@@ -3,7 +3,7 @@ import { durationMs, type Duration } from '../job/duration.js';
 import { InvalidOptionsError } from '../job/errors.js';
 import type { QueueEvent } from '../job/events.js';
 import type { JobId } from '../job/job.js';
-import { checkInteger, checkKey, checkName } from '../job/names.js';
+import { checkInteger, checkJobId, checkKey, checkName } from '../job/names.js';
 import type { RunOneOptions, RunOneResult } from '../job/run-one.js';
 import { MAX_TIMER_MS } from '../job/time-limit.js';
 import { pauseChannel, resumeChannel } from '../statements/channels.js';
@@ -55,7 +55,7 @@ export class Queue {
    * @throws {InvalidOptionsError} when the id is no decimal number
    */
   async get(id: JobId): Promise<JobRecord | null> {
-    const params = { id: checkId(id) };
+    const params = { id: checkJobId(id, 'id') };
     const [job] = await this.ports.read((client) => run(client, getJob, params));
     return job ?? null;
   }
@@ -80,7 +80,7 @@ export class Queue {
    * @example const total = await queue.waitFor<number>(id, { timeout: '30s' });
    */
   async waitFor<Result = unknown>(id: JobId, options?: WaitOptions): Promise<Result> {
-    return (await this.ports.waiter.waitFor(checkId(id), options)) as Result;
+    return (await this.ports.waiter.waitFor(checkJobId(id, 'id'), options)) as Result;
   }
 
   /** How many handlers run in this process now. */
@@ -194,9 +194,4 @@ export class Queue {
 function checkChannels(channels: unknown): string[] {
   if (Array.isArray(channels)) return channels.map((channel) => checkName(channel, 'channels'));
   throw new InvalidOptionsError('channels', channels, 'Give an array of names of channels.');
-}
-
-function checkId(id: unknown): JobId {
-  if (typeof id === 'string' && /^\d{1,18}$/.test(id)) return String(BigInt(id));
-  throw new InvalidOptionsError('id', id, 'Give the id that spawn has answered, a string of digits.');
 }

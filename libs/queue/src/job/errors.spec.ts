@@ -20,6 +20,8 @@ function factsFor(Class: ErrorClass): unknown[] {
       return ['Mailer.welcome', ['something']];
     case 'SpawnItemError':
       return [3, new Error('wrong')];
+    case 'ReservationError':
+      return ['5', 'expired'];
     case 'TransactionAbortedError':
       return ['spawn'];
     case 'DatabaseUnavailableError':

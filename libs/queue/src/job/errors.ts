@@ -165,7 +165,7 @@ export class LeaseLostError extends QueueError {
   }
 }
 
-/** `job.complete()` was called on a run that has already ended or been completed. */
+/** `job.complete()`, `checkpoint`, `progress` or `keepAlive` was called on a run that has already ended or been completed. */
 export class InvalidTransitionError extends QueueError {
   readonly code = 'invalid_transition';
 
@@ -175,6 +175,36 @@ export class InvalidTransitionError extends QueueError {
     readonly to: string,
   ) {
     super(`Job ${jobId} is ${from} and cannot become ${to}.`);
+  }
+}
+
+/**
+ * Why a reservation cannot be used.
+ *
+ * - `unknown`: nothing is held under its id. It was released, the transaction that spawned it rolled back, or it never was.
+ * - `expired`: its hold has ended.
+ * - `committed`: it was committed before.
+ * - `foreign`: it was made by another queue.
+ */
+export type ReservationReason = 'unknown' | 'expired' | 'foreign' | 'committed';
+
+const RESERVATION_MESSAGES: Readonly<Record<ReservationReason, (jobId: string) => string>> = {
+  unknown: (id) => `Nothing is held under id ${id}: it was released, its spawn was rolled back, or it never was.`,
+  expired: (id) =>
+    `The hold of job ${id} has ended, and the job is gone. Spawn it again with a longer \`hold\`, or call keepAlive in time.`,
+  committed: (id) => `Job ${id} is committed already.`,
+  foreign: (id) => `Reservation ${id} was made by another queue. Commit it with the JobSpawner that made it.`,
+};
+
+/** A reservation cannot be committed, kept alive or released: `reason` tells why. Nothing was changed. */
+export class ReservationError extends QueueError {
+  readonly code = 'reservation_invalid';
+
+  constructor(
+    readonly jobId: string,
+    readonly reason: ReservationReason,
+  ) {
+    super(RESERVATION_MESSAGES[reason](jobId));
   }
 }
 

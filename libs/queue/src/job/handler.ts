@@ -1,8 +1,7 @@
-import type { EntityManager } from 'typeorm';
 import type { StandardSchemaV1 } from '@standard-schema/spec';
 import type { Backoff, BackoffFunction, BackoffOptions } from './backoff.js';
 import type { Duration } from './duration.js';
-import type { ClaimedJob, Job } from './job.js';
+import type { Job } from './job.js';
 
 /** Options of `@JobHandler`. Precedence: library < module (`defaults`) < `preset` < decorator < spawn call. */
 export interface HandlerOptions {
@@ -45,11 +44,36 @@ export interface HandlerOptions {
   concurrency?: number;
   /** Smaller runs first within a channel, −32 768 to 32 767. Default 0. */
   priority?: number;
+  /** `'manual'`: a run that returns without `job.complete()` has failed. Default `'auto'`: returning completes the job. */
+  completion?: 'auto' | 'manual';
+  /**
+   * `false`: the lease of a run ends `leaseMs` after its start, though its process lives, unless the handler moves the end
+   * by `job.keepAlive` or a checkpoint. Then the job runs again. Default `true`.
+   */
+  keepAlive?: boolean;
+  /** Called once a failed run is written, and not awaited by anything but a shutdown. Default none. */
+  onError?: ErrorHook;
+  /** Whether another run may help after this error; `false`: the job is dead (`rejected`). Default every error. */
+  isRetryable?: (error: unknown) => boolean;
   /** Options shared by several handlers; what stands beside it wins. A function gets the handler's `Class.method`. */
   preset?: HandlerPreset;
   /** Name of the `QueueModule` instance that serves the handler. Default the unnamed one. */
   instance?: string;
 }
+
+/** What became of a failed run. */
+export interface ErrorContext {
+  /** `false`: the job is dead. */
+  readonly willRetry: boolean;
+  /** The wait until the next run, `null` when there is none. */
+  readonly delayMs: number | null;
+}
+
+/**
+ * Hears of failed runs, in the process that had them: what the handler threw, its job, and what became of it. Called when
+ * that is written; what it throws is logged, and changes nothing.
+ */
+export type ErrorHook = (error: unknown, job: Job, context: ErrorContext) => void | Promise<void>;
 
 /** What a dead job means for the jobs behind it in its lane. */
 export type OnDead = 'skip' | 'block';
@@ -75,6 +99,8 @@ export interface HandlerPolicy {
   readonly retentionMs: number;
   /** `null`: for ever. */
   readonly deadRetentionMs: number | null;
+  /** `false`: a run's lease ends by itself. */
+  readonly keepAlive: boolean;
   /** Its jobs run in the order of their lanes. */
   readonly ordered: boolean;
   /** What a dead job means for its lane. */
@@ -94,6 +120,9 @@ export interface RegisteredHandler {
   readonly policyId: string;
   readonly backoffFunction: BackoffFunction | null;
   readonly schema: StandardSchemaV1 | null;
+  readonly completion: 'auto' | 'manual';
+  readonly onError: ErrorHook | null;
+  readonly isRetryable: ((error: unknown) => boolean) | null;
   /** `Class.method`, for messages. */
   readonly label: string;
   invoke(job: Job): unknown;
@@ -102,18 +131,4 @@ export interface RegisteredHandler {
 /** Where the executor finds handlers. */
 export interface HandlerLookup {
   find(jobName: string): RegisteredHandler | undefined;
-}
-
-/** Writes a completion through the transaction of the handler that asks for it. */
-export interface CompletionPort {
-  /**
-   * @param completion `manager` of the open transaction · `result` JSON text · `retentionMs` 0: delete
-   * @throws {LeaseLostError} when the job is no longer this run's
-   */
-  completeIn(completion: {
-    readonly job: ClaimedJob;
-    readonly manager: EntityManager;
-    readonly result: string | null;
-    readonly retentionMs: number;
-  }): Promise<void>;
 }

@@ -1,5 +1,6 @@
 import type { EntityManager } from 'typeorm';
 import type { Backoff } from './backoff.js';
+import type { Duration } from './duration.js';
 
 /** A job's id: a decimal string, since Postgres `bigint` exceeds a JavaScript number. */
 export type JobId = string;
@@ -9,8 +10,8 @@ export type Json = string | number | boolean | null | readonly Json[] | { readon
 
 /**
  * State of a job as it is stored. `waiting` covers scheduled, ready and retrying jobs, which differ in their due time
- * only; `running` is a waiting job that a lease names. `held`, `cancelled`, `reprocessing`, `resolved` and `discarded`
- * belong to two-phase commit, cancellation and dead letters.
+ * only; `running` is a waiting job that a lease names; `held` is one that was spawned with `hold` and not yet
+ * committed. `cancelled`, `reprocessing`, `resolved` and `discarded` belong to cancellation and dead letters.
  */
 export type JobState =
   'held' | 'waiting' | 'running' | 'completed' | 'cancelled' | 'dead' | 'reprocessing' | 'resolved' | 'discarded';
@@ -52,28 +53,100 @@ export interface Job<Payload = unknown> {
    */
   readonly signal: AbortSignal;
   /**
-   * Completes the job in the handler's own transaction: the completion commits with the handler's writes, or neither.
-   * Locks this job's row only, until that transaction ends.
+   * Stores how far the job has come: what is given replaces the stored payload, so that the next run begins with it.
+   * This run's own `payload` and `bytes` stay what they were. Grants no further run unless `extraRetries` says so, on
+   * the last attempt neither.
+   *
+   * @param changes `payload` JSON value of the handler's schema · `bytes` binary payload, `null`: none ·
+   *   `extraRetries` further runs beyond the limit, default 0 · `keepAlive` the lease lasts at least so long from now
+   * @param options `manager` of an open transaction: stored when it commits. Without it: stored when the call resolves
+   * @throws {PayloadInvalidError | PayloadTooLargeError | InvalidOptionsError} before any SQL
+   * @throws {LeaseLostError} when another runner may have the job; let it roll the transaction back
+   * @throws {InvalidTransitionError} when the job was completed or the run has ended
+   * @throws {InvalidManagerError} when `manager` has no open transaction or is of another DataSource
+   * @throws {TransactionConflictError} when an open transaction, say of this handler, has checkpointed or completed the job
+   * @example await job.checkpoint({ payload: { ...job.payload, page: page + 1 } });
+   */
+  checkpoint(changes: CheckpointChanges<Payload>, options?: { manager?: EntityManager }): Promise<void>;
+  /**
+   * Tells how far the run is; `queue.get(id).progress` reads it, also once the job has finished and is kept. Of the calls
+   * made while one is being written only what they add up to is written next, so it may be called as often as one likes.
+   *
+   * @param progress `percent` 0 to 100 · `message` at most 1 KiB, `null`: none. What is left out stays as this run has told it
+   * @throws {InvalidOptionsError} before any SQL
+   * @throws {LeaseLostError} when another runner may have the job
+   * @throws {InvalidTransitionError} when the job was completed or the run has ended
+   * @example await job.progress({ percent: (100 * done) / total, message: `${done} of ${total}` });
+   */
+  progress(progress: ProgressReport): Promise<void>;
+  /**
+   * Gives the lease an end of its own, `duration` from now; a later end stays. When it passes, `signal` aborts with
+   * {@link LeaseLostError}, another run begins, and what this one still writes is refused. Without it a lease lasts as
+   * long as its process lives, or, with `keepAlive: false`, `leaseMs` from the start.
+   *
+   * @param duration milliseconds or a duration such as `'2m'`; 1 ms to 365 days
+   * @throws {InvalidOptionsError} before any SQL
+   * @throws {LeaseLostError} when the lease is lost already
+   * @throws {InvalidTransitionError} when the job was completed or the run has ended
+   * @throws {TransactionConflictError} when an open transaction, say of this handler, has checkpointed or completed the job
+   * @example await job.keepAlive('2m');
+   */
+  keepAlive(duration: Duration): Promise<void>;
+  /**
+   * Completes the job. With `manager` in the handler's own transaction: the completion commits with the handler's writes,
+   * or neither, and only this job's row is locked until then. Without it the job is completed when the call resolves.
+   * What the handler returns or throws afterwards changes nothing.
    *
    * @param options `manager` of the open transaction · `result` JSON, kept as long as the handler's `retention`
    * @throws {LeaseLostError} when another runner may have the job; let it roll the transaction back
-   * @throws {InvalidTransitionError} on the second call of a run
+   * @throws {InvalidTransitionError} on the second call of a run, unless the first one's transaction rolled back
    * @throws {InvalidManagerError} when `manager` has no open transaction or is of another DataSource
+   * @throws {TransactionConflictError} when an open transaction, say of this handler, has checkpointed the job
    * @example
    * await this.dataSource.transaction(async (manager) => {
    *   await manager.insert(Invoice, invoice);
    *   await job.complete({ manager });
    * });
    */
-  complete(options: CompleteOptions): Promise<void>;
+  complete(options?: CompleteOptions): Promise<void>;
 }
 
 /** Options of `job.complete`. */
 export interface CompleteOptions {
-  /** EntityManager of the handler's open transaction. */
-  manager: EntityManager;
+  /** EntityManager of the handler's open transaction. Without it the job is completed when the call resolves. */
+  manager?: EntityManager;
   /** JSON result, readable as long as `retention` keeps the finished job. */
   result?: unknown;
+}
+
+/** What `job.checkpoint` changes: at least one of these. */
+export interface CheckpointChanges<Payload = unknown> {
+  /** Replaces the payload of later runs; checked as at spawn. With `bytes` and `metadata` at most `maxPayloadBytes`. */
+  payload?: Payload;
+  /** Replaces the binary payload of later runs, `null`: none. */
+  bytes?: Uint8Array | null;
+  /** Further runs that the job may have, 0 to 1 000 000. Default 0. */
+  extraRetries?: number;
+  /** The lease lasts at least so long from now, and ends then unless it is kept alive again. 1 ms to 365 days. */
+  keepAlive?: Duration;
+}
+
+/** What `job.progress` tells: at least one of these. */
+export interface ProgressReport {
+  /** 0 to 100. */
+  percent?: number;
+  /** At most 1 KiB of UTF-8; `null`: none. */
+  message?: string | null;
+}
+
+/** What is read of a job's progress: what its last run to tell of any has told. */
+export interface JobProgress {
+  /** 0 to 100, `null` when only a message was told. */
+  readonly percent: number | null;
+  /** `null` when only a share was told. */
+  readonly message: string | null;
+  /** When it was told, by the database's clock. */
+  readonly updatedAt: Date;
 }
 
 /** A job that this process has leased, as the claim hands it on. */

@@ -26,6 +26,12 @@ export const checkName = (value: unknown, option: string): string =>
 export const checkKey = (value: unknown, option: string): string =>
   checkText(value, option, { minBytes: 0, maxBytes: MAX_KEY_BYTES });
 
+/** @throws {InvalidOptionsError} unless it is what `spawn` answers: a string of digits */
+export function checkJobId(value: unknown, option: string): string {
+  if (typeof value === 'string' && /^\d{1,18}$/.test(value)) return String(BigInt(value));
+  throw new InvalidOptionsError(option, value, 'Give the id that spawn has answered, a string of digits.');
+}
+
 /** @throws {InvalidOptionsError} unless it is a whole number from min to max */
 export function checkInteger(value: unknown, option: string, min: number, max: number): number {
   if (typeof value === 'number' && Number.isInteger(value) && value >= min && value <= max) return value;

@@ -9,10 +9,19 @@ export type Outcome =
   /** Not started, or ended by a shutdown: waits again at its old place, the attempt given back. */
   | { readonly kind: 'released' }
   /**
-   * The handler has called `job.complete({ manager })`. Whether its transaction has committed only the database knows;
-   * if it has not, the run ends as `otherwise`.
+   * The handler has called `job.complete()`. Whether its transaction has committed only the database knows; if it has
+   * not, the run ends as `otherwise`. `threw`: the handler did not return.
    */
-  | { readonly kind: 'unless-completed'; readonly otherwise: Exclude<Outcome, { kind: 'unless-completed' }> };
+  | {
+      readonly kind: 'unless-completed';
+      readonly otherwise: Exclude<Outcome, { kind: 'unless-completed' }>;
+      readonly threw: boolean;
+    };
+
+/** How the run ends if its handler's transaction has not completed the job. */
+export function endingOf(outcome: Outcome): Exclude<Outcome, { kind: 'unless-completed' }> {
+  return outcome.kind === 'unless-completed' ? outcome.otherwise : outcome;
+}
 
 /** Why a job will not run again by itself. */
 export type DeadReason = 'exhausted' | 'rejected' | 'lease expired';

@@ -1,5 +1,6 @@
 import type { Logger } from '@nestjs/common';
 import { declareDead, forgetRunners, type HeartbeatRow, type Peer } from '../statements/runners.js';
+import { rescueExpired } from '../statements/rescue-expired.js';
 import { rescueJobs, rescueLanes } from '../statements/rescue-jobs.js';
 import { run, type SqlClient } from '../statements/statement.js';
 import { SURVEY_MESSAGE } from '../statements/wake-up.js';
@@ -14,11 +15,12 @@ export interface Rescued {
   readonly messages: readonly string[];
 }
 
-/** Finds runners that have died, and puts their jobs back. Heartbeats tell it; it asks the database only to act. */
+/** Finds runners that have died and runs that have outlived their lease, and puts their jobs back. Heartbeats tell it; it asks the database only to act. */
 export class Rescuer {
   private readonly watch: DeathWatch;
   private dead: readonly Peer[] = [];
   private orphaned = false;
+  private expired = false;
 
   constructor(
     settings: DeathWatchSettings,
@@ -30,10 +32,16 @@ export class Rescuer {
   }
 
   /** Takes in a heartbeat's answer; says whether there is something to do at once. */
-  see({ peers, orphaned }: HeartbeatRow): boolean {
+  see({ peers, orphaned, expired }: HeartbeatRow): boolean {
     this.dead = this.watch.look(peers, performance.now());
     this.orphaned = orphaned;
-    return this.dead.length > 0 || orphaned;
+    this.expired ||= expired;
+    return this.dead.length > 0 || orphaned || expired;
+  }
+
+  /** A run has outlived its lease: the next turn looks for it. */
+  expectExpired(): void {
+    this.expired = true;
   }
 
   async turn(): Promise<void> {
@@ -45,16 +53,20 @@ export class Rescuer {
       this.orphaned = true;
       this.logger.warn(`Runner ${id} has given no sign for ${Math.round(ageMs)} ms: its jobs are rescued.`);
     }
+    if (this.expired) {
+      this.expired = false;
+      await this.rescueAll(rescueExpiredOnce);
+    }
     if (!this.orphaned) return;
     this.orphaned = false;
-    await this.rescueAll();
+    await this.rescueAll(rescueOnce);
     await this.transact((client) => run(client, forgetRunners, { runner: null }));
   }
 
   /** Pass after pass until one finds nothing; what is locked now the next heartbeat finds again. */
-  private async rescueAll(): Promise<void> {
+  private async rescueAll(once: (client: SqlClient) => Promise<Rescued | null>): Promise<void> {
     for (;;) {
-      const rescued = await this.transact(rescueOnce);
+      const rescued = await this.transact(once);
       if (rescued === null) return;
       this.onRescued(rescued);
     }
@@ -69,4 +81,14 @@ async function rescueOnce(client: SqlClient): Promise<Rescued | null> {
   const messages = [...waiting.filter(({ suspect }) => !suspect), ...lanes].flatMap(({ message }) => message ?? []);
   if (waiting.some(({ suspect }) => suspect)) messages.push(SURVEY_MESSAGE);
   return { waiting: waiting.length, dead: jobs.length - waiting.length, messages };
+}
+
+/** One pass over the runs that have outlived their lease; `null` when there was none. */
+async function rescueExpiredOnce(client: SqlClient): Promise<Rescued | null> {
+  const rows = await run(client, rescueExpired, {});
+  if (rows.length === 0) return null;
+  const count = (wanted: string): number => rows.filter(({ outcome }) => outcome === wanted).length;
+  const [waiting, dead] = [count('waiting'), count('dead')];
+  const messages = rows.flatMap(({ message }) => message ?? []);
+  return { waiting, dead, messages: waiting > 0 ? [...messages, SURVEY_MESSAGE] : messages };
 }

@@ -58,3 +58,8 @@ export async function isAborted(manager: EntityManager): Promise<boolean> {
   if (client?.readyForQuery !== true) await client?.query('');
   return client?.getTransactionStatus?.() === 'E';
 }
+
+/** Whether the transaction of a manager is still to be ended. */
+export function hasOpenTransaction({ queryRunner }: EntityManager): boolean {
+  return queryRunner !== undefined && !queryRunner.isReleased && queryRunner.isTransactionActive;
+}

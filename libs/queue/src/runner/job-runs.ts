@@ -1,16 +1,18 @@
 import type { Logger } from '@nestjs/common';
 import type { Demand } from '../claim/claimer.js';
 import type { HandlerGroup } from '../claim/feeds.js';
+import { ErrorHooks } from '../execute/error-hooks.js';
 import { JobExecutor } from '../execute/job-executor.js';
 import { RunningJob } from '../execute/running-job.js';
 import type { HandlerRegistry } from '../handlers/handler.registry.js';
 import type { Policies } from '../handlers/policies.js';
 import { QueueClosedError } from '../job/errors.js';
 import type { QueueEvent } from '../job/events.js';
-import type { CompletionPort, RegisteredHandler } from '../job/handler.js';
+import type { ErrorHook, HandlerPolicy, RegisteredHandler } from '../job/handler.js';
 import type { ClaimedJob } from '../job/job.js';
 import type { LeaseBook } from '../job/lease-book.js';
 import { RELEASED } from '../job/outcome.js';
+import type { RunPort } from '../job/run-port.js';
 import type { EndedRun } from '../settle/settlement.js';
 import type { Settled } from '../settle/settler.js';
 import type { LaneEnd } from '../statements/lanes.js';
@@ -25,12 +27,16 @@ const MAX_IDLE_AHEAD_MS = 250;
 export interface JobRunsSettings extends SlotsSettings {
   readonly abortGraceMs: number;
   readonly stuckAfterMs: number;
+  readonly leaseMs: number;
+  readonly maxPayloadBytes: number;
+  /** Hears of the failed runs of every handler. */
+  readonly onError: ErrorHook | null;
 }
 
 export interface JobRunsParts {
   readonly registry: HandlerRegistry;
   readonly policies: Policies;
-  readonly completion: CompletionPort;
+  readonly port: RunPort;
   readonly book: LeaseBook;
   readonly logger: Logger;
   readonly emit: (event: QueueEvent) => void;
@@ -41,6 +47,10 @@ export interface JobRunsParts {
   readonly ended: (run: EndedRun) => void;
   /** A lane is to be given back, behind what has ended before. */
   readonly laneEnded: (end: LaneEnd) => void;
+  /** The lease of a run has ended before the run: its job is to be rescued. */
+  readonly leaseEnded: () => void;
+  /** Such a run has ended too: nothing is to be written. */
+  readonly abandoned: (job: ClaimedJob) => void;
   /** There is room for more. */
   readonly wanting: () => void;
 }
@@ -51,6 +61,7 @@ export class JobRuns {
   private readonly runs = new RunBoard();
   private readonly lanes: Lanes;
   private readonly executor: JobExecutor;
+  private readonly errorHooks: ErrorHooks;
   private stopping = false;
   private suspectInHand = false;
   private aheadTimer: NodeJS.Timeout | undefined;
@@ -62,8 +73,10 @@ export class JobRuns {
     private readonly parts: JobRunsParts,
   ) {
     this.slots = new Slots(settings);
+    const hookFailed = (what: string): void => parts.logger.error(what);
+    this.executor = new JobExecutor(settings.abortGraceMs, { stuck: (job) => this.reportStuck(job), hookFailed });
+    this.errorHooks = new ErrorHooks(settings.onError, hookFailed);
     this.lanes = new Lanes(this.slots, settings.prefetchMs, { ...parts, handlerOf: (job) => this.handlerOf(job) });
-    this.executor = new JobExecutor(settings.abortGraceMs, (job) => this.reportStuck(job));
   }
 
   /**
@@ -179,12 +192,22 @@ export class JobRuns {
     await this.runs.idle(abortWaitMs);
   }
 
+  /** Resolves when no error hook is under way. */
+  hooksEnded(): Promise<void> {
+    return this.errorHooks.idle();
+  }
+
   private async run(claimed: ClaimedJob): Promise<void> {
     const { parts } = this;
     const handler = this.handlerOf(claimed);
     const policy = parts.policies.of(claimed, handler);
-    const job = new RunningJob(claimed, parts.completion, policy.retentionMs, () => this.lanes.writtenBefore(claimed));
-    const active: ActiveRun = { job, handler, leaseLost: false, stuckReported: false };
+    const job = this.runningJob(claimed, handler, policy, () => {
+      active.leaseLost = true;
+      active.leaseEnded = true;
+      if (!job.control.askedForCompletion) this.lanes.expired(claimed);
+      parts.leaseEnded();
+    });
+    const active: ActiveRun = { job, handler, leaseLost: false, leaseEnded: false, stuckReported: false };
     this.runs.add(active);
     parts.book.start(claimed.id);
     if (parts.observed()) parts.emit({ type: 'started', ...factsOf(claimed) });
@@ -195,13 +218,32 @@ export class JobRuns {
     parts.book.end(claimed.id);
     this.slots.end(handler, durationMs);
     this.forget(claimed);
-    if (active.leaseLost) parts.emit({ type: 'lease-lost', ...factsOf(claimed) });
+    // Whether it was completed in time only the database knows.
+    const undecided = active.leaseEnded && job.control.askedForCompletion;
+    if (active.leaseEnded && !undecided) {
+      this.lanes.expired(claimed);
+      parts.abandoned(claimed);
+    }
+    if (active.leaseLost && !undecided) parts.emit({ type: 'lease-lost', ...factsOf(claimed) });
     else {
-      parts.ended({ job: claimed, outcome, policy, durationMs });
+      parts.ended({ job: claimed, outcome, policy, durationMs, written: this.errorHooks.of(handler, job) });
       this.lanes.ended(claimed, outcome, policy, durationMs);
     }
     this.startReady();
     if (this.slots.reserved || this.demand(true).limit > 0) parts.wanting();
+  }
+
+  private runningJob(
+    claimed: ClaimedJob,
+    handler: RegisteredHandler,
+    policy: HandlerPolicy,
+    leaseEnded: () => void,
+  ): RunningJob {
+    const { maxPayloadBytes, leaseMs } = this.settings;
+    const { port } = this.parts;
+    const settledBefore = (): Promise<void> => this.lanes.writtenBefore(claimed);
+    const settings = { maxPayloadBytes, leaseMs };
+    return new RunningJob(claimed, { port, handler, policy, ...settings, settledBefore, leaseEnded });
   }
 
   /** Jobs were taken ahead of fast ones, and slow ones came in between: they go back to where others can run them. */

@@ -1,7 +1,7 @@
 import type { HandlerPolicy, RegisteredHandler } from '../job/handler.js';
 import type { ClaimedJob } from '../job/job.js';
 import type { LeaseBook } from '../job/lease-book.js';
-import type { Outcome } from '../job/outcome.js';
+import { endingOf, type Outcome } from '../job/outcome.js';
 import type { LaneEnd } from '../statements/lanes.js';
 import type { Slots } from './slots.js';
 
@@ -76,7 +76,7 @@ export class Lanes {
     if (run === undefined) return;
     if (outcome.kind !== 'unless-completed') this.written(run);
     else if (completedByHandler && !this.stopping && run.followers.length > 0) this.startNext(run);
-    else this.end(run, job.seq!, completedByHandler ? null : blockerOf(job, outcome.otherwise, policy));
+    else this.end(run, job.seq!, completedByHandler ? null : blockerOf(job, endingOf(outcome), policy));
   }
 
   /** Resolves when the ends of the jobs before this one are written, or never will be. */
@@ -92,6 +92,14 @@ export class Lanes {
     if (run === undefined) return;
     this.parts.book.letGo(run.lease, 1);
     this.end(run, job.seq! - 1, null);
+  }
+
+  /** The lease of a job that runs has passed, and its lane goes back with the job: there is no end of it to write. */
+  expired(job: ClaimedJob): void {
+    const run = this.of(job);
+    if (run === undefined) return;
+    this.forget(run);
+    this.parts.book.letGo(run.lease, 1);
   }
 
   /** The jobs behind running ones go back to where others can see them: they are free once the lane is. */

@@ -91,6 +91,11 @@ export class Membership {
     return this.rescuer.see(row);
   }
 
+  /** A run of this process has outlived its lease. */
+  expectExpired(): void {
+    this.rescuer.expectExpired();
+  }
+
   rescue(): Promise<void> {
     return this.rescuer.turn();
   }

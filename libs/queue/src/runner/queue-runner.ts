@@ -1,15 +1,18 @@
 import type { Logger } from '@nestjs/common';
 import type { ClientConfig } from 'pg';
+import type { DataSource } from 'typeorm';
 import { Claimer } from '../claim/claimer.js';
 import { Feeds } from '../claim/feeds.js';
 import { messageOf } from '../job/errors.js';
 import { LeaseBook } from '../job/lease-book.js';
+import { endingOf } from '../job/outcome.js';
 import { withinMs } from '../job/time-limit.js';
 import type { LoopBoard } from '../maintenance/loop-board.js';
 import type { Rescued, Transact } from '../maintenance/rescuer.js';
 import { Connection } from '../postgres/connection.js';
 import { Listener } from '../postgres/listener.js';
 import type { Notifier } from '../postgres/notifier.js';
+import { RunWriter } from '../settle/run-writer.js';
 import type { EndedRun } from '../settle/settlement.js';
 import { Settler, type Settled } from '../settle/settler.js';
 import type { HeartbeatRow } from '../statements/runners.js';
@@ -20,7 +23,7 @@ import { ClaimLoop, type ClaimLoopParts } from './claim-loop.js';
 import { idleWithin } from './idle.js';
 import { JobRuns, type JobRunsParts, type JobRunsSettings } from './job-runs.js';
 import { Membership } from './membership.js';
-import { eventOf } from './run-events.js';
+import { eventOf, thrownAfterCompletion } from './run-events.js';
 import { Upkeep } from './upkeep.js';
 import { WakeUpDelay } from './wake-up-delay.js';
 
@@ -37,12 +40,10 @@ export interface RunnerSettings extends JobRunsSettings {
   readonly blockedLimitMs: number;
   readonly shutdownGraceMs: number;
   readonly pruneEveryMs: number;
+  readonly dataSource: DataSource;
 }
 
-export interface RunnerParts extends Pick<
-  JobRunsParts,
-  'registry' | 'policies' | 'completion' | 'logger' | 'emit' | 'observed'
-> {
+export interface RunnerParts extends Pick<JobRunsParts, 'registry' | 'policies' | 'logger' | 'emit' | 'observed'> {
   readonly notifier: Notifier;
   readonly board: LoopBoard | null;
   readonly prepare: ClaimLoopParts['prepare'];
@@ -85,9 +86,12 @@ export class QueueRunner {
     this.runs = new JobRuns(settings, {
       ...parts,
       book,
+      port: new RunWriter(settings, this.settleConnection),
       mayStart: () => this.membership.trusted,
       ended: (ended) => this.onEnded(ended),
       laneEnded: (end) => this.settler.endLane(end),
+      leaseEnded: () => this.expectExpired(),
+      abandoned: (job) => this.settler.abandon(job),
       wanting: () => this.claims.wake(),
     });
     this.feeds = new Feeds(this.runs.handlerGroups(), channels && new Set(channels));
@@ -168,6 +172,7 @@ export class QueueRunner {
     await this.attempt('Announcing the shutdown', this.membership.announceStop());
     await this.runs.drain(this.settings.shutdownGraceMs, ABORT_WAIT_MS);
     await this.attempt('Writing the last outcomes', this.settler.idle());
+    await this.attempt('Ending the error hooks', this.runs.hooksEnded());
     this.settler.stop();
     await this.attempt('Ending the rescue', this.upkeep.rescue.stop());
     await this.membership.stopBeating();
@@ -191,18 +196,27 @@ export class QueueRunner {
   private onSettled(settled: Settled): void {
     const { run: ended, result } = settled;
     if (result === 'written' && settled.requeued && ended.job.seq === null) {
-      const released = ended.outcome.kind === 'released';
+      const released = endingOf(ended.outcome).kind === 'released';
       const message = released && ended.job.suspect ? SURVEY_MESSAGE : settled.requeued.message;
       this.tell([message]);
       // Others learn of later due times from their polls; of a job that is free at an old place they must be told.
       if (released) this.parts.notifier.send([message]);
     }
+    if (result === 'written') ended.written?.(ended.outcome);
+    const thrown = thrownAfterCompletion(settled);
+    if (thrown !== null) this.logger.warn(thrown);
     if (result === 'lost') {
       this.logger.warn(`The lease of job ${ended.job.id} (${ended.job.name}) was lost: its end is not written.`);
     }
     this.runs.settled(settled);
     if (this.parts.observed()) this.parts.emit(eventOf(settled));
     if (this.settler.backlog === 0) this.claims.wake();
+  }
+
+  /** The lease of a run has passed: there is a job to rescue, maybe by this process. */
+  private expectExpired(): void {
+    this.membership.expectExpired();
+    this.upkeep.rescue.hurry();
   }
 
   /** Lanes whose head must wait, or is for runners that know its name: this process, too, learns the times. */

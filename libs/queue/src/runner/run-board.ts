@@ -8,6 +8,8 @@ export interface ActiveRun {
   readonly job: RunningJob;
   readonly handler: RegisteredHandler;
   leaseLost: boolean;
+  /** Lost because it had an end of its own. */
+  leaseEnded: boolean;
   stuckReported: boolean;
 }
 

@@ -1,6 +1,7 @@
+import { messageOf } from '../job/errors.js';
 import type { QueueEvent } from '../job/events.js';
 import type { ClaimedJob } from '../job/job.js';
-import type { Outcome } from '../job/outcome.js';
+import { endingOf } from '../job/outcome.js';
 import type { Settled } from '../settle/settler.js';
 
 export function factsOf({ id, channel, key, name, attempt }: ClaimedJob) {
@@ -12,7 +13,7 @@ export function eventOf({ run: { job, outcome, durationMs }, result }: Settled):
   const facts = factsOf(job);
   if (result === 'lost') return { type: 'lease-lost', ...facts };
   if (result === 'completed-by-handler') return { type: 'completed', durationMs, ...facts };
-  const written: Outcome = outcome.kind === 'unless-completed' ? outcome.otherwise : outcome;
+  const written = endingOf(outcome);
   switch (written.kind) {
     case 'completed':
       return { type: 'completed', durationMs, ...facts };
@@ -25,4 +26,12 @@ export function eventOf({ run: { job, outcome, durationMs }, result }: Settled):
     default:
       return { type: 'released', ...facts };
   }
+}
+
+/** What is logged of a handler that has completed its job and threw then; `null` when it did not. */
+export function thrownAfterCompletion({ run: { job, outcome }, result }: Settled): string | null {
+  if (result !== 'completed-by-handler' || outcome.kind !== 'unless-completed' || !outcome.threw) return null;
+  const { otherwise } = outcome;
+  const reason = 'error' in otherwise ? messageOf(otherwise.error) : otherwise.kind;
+  return `Job ${job.id} (${job.name}) is completed; what its handler threw afterwards changes nothing: ${reason}`;
 }

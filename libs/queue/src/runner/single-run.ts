@@ -7,6 +7,7 @@ import type { ClaimedJob } from '../job/job.js';
 import { LeaseBook } from '../job/lease-book.js';
 import type { RunOneResult } from '../job/run-one.js';
 import { Connection } from '../postgres/connection.js';
+import { RunWriter } from '../settle/run-writer.js';
 import { Settler, type Settled } from '../settle/settler.js';
 import { run } from '../statements/statement.js';
 import { surveyFeeds } from '../statements/survey-feeds.js';
@@ -14,7 +15,7 @@ import { JobRuns } from './job-runs.js';
 import { Membership } from './membership.js';
 import type { RunnerParts, RunnerSettings } from './queue-runner.js';
 import type { LaneId } from './lanes.js';
-import { eventOf, factsOf } from './run-events.js';
+import { eventOf, factsOf, thrownAfterCompletion } from './run-events.js';
 
 /** How long aborted handlers may take to end. */
 const ABORT_WAIT_MS = 2_000;
@@ -52,7 +53,10 @@ export class SingleRun {
         ...{ ...parts, book },
         emit: (event) => this.emit(event),
         mayStart: () => this.membership.trusted,
+        port: new RunWriter(settings, this.connection),
         ended: (ended) => this.settler.settle(ended),
+        leaseEnded: () => void this.rescue(),
+        abandoned: (job) => this.settler.abandon(job),
         laneEnded: (end) => this.settler.endLane(end),
         wanting: () => undefined,
       },
@@ -115,6 +119,7 @@ export class SingleRun {
   private async leave(): Promise<void> {
     this.runs.stop();
     this.settler.stop();
+    await this.runs.hooksEnded();
     await this.membership.stopBeating();
     await this.membership.leave().catch((error: unknown) => this.warn('Leaving the fleet', error));
     await this.connection.close();
@@ -124,6 +129,9 @@ export class SingleRun {
     if (settled.result === 'written' && settled.requeued && settled.run.outcome.kind === 'released') {
       this.parts.notifier.send([settled.requeued.message]);
     }
+    if (settled.result === 'written') settled.run.written?.(settled.run.outcome);
+    const thrown = thrownAfterCompletion(settled);
+    if (thrown !== null) this.logger.warn(thrown);
     this.runs.settled(settled);
     this.emit(eventOf(settled));
   }
@@ -149,6 +157,12 @@ export class SingleRun {
       rescued: () => undefined,
     };
     return new Membership(settings, book, connection, (work) => connection.transaction(work), events, logger);
+  }
+
+  /** The lease of the run has passed: its job goes back, also when no other process is there to see to it. */
+  private async rescue(): Promise<void> {
+    this.membership.expectExpired();
+    await this.membership.rescue().catch((error: unknown) => this.warn('The rescue', error));
   }
 
   private warn(what: string, error: unknown): void {

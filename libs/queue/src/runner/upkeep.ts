@@ -1,5 +1,6 @@
 import type { Logger } from '@nestjs/common';
 import { Loop } from '../maintenance/loop.js';
+import { HoldExpirer } from '../maintenance/hold-expirer.js';
 import type { LoopBoard } from '../maintenance/loop-board.js';
 import { Pruner } from '../maintenance/pruner.js';
 import type { Transact } from '../maintenance/rescuer.js';
@@ -27,11 +28,12 @@ export interface UpkeepTurns {
 /** Few enough that an idle process with ordered jobs in wait stays below one statement a second. */
 const SURVEYS_PER_SWEEP = 3;
 
-/** What a runner does now and then: look for jobs that no notification told of, rescue, prune. */
+/** What a runner does now and then: look for jobs that no notification told of, end holds, rescue, prune. */
 export class Upkeep {
   readonly poll: Loop;
   readonly rescue: Loop;
   readonly prune: Loop;
+  private readonly holds: HoldExpirer;
   private surveys = 0;
   /** Where the last sweep ended. */
   private sweptTo: LaneName | null = null;
@@ -45,6 +47,7 @@ export class Upkeep {
   ) {
     const { instance, pollMs, rescueMs, pruneEveryMs } = settings;
     const pruner = new Pruner(transact);
+    this.holds = new HoldExpirer(transact);
     const loop = (name: string, everyMs: number, jitter: number, turn: () => Promise<unknown>): Loop =>
       new Loop(
         { name: `nestmq ${instance} ${name}`, everyMs, jitter, turn: async () => void (await turn()) },
@@ -64,6 +67,7 @@ export class Upkeep {
     const asked = this.settings.survey();
     const rows = await this.transact((client) => run(client, surveyFeeds, asked));
     this.turns.surveyed(rows);
+    if (rows[0]?.endedHolds) await this.holds.turn();
     if (rows.some(({ feed }) => feed?.stream === 'arrivals')) await this.sweep();
   }
 

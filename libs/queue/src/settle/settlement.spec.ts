@@ -8,7 +8,7 @@ const FENCE = { id: '7', run: 3, lease: 11 };
 
 const POLICY: HandlerPolicy = {
   ...{ retries: 4, backoff: null, timeoutMs: null, retentionMs: 0, deadRetentionMs: null },
-  ...{ ordered: false, onDead: 'skip' },
+  ...{ ordered: false, onDead: 'skip', keepAlive: true },
 };
 
 function settle(outcome: Outcome, policy: Partial<HandlerPolicy> = {}): Settlement {
@@ -64,7 +64,7 @@ describe('settlementOf', () => {
 
   it('asks the database first when the handler has completed the job itself, and is unsure of what it writes else', () => {
     const otherwise = { kind: 'retry', delayMs: 0, error: 'not committed' } as const;
-    expect(settle({ kind: 'unless-completed', otherwise })).toMatchObject({
+    expect(settle({ kind: 'unless-completed', otherwise, threw: false })).toMatchObject({
       write: 'confirm',
       entry: FENCE,
       otherwise: { write: 'requeue', unsure: true, entry: { attempt: 2, error: 'not committed' } },

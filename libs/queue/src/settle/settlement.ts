@@ -11,6 +11,8 @@ export interface EndedRun {
   readonly outcome: Outcome;
   readonly policy: HandlerPolicy;
   readonly durationMs: number;
+  /** Called once its end is written. */
+  readonly written?: ((outcome: Outcome) => void) | undefined;
 }
 
 /**
@@ -51,7 +53,7 @@ export function settlementOf(run: EndedRun): Settlement {
         run,
         write: 'confirm',
         entry: fence,
-        otherwise: { ...settlementOf({ ...run, outcome: outcome.otherwise }), unsure: true },
+        otherwise: { ...settlementOf({ ...run, outcome: outcome.otherwise }), run, unsure: true },
       };
   }
 }

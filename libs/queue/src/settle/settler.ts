@@ -2,6 +2,7 @@ import type { Logger } from '@nestjs/common';
 import { messageOf } from '../job/errors.js';
 import type { ClaimedJob } from '../job/job.js';
 import type { LeaseBook } from '../job/lease-book.js';
+import { endingOf } from '../job/outcome.js';
 import { RetryDelay } from '../job/retry-delay.js';
 import type { Connection } from '../postgres/connection.js';
 import { isRetryable } from '../postgres/sqlstate.js';
@@ -78,6 +79,12 @@ export class Settler {
     this.enqueue(settlementOf(run));
   }
 
+  /** Nothing is to be written of a run whose lease has ended by itself: only its lease counts one job less. */
+  abandon(job: ClaimedJob): void {
+    this.settled(job);
+    if (this.endedLeases.length > 0) this.hurry();
+  }
+
   /** Gives a lane back, behind the settlements of its jobs. */
   endLane(entry: LaneEnd): void {
     this.enqueue({ write: 'end-lane', entry });
@@ -85,6 +92,10 @@ export class Settler {
 
   private enqueue(settlement: Settlement | LaneSettlement): void {
     this.waiting.push(settlement);
+    this.hurry();
+  }
+
+  private hurry(): void {
     if (this.working) return;
     this.working = true;
     // After this turn of the event loop: what ends in the same turn goes out together.
@@ -170,7 +181,7 @@ export class Settler {
   private async putBack({ run: ended }: Settlement, cause: unknown): Promise<void> {
     const { job } = ended;
     this.logger.error(`The end of job ${job.id} (${job.name}) cannot be written: ${messageOf(cause)}`);
-    if (ended.outcome.kind === 'retry') {
+    if (endingOf(ended.outcome).kind === 'retry') {
       this.events.settled({ run: ended, result: 'lost' });
       return;
     }
@@ -205,7 +216,7 @@ export class Settler {
     this.report(finish, new Set(finished), repeated);
     const places = new Map(requeued.map((row) => [row.id, row]));
     this.report(requeue, new Set(places.keys()), repeated, places);
-    this.confirmed(confirm, new Set(unsettled));
+    this.confirmed(confirm, new Map(unsettled.map(({ id, mine }) => [id, mine])));
   }
 
   /** What was to be looked at again is not forgotten when the transaction fails. */
@@ -249,13 +260,17 @@ export class Settler {
     }
   }
 
-  /** A job that is gone was completed by its handler; one that is there was not, or its transaction is still open. */
-  private confirmed(confirm: readonly Of<'confirm'>[], unsettled: ReadonlySet<string>): void {
+  /**
+   * A job that is gone was completed by its handler; one that is there was not, or its transaction is still open, or a
+   * rescuer has put it back since.
+   */
+  private confirmed(confirm: readonly Of<'confirm'>[], unsettled: ReadonlyMap<string, boolean>): void {
     for (const { run: ended, entry, otherwise } of confirm) {
-      if (unsettled.has(entry.id)) this.waiting.push(otherwise);
+      const mine = unsettled.get(entry.id);
+      if (mine) this.waiting.push(otherwise);
       else {
         this.settled(ended.job);
-        this.events.settled({ run: ended, result: 'completed-by-handler' });
+        this.events.settled({ run: ended, result: mine === undefined ? 'completed-by-handler' : 'lost' });
       }
     }
   }

@@ -4,18 +4,24 @@ import {
   PayloadInvalidError,
   PayloadTooLargeError,
   QueueClosedError,
+  ReservationError,
   SpawnItemError,
   UnknownJobError,
 } from '../job/errors.js';
 import type { HandlerClass, RegisteredHandler } from '../job/handler.js';
 import type { JobId } from '../job/job.js';
+import { checkJobId } from '../job/names.js';
 import { transactionClient } from '../postgres/transaction-client.js';
 import { chunksOf, insertJobsInTransaction, type NewJob } from '../statements/insert-jobs.js';
 import { run } from '../statements/statement.js';
 import { notifyChannelOf } from '../statements/wake-up.js';
+import { checkOptions, managerOf } from './check-options.js';
+import type { Holds } from './holds.js';
 import { prepareJob, type Target } from './prepare-job.js';
+import { Reservation } from './reservation.js';
 import type {
   HandlerMethod,
+  HoldOption,
   PayloadOf,
   SpawnItem,
   SpawnOptions,
@@ -48,6 +54,7 @@ export class JobSpawner {
     private readonly targets: SpawnTargets,
     private readonly settings: SpawnerSettings,
     private readonly queue: SpawnQueue,
+    private readonly holds: Holds,
     private readonly onJoined: (manager: EntityManager) => void,
   ) {}
 
@@ -71,6 +78,12 @@ export class JobSpawner {
     handler: HandlerClass<T>,
     method: Method,
     payload: PayloadOf<T, Method>,
+    options: SpawnOptions & HoldOption,
+  ): Promise<Reservation>;
+  spawn<T, Method extends HandlerMethod<T>>(
+    handler: HandlerClass<T>,
+    method: Method,
+    payload: PayloadOf<T, Method>,
     options?: SpawnOptions,
   ): Promise<SpawnResult>;
   /**
@@ -79,6 +92,7 @@ export class JobSpawner {
    * @param name name of the job, one of this application's handlers unless `openNames` is set; then `channel` is needed
    * @example await this.jobs.spawn('Mailer.welcome', { userId });
    */
+  spawn(name: string, payload: unknown, options: SpawnOptions & HoldOption): Promise<Reservation>;
   spawn(name: string, payload?: unknown, options?: SpawnOptions): Promise<SpawnResult>;
   async spawn(...call: [unknown, unknown?, unknown?, unknown?]): Promise<SpawnResult> {
     const byName = typeof call[0] === 'string';
@@ -86,8 +100,8 @@ export class JobSpawner {
     const payload = byName ? call[1] : call[2];
     const { manager, ...options } = checkOptions((byName ? call[2] : call[3]) as SpawnOptions | undefined);
     const job = await prepareJob(target, payload, options, this.settings.maxPayloadBytes);
-    const [id] = await this.insert([job], manager);
-    return { id: id!, isNew: true };
+    const [answer] = await this.insert([job], manager);
+    return answer!;
   }
 
   /**
@@ -100,22 +114,59 @@ export class JobSpawner {
   spawnMany<T, Method extends HandlerMethod<T>>(
     handler: HandlerClass<T>,
     method: Method,
+    items: readonly (SpawnItem<PayloadOf<T, Method>> & HoldOption)[],
+    options?: TransactionOption,
+  ): Promise<Reservation[]>;
+  spawnMany<T, Method extends HandlerMethod<T>>(
+    handler: HandlerClass<T>,
+    method: Method,
     items: readonly SpawnItem<PayloadOf<T, Method>>[],
     options?: TransactionOption,
   ): Promise<SpawnResult[]>;
-  /** Sends many jobs by the names of their handlers, all or none. */
+  /** Sends many jobs by the names of their handlers, all or none. The answer to an item with `hold` is a {@link Reservation}. */
+  spawnMany(
+    items: readonly (SpawnItem & HoldOption & { name: string })[],
+    options?: TransactionOption,
+  ): Promise<Reservation[]>;
   spawnMany(items: readonly (SpawnItem & { name: string })[], options?: TransactionOption): Promise<SpawnResult[]>;
   async spawnMany(...call: [unknown, unknown?, unknown?, unknown?]): Promise<SpawnResult[]> {
     const byName = Array.isArray(call[0]);
     const items = (byName ? call[0] : call[2]) as readonly (SpawnItem & { name: string })[];
     if (!Array.isArray(items)) throw new InvalidOptionsError('items', items, 'Give an array of { payload, … }.');
-    const { manager, ...others } = checkOptions((byName ? call[1] : call[3]) as TransactionOption | undefined);
-    checkNone(others);
+    const manager = managerOf(
+      (byName ? call[1] : call[3]) as TransactionOption | undefined,
+      'Only "manager" is of the whole call: give it with each item.',
+    );
     const target = byName ? null : this.byMethod(call[0], call[1]);
     const jobs: NewJob[] = [];
     for (const [index, item] of items.entries()) jobs.push(await this.prepareItem(index, item, target));
     if (jobs.length === 0) return [];
-    return (await this.insert(jobs, manager)).map((id) => ({ id, isNew: true }));
+    return this.insert(jobs, manager);
+  }
+
+  /**
+   * Commits jobs that were spawned with `hold`, so that they run. What cannot be committed is left out of the answer:
+   * expired, released, committed before, unknown, or locked by another transaction for 5 s.
+   *
+   * @param reservations what `spawn` has answered, or ids, from any process
+   * @param options      `manager` to commit them with a transaction; else they are committed when the call resolves
+   * @returns exactly the ids that this call has committed, in the order given
+   * @throws {InvalidOptionsError} when one is neither a reservation nor an id, {@link ReservationError} when one was made
+   *   by another queue; nothing is committed then
+   * @throws {TransactionAbortedError | InvalidManagerError | DatabaseUnavailableError}
+   * @example const committed = await this.jobs.commit(reservations, { manager });
+   * @see docs/two-phase-commit.md
+   */
+  async commit(reservations: readonly (Reservation | JobId)[], options?: TransactionOption): Promise<JobId[]> {
+    if (!Array.isArray(reservations)) {
+      throw new InvalidOptionsError('reservations', reservations, 'Give an array of reservations or ids.');
+    }
+    const manager = managerOf(options);
+    const ids = [...new Set(reservations.map((reservation) => this.heldId(reservation)))];
+    if (ids.length === 0) return [];
+    if (this.closed) throw new QueueClosedError('Reservations were committed');
+    const committed = await this.holds.commit(ids, manager);
+    return ids.filter((id) => committed.has(id));
   }
 
   /** Waits for the spawns under way and refuses later ones. @internal */
@@ -137,9 +188,23 @@ export class JobSpawner {
     }
   }
 
-  private async insert(jobs: readonly NewJob[], manager: EntityManager | undefined): Promise<JobId[]> {
+  private heldId(reservation: unknown): JobId {
+    if (!(reservation instanceof Reservation)) return checkJobId(reservation, 'reservations');
+    if (!reservation.isOf(this.holds)) throw new ReservationError(reservation.id, 'foreign');
+    return reservation.id;
+  }
+
+  private async insert(jobs: readonly NewJob[], manager: EntityManager | undefined): Promise<SpawnResult[]> {
     if (this.closed) throw new QueueClosedError('A job was spawned');
-    if (manager === undefined) return this.queue.insert(jobs);
+    const now = performance.now();
+    const ids = await (manager === undefined ? this.queue.insert(jobs) : this.insertIn(manager, jobs));
+    return jobs.map(({ holdMs }, index) => {
+      const answer = { id: ids[index]!, isNew: true };
+      return holdMs === null ? answer : new Reservation(answer, now + holdMs, this.holds);
+    });
+  }
+
+  private async insertIn(manager: EntityManager, jobs: readonly NewJob[]): Promise<JobId[]> {
     const client = await transactionClient(manager, this.settings);
     this.onJoined(manager);
     const notifyChannel = notifyChannelOf(this.settings.schema);
@@ -169,18 +234,6 @@ export class JobSpawner {
     const found = this.targets.findMethod(handler as HandlerClass<unknown>, method);
     return { name: found.name, handler: found };
   }
-}
-
-function checkOptions<Options extends object = SpawnOptions>(options: Options | undefined): Options {
-  if (options === undefined) return {} as Options;
-  if (typeof options === 'object' && options !== null && !Array.isArray(options)) return options;
-  throw new InvalidOptionsError('options', options, 'Give an object such as { manager, key, delay }.');
-}
-
-function checkNone(options: object): void {
-  const [[option, value] = []] = Object.entries(options);
-  if (option === undefined) return;
-  throw new InvalidOptionsError(option, value, 'Only "manager" is of the whole call: give it with each item.');
 }
 
 function checkItem<Item>(item: Item): Item {

@@ -1,10 +1,12 @@
 import { resolveBackoff } from '../job/backoff.js';
 import { durationMs, MAX_DURATION_MS } from '../job/duration.js';
-import { InvalidOptionsError, messageOf, PayloadInvalidError, PayloadTooLargeError } from '../job/errors.js';
+import { checkBytes, checkPayloadSize, encodePayload } from '../job/encode-payload.js';
+import { InvalidOptionsError } from '../job/errors.js';
 import type { RegisteredHandler } from '../job/handler.js';
 import { checkBoolean, checkKey, checkName, checkPriority, checkRetries } from '../job/names.js';
 import { validatePayload } from '../job/validate-payload.js';
 import type { NewJob } from '../statements/insert-jobs.js';
+import { holdMsOf } from './reservation.js';
 import type { JobSpawnOptions } from './spawn-options.js';
 
 /** Whom a job is for: a handler of this application, or a bare name where open names are allowed. */
@@ -21,6 +23,7 @@ const KNOWN_OPTIONS = new Set<string>([
   'bytes',
   'metadata',
   'ordered',
+  'hold',
 ] satisfies (keyof JobSpawnOptions)[]);
 
 const OPEN_NAME_RETRIES = 4;
@@ -38,11 +41,11 @@ export async function prepareJob(
 ): Promise<NewJob> {
   checkKnown(options);
   if (handler?.schema) await validatePayload(handler.schema, name, payload);
-  const encoded = encode(payload, name, 'payload');
-  const metadata = options.metadata === undefined ? null : encode(checkMetadata(options.metadata), name, 'metadata');
+  const encoded = encodePayload(payload, name, 'payload');
+  const metadata =
+    options.metadata === undefined ? null : encodePayload(checkMetadata(options.metadata), name, 'metadata');
   const bytes = options.bytes === undefined ? null : checkBytes(options.bytes);
-  const sizeBytes = byteLength(encoded) + byteLength(metadata) + (bytes?.length ?? 0);
-  if (sizeBytes > maxPayloadBytes) throw new PayloadTooLargeError(name, sizeBytes, maxPayloadBytes);
+  checkPayloadSize(name, { payload: encoded, metadata, bytes }, maxPayloadBytes);
   const retries =
     options.retries === undefined ? (handler?.policy.retries ?? null) : checkRetries(options.retries, 'retries');
   const openRetries = handler === null && options.retries === undefined ? OPEN_NAME_RETRIES : retries;
@@ -56,6 +59,7 @@ export async function prepareJob(
     backoff: options.backoff === undefined ? null : checkBackoff(options.backoff),
     delayMs: options.delay === undefined ? 0 : durationMs(options.delay, 'delay'),
     runAtMs: options.runAt === undefined ? null : checkRunAt(options.runAt),
+    holdMs: options.hold === undefined ? null : holdMsOf(options.hold, 'hold'),
     payload: encoded,
     bytes,
     metadata,
@@ -84,31 +88,9 @@ function checkKnown(options: JobSpawnOptions): void {
   }
 }
 
-/** JSON text, `null` for `undefined`: a job without payload. */
-function encode(value: unknown, name: string, what: string): string | null {
-  let text: string | undefined;
-  try {
-    text = JSON.stringify(value);
-  } catch (cause) {
-    throw new PayloadInvalidError(name, [`${what} is not JSON: ${messageOf(cause)}`], { cause });
-  }
-  if (text === undefined && value !== undefined)
-    throw new PayloadInvalidError(name, [`${what} is a ${typeof value}, which is not JSON`]);
-  return text ?? null;
-}
-
-function byteLength(text: string | null): number {
-  return text === null ? 0 : Buffer.byteLength(text);
-}
-
 function checkMetadata(metadata: unknown): object {
   if (typeof metadata === 'object' && metadata !== null && !Array.isArray(metadata)) return metadata;
   throw new InvalidOptionsError('metadata', metadata, 'Give an object.');
-}
-
-function checkBytes(bytes: unknown): Buffer {
-  if (bytes instanceof Uint8Array) return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  throw new InvalidOptionsError('bytes', bytes, 'Give a Buffer or a Uint8Array.');
 }
 
 function checkBackoff(backoff: unknown): NewJob['backoff'] {

@@ -23,6 +23,11 @@ export interface JobSpawnOptions {
   channel?: string;
   /** Binary payload, beside or instead of the JSON one. Counts towards `maxPayloadBytes`. */
   bytes?: Uint8Array;
+  /**
+   * Two-phase commit: the job runs only when it is committed, and is gone when this time is over before. From 0 to a
+   * year. The answer is a {@link Reservation}.
+   */
+  hold?: Duration;
   /** JSON object for the spawner's own purposes, such as a trace id. Counts towards `maxPayloadBytes`. */
   metadata?: { readonly [field: string]: Json | undefined };
 }
@@ -43,6 +48,11 @@ export type SpawnOptions = JobSpawnOptions & TransactionOption;
 export interface SpawnItem<Payload = unknown> extends JobSpawnOptions {
   /** JSON value, as for `spawn`. */
   payload: Payload;
+}
+
+/** Says that an answer is a {@link Reservation}. */
+export interface HoldOption {
+  hold: Duration;
 }
 
 /** What `spawn` answers. */

@@ -17,6 +17,8 @@ export interface NewJob {
   readonly delayMs: number;
   /** Milliseconds since 1970; the later of both counts. */
   readonly runAtMs: number | null;
+  /** Not to be run before it is committed, and gone after so many milliseconds; `null`: free at once. */
+  readonly holdMs: number | null;
   readonly payload: string | null;
   readonly bytes: Buffer | null;
   readonly metadata: string | null;
@@ -52,56 +54,36 @@ export interface InsertedRow {
  * the id is drawn here.
  */
 const inserted = (schema: string): string => `
-    INSERT INTO ${schema}.job (id, position, channel, key, name, priority, max_attempts, policy_id, backoff, due_at, payload, payload_bytes, metadata)
+    INSERT INTO ${schema}.job (id, position, channel, key, name, priority, max_attempts, policy_id, backoff, due_at, held_until, payload, payload_bytes, metadata)
     SELECT id, CASE WHEN o THEN id END, c, coalesce(k, ''), n, coalesce(p, 0), a, h, b,
       CASE WHEN d IS NULL AND t IS NULL THEN clock_timestamp()
         ELSE greatest(clock_timestamp() + coalesce(d, 0) * interval '1 millisecond', ${timeOf('t')}) END,
+      clock_timestamp() + u * interval '1 millisecond',
       coalesce(j, js::json), decode(x, 'base64'), coalesce(m, ms::json)
     FROM (
       SELECT nextval('${schema}.job_id_seq') AS id, item.*
       FROM ROWS FROM (
-        json_to_recordset($1) AS (c text, k text, n text, p smallint, a integer, h bigint, b json, d bigint, t bigint, j json, js text, x text, m json, ms text, o boolean)
-      ) WITH ORDINALITY AS item (c, k, n, p, a, h, b, d, t, j, js, x, m, ms, o, ordinal)
+        json_to_recordset($1) AS (c text, k text, n text, p smallint, a integer, h bigint, b json, d bigint, t bigint, u bigint, j json, js text, x text, m json, ms text, o boolean)
+      ) WITH ORDINALITY AS item (c, k, n, p, a, h, b, d, t, u, j, js, x, m, ms, o, ordinal)
       ORDER BY ordinal
     ) AS numbered
-    RETURNING id, channel, key, name, priority, due_at, position IS NOT NULL AS ordered`;
+    RETURNING id, channel, key, name, priority, due_at, held_until, position IS NOT NULL AS ordered`;
 
 /** Lowest position of each feed, as `parseWakeUp` reads it; told of once, not of every row. */
-const wakeUps = `
+export const wakeUps = (jobs: string): string => `
     SELECT concat_ws('|', ordered::integer, priority, channel) AS feed, ${micros('due_at')} AS due_micros, ${wakeUpMessage} AS message
     FROM (
       SELECT DISTINCT ON (channel, priority, ordered) channel, priority, ordered, due_at, id, key, name
-      FROM inserted
+      FROM ${jobs}
       ORDER BY channel, priority, ordered, due_at, id
     ) AS lowest`;
 
 /**
- * Inserts jobs outside of a caller's transaction, and answers the wake-ups that are to be sent after its commit: NOTIFY
- * inside a transaction takes a lock over the whole cluster until the commit is durable, which halves the rate of small
- * ones. Writes job rows only, so it waits for nobody.
+ * CTEs that send what `wake_up` has, to the notification channel `$2`. A transaction notifies once per channel and
+ * priority (ordered jobs apart): what it has told is remembered in a setting local to it, which the rollback of a savepoint undoes together
+ * with the jobs and the notification. A lower position is told again.
  */
-export const insertJobs = defineStatement<InsertParams, InsertedRow>({
-  name: 'insert_jobs_v1',
-  text: (schema) => `
-  WITH inserted AS (${inserted(schema)}
-  ), wake_up AS (${wakeUps}
-  )
-  SELECT (SELECT string_agg(id::text, ',') FROM inserted), (SELECT json_agg(message) FROM wake_up)`,
-  values: ({ jobs }) => [encodeJobs(jobs)],
-  row: ([ids, messages]) => ({ ids: splitIds(ids), wakeUps: (messages as string[] | null) ?? [] }),
-});
-
-/**
- * Inserts jobs inside the caller's transaction; the notification becomes visible with its commit. A transaction
- * notifies once per channel and priority (ordered jobs apart): what it has told is remembered in a setting local to it, which the rollback
- * of a savepoint undoes together with the jobs and the notification. A lower position is told again.
- */
-export const insertJobsInTransaction = defineStatement<InsertParams & { notifyChannel: string }, InsertedRow>({
-  name: 'insert_jobs_in_tx_v1',
-  text: (schema) => `
-  WITH inserted AS (${inserted(schema)}
-  ), wake_up AS (${wakeUps}
-  ), told AS (
+export const telling = (schema: string): string => `told AS (
     SELECT coalesce(nullif(current_setting('${schema}.told', true), ''), '{}')::jsonb AS positions
   ), news AS (
     SELECT feed, due_micros, message
@@ -113,7 +95,34 @@ export const insertJobsInTransaction = defineStatement<InsertParams & { notifyCh
     SELECT set_config('${schema}.told', (told.positions || fresh.positions)::text, true)
     FROM told, (SELECT jsonb_object_agg(feed, due_micros) AS positions FROM news) AS fresh
     WHERE fresh.positions IS NOT NULL
+  )`;
+
+/** Held jobs wake nobody. */
+const FREE = 'inserted WHERE held_until IS NULL';
+
+/**
+ * Inserts jobs outside of a caller's transaction, and answers the wake-ups that are to be sent after its commit: NOTIFY
+ * inside a transaction takes a lock over the whole cluster until the commit is durable, which halves the rate of small
+ * ones. Writes job rows only, so it waits for nobody.
+ */
+export const insertJobs = defineStatement<InsertParams, InsertedRow>({
+  name: 'insert_jobs_v1',
+  text: (schema) => `
+  WITH inserted AS (${inserted(schema)}
+  ), wake_up AS (${wakeUps(FREE)}
   )
+  SELECT (SELECT string_agg(id::text, ',') FROM inserted), (SELECT json_agg(message) FROM wake_up)`,
+  values: ({ jobs }) => [encodeJobs(jobs)],
+  row: ([ids, messages]) => ({ ids: splitIds(ids), wakeUps: (messages as string[] | null) ?? [] }),
+});
+
+/** Inserts jobs inside the caller's transaction; the notification becomes visible with its commit. */
+export const insertJobsInTransaction = defineStatement<InsertParams & { notifyChannel: string }, InsertedRow>({
+  name: 'insert_jobs_in_tx_v1',
+  text: (schema) => `
+  WITH inserted AS (${inserted(schema)}
+  ), wake_up AS (${wakeUps(FREE)}
+  ), ${telling(schema)}
   SELECT (SELECT string_agg(id::text, ',') FROM inserted), (SELECT count(*) FROM sent), (SELECT count(*) FROM remembered)`,
   values: ({ jobs, notifyChannel }) => [encodeJobs(jobs), notifyChannel],
   row: ([ids]) => ({ ids: splitIds(ids), wakeUps: [] }),
@@ -137,6 +146,7 @@ function encodeJob(job: NewJob): string {
   if (job.backoff !== null) text += `,"b":${JSON.stringify(job.backoff)}`;
   if (job.delayMs !== 0) text += `,"d":${job.delayMs}`;
   if (job.runAtMs !== null) text += `,"t":${job.runAtMs * 1_000}`;
+  if (job.holdMs !== null) text += `,"u":${job.holdMs}`;
   if (job.payload !== null)
     text += asText(job.payload) ? `,"js":${JSON.stringify(job.payload)}` : `,"j":${job.payload}`;
   if (job.ordered) text += ',"o":true';

@@ -1,4 +1,4 @@
-import type { JobId, JobState, Json } from '../job/job.js';
+import type { JobId, JobProgress, JobState, Json } from '../job/job.js';
 import { defineStatement } from './statement.js';
 
 /** A job as it is read: live or finished. */
@@ -41,21 +41,27 @@ export interface JobRecord {
   readonly suspect: boolean;
   /** The runner that has it, `null` unless it is running. */
   readonly runner: string | null;
+  /** How far its last run to tell of it has come, `null` when none did. */
+  readonly progress: JobProgress | null;
   /** Of an ordered job: its number in the lane, `null` before its first run has ended. */
   readonly seq: number | null;
 }
 
 /**
  * One job, live or finished. Running is what a lease names, and of a lane its head; its run counts when the database
- * knows of the start. Indexes `job_pkey`, `finished_job_pkey`, `job_lane`.
+ * knows of the start. A hold that has ended is shown until a runner removes it. Indexes `job_pkey`,
+ * `finished_job_pkey`, `job_lane`, `job_progress_pkey`.
  */
 export const getJob = defineStatement<{ id: JobId }, JobRecord>({
   name: 'get_job_v2',
   text: (schema) => `
-  SELECT job.id, CASE WHEN held.runner_id IS NULL THEN 'waiting' ELSE 'running' END, channel, key, name, priority,
-    job.attempt + coalesce(held.begun, false)::integer, max_attempts, payload, payload_bytes, metadata, created_at, due_at,
-    NULL::timestamptz, last_error, NULL::text, NULL::json, suspect, held.runner_id, seq
+  SELECT job.id,
+    CASE WHEN held_until IS NOT NULL THEN 'held' WHEN leased.runner_id IS NULL THEN 'waiting' ELSE 'running' END,
+    channel, key, name, priority,
+    job.attempt + coalesce(leased.begun, false)::integer, max_attempts, payload, payload_bytes, metadata, created_at, due_at,
+    NULL::timestamptz, last_error, NULL::text, NULL::json, suspect, leased.runner_id, seq, percent, message, updated_at
   FROM ${schema}.job
+  LEFT JOIN ${schema}.job_progress ON job_progress.job_id = job.id
   LEFT JOIN LATERAL (
     SELECT lease.runner_id,
       array_position(lease.job_ids, job.id) <= lease.started OR job.id = ANY (coalesce(runner.running, '{}')) AS begun
@@ -72,12 +78,13 @@ export const getJob = defineStatement<{ id: JobId }, JobRecord>({
         LIMIT 1
       ))
     LIMIT 1
-  ) AS held ON true
+  ) AS leased ON true
   WHERE job.id = $1
   UNION ALL
   SELECT id, state, channel, key, name, priority, attempt, max_attempts, payload, payload_bytes, metadata, created_at, due_at,
-    finished_at, last_error, reason, result, false, NULL, seq
+    finished_at, last_error, reason, result, false, NULL, seq, percent, message, updated_at
   FROM ${schema}.finished_job
+  LEFT JOIN ${schema}.job_progress ON job_progress.job_id = finished_job.id
   WHERE id = $1`,
   values: ({ id }) => [id],
   row: (columns) => ({
@@ -101,6 +108,14 @@ export const getJob = defineStatement<{ id: JobId }, JobRecord>({
     suspect: columns[17] as boolean,
     runner: columns[18] as string | null,
     seq: columns[19] === null ? null : Number(columns[19]),
+    progress:
+      columns[22] === null
+        ? null
+        : {
+            percent: columns[20] as number | null,
+            message: columns[21] as string | null,
+            updatedAt: columns[22] as Date,
+          },
   }),
 });
 
@@ -116,6 +131,8 @@ export interface ChannelStats {
   readonly ready: number;
   /** Waiting for a further run. */
   readonly retrying: number;
+  /** Spawned with `hold` and not yet committed. */
+  readonly held: number;
   /** Leased by a runner. */
   readonly running: number;
   /** Kept because they will not run again by themselves. */
@@ -125,6 +142,8 @@ export interface ChannelStats {
   /** Names of waiting jobs that no handler of this application has: nobody will run them here. */
   readonly unknownNames: readonly string[];
 }
+
+const waiting = 'leased.id IS NULL AND held_until IS NULL';
 
 /**
  * Counts the jobs of every channel. Reads all live jobs: a statement for people and tests, not for a loop.
@@ -137,28 +156,30 @@ export const countChannels = defineStatement<{ names: readonly string[] }, Chann
   ), live AS (
     SELECT job.channel,
       count(*) FILTER (WHERE leased.id IS NOT NULL) AS running,
-      count(*) FILTER (WHERE leased.id IS NULL AND attempt > 0) AS retrying,
-      count(*) FILTER (WHERE leased.id IS NULL AND attempt = 0 AND due_at > statement_timestamp()) AS scheduled,
-      count(*) FILTER (WHERE leased.id IS NULL AND attempt = 0 AND due_at <= statement_timestamp()) AS ready,
-      min(due_at) FILTER (WHERE leased.id IS NULL AND due_at <= statement_timestamp()) AS oldest,
-      array_agg(DISTINCT name) FILTER (WHERE leased.id IS NULL AND name <> ALL ($1::text[])) AS unknown
+      count(*) FILTER (WHERE held_until IS NOT NULL) AS held,
+      count(*) FILTER (WHERE ${waiting} AND attempt > 0) AS retrying,
+      count(*) FILTER (WHERE ${waiting} AND attempt = 0 AND due_at > statement_timestamp()) AS scheduled,
+      count(*) FILTER (WHERE ${waiting} AND attempt = 0 AND due_at <= statement_timestamp()) AS ready,
+      min(due_at) FILTER (WHERE ${waiting} AND due_at <= statement_timestamp()) AS oldest,
+      array_agg(DISTINCT name) FILTER (WHERE ${waiting} AND name <> ALL ($1::text[])) AS unknown
     FROM ${schema}.job LEFT JOIN leased ON leased.id = job.id AND leased.run = job.run
     GROUP BY job.channel
   ), finished AS (
     SELECT channel, count(*) AS dead FROM ${schema}.finished_job WHERE state = 'dead' GROUP BY channel
   )
-  SELECT channel, paused_channel.channel IS NOT NULL, coalesce(scheduled, 0), coalesce(ready, 0), coalesce(retrying, 0),
-    coalesce(running, 0), coalesce(dead, 0), date_part('epoch', statement_timestamp() - oldest) * 1000, to_json(unknown)
+  SELECT channel, paused_channel.channel IS NOT NULL, coalesce(scheduled, 0), coalesce(ready, 0), coalesce(held, 0),
+    coalesce(retrying, 0), coalesce(running, 0), coalesce(dead, 0), date_part('epoch', statement_timestamp() - oldest) * 1000, to_json(unknown)
   FROM live
   FULL JOIN finished USING (channel)
   FULL JOIN ${schema}.paused_channel USING (channel)
   ORDER BY channel`,
   values: ({ names }) => [names],
-  row: ([channel, paused, scheduled, ready, retrying, running, dead, oldest, unknown]) => ({
+  row: ([channel, paused, scheduled, ready, held, retrying, running, dead, oldest, unknown]) => ({
     channel: channel as string,
     paused: paused as boolean,
     scheduled: Number(scheduled),
     ready: Number(ready),
+    held: Number(held),
     retrying: Number(retrying),
     running: Number(running),
     dead: Number(dead),

@@ -9,10 +9,10 @@ export interface LaneName {
 }
 
 /** The first job of a lane's order; `lane` names a row with channel and key. Index `job_lane`. */
-const laneHead = (schema: string, lane: string): string => `
+export const laneHead = (schema: string, lane: string, besides = ''): string => `
     SELECT job.position, job.due_at, job.priority, job.name, job.held_until, job.suspect
     FROM ${schema}.job
-    WHERE job.channel = ${lane}.channel AND job.key = ${lane}.key AND job.position IS NOT NULL
+    WHERE job.channel = ${lane}.channel AND job.key = ${lane}.key AND job.position IS NOT NULL ${besides}
     ORDER BY job.seq, job.position
     LIMIT 1`;
 

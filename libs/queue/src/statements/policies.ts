@@ -12,8 +12,8 @@ export interface StoredPolicy {
 export const storePolicies = defineStatement<{ policies: readonly StoredPolicy[] }, string>({
   name: 'store_policies_v2',
   text: (schema) => `
-  INSERT INTO ${schema}.handler_policy (id, name, retries, backoff, timeout_ms, retention_ms, dead_retention_ms, ordered, on_dead)
-  SELECT * FROM unnest($1::bigint[], $2::text[], $3::integer[], $4::json[], $5::bigint[], $6::bigint[], $7::bigint[], $8::boolean[], $9::text[])
+  INSERT INTO ${schema}.handler_policy (id, name, retries, backoff, timeout_ms, retention_ms, dead_retention_ms, ordered, on_dead, keep_alive)
+  SELECT * FROM unnest($1::bigint[], $2::text[], $3::integer[], $4::json[], $5::bigint[], $6::bigint[], $7::bigint[], $8::boolean[], $9::text[], $10::boolean[])
   ON CONFLICT (id) DO NOTHING
   RETURNING id`,
   values: ({ policies }) => [
@@ -26,6 +26,7 @@ export const storePolicies = defineStatement<{ policies: readonly StoredPolicy[]
     policies.map(({ policy }) => policy.deadRetentionMs),
     policies.map(({ policy }) => policy.ordered),
     policies.map(({ policy }) => policy.onDead),
+    policies.map(({ policy }) => policy.keepAlive),
   ],
   row: ([id]) => id as string,
 });
@@ -34,11 +35,11 @@ export const storePolicies = defineStatement<{ policies: readonly StoredPolicy[]
 export const loadPolicies = defineStatement<{ ids: readonly string[] }, StoredPolicy>({
   name: 'load_policies_v2',
   text: (schema) => `
-  SELECT id, name, retries, backoff, timeout_ms, retention_ms, dead_retention_ms, ordered, on_dead
+  SELECT id, name, retries, backoff, timeout_ms, retention_ms, dead_retention_ms, ordered, on_dead, keep_alive
   FROM ${schema}.handler_policy
   WHERE id = ANY ($1::bigint[])`,
   values: ({ ids }) => [ids],
-  row: ([id, name, retries, backoff, timeoutMs, retentionMs, deadRetentionMs, ordered, onDead]) => ({
+  row: ([id, name, retries, backoff, timeoutMs, retentionMs, deadRetentionMs, ordered, onDead, keepAlive]) => ({
     id: id as string,
     name: name as string,
     policy: {
@@ -49,6 +50,7 @@ export const loadPolicies = defineStatement<{ ids: readonly string[] }, StoredPo
       deadRetentionMs: deadRetentionMs === null ? null : Number(deadRetentionMs),
       ordered: ordered as boolean,
       onDead: onDead as HandlerPolicy['onDead'],
+      keepAlive: keepAlive as boolean,
     },
   }),
 });

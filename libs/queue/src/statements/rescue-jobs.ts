@@ -77,6 +77,7 @@ export const rescueJobs = defineStatement<Record<string, never>, RescuedRow>({
       attempt = locked.attempt,
       seq = locked.seq,
       suspect = NOT locked.stopping,
+      lease_ends_at = NULL,
       due_at = CASE WHEN locked.stopping THEN job.due_at ELSE clock_timestamp() END,
       last_error = CASE WHEN locked.stopping THEN job.last_error ELSE 'lease expired' END
     FROM locked

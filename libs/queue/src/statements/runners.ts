@@ -52,6 +52,8 @@ export interface HeartbeatRow {
   readonly peers: readonly Peer[];
   /** Runners that are dead, or were removed, and still have leases. */
   readonly orphaned: boolean;
+  /** Runs whose lease had an end of its own, which has passed. */
+  readonly expired: boolean;
 }
 
 /**
@@ -61,7 +63,7 @@ export interface HeartbeatRow {
  * cannot drop that claim's lease. Modelled on the beat counters of Oban Pro's producers.
  */
 export const heartbeat = defineStatement<HeartbeatParams, HeartbeatRow>({
-  name: 'heartbeat_v1',
+  name: 'heartbeat_v2',
   text: (schema) => `
   WITH me AS (
     UPDATE ${schema}.runner
@@ -88,14 +90,16 @@ export const heartbeat = defineStatement<HeartbeatParams, HeartbeatRow>({
       SELECT FROM ${schema}.lease
       WHERE runner_id <> $1
         AND NOT EXISTS (SELECT FROM ${schema}.runner WHERE runner.id = lease.runner_id AND dead_at IS NULL)
-    )`,
+    ),
+    EXISTS (SELECT FROM ${schema}.job WHERE lease_ends_at <= statement_timestamp())`,
   values: ({ runner, held, highest, started }) => [runner, held, highest, started],
-  row: ([alive, missing, dropped, peers, orphaned]) => ({
+  row: ([alive, missing, dropped, peers, orphaned, expired]) => ({
     alive: alive as boolean,
     missing: (missing as number[] | null) ?? [],
     dropped: Number(dropped),
     peers: ((peers as [string, number, number][] | null) ?? []).map(([id, beat, ageMs]) => ({ id, beat, ageMs })),
     orphaned: orphaned as boolean,
+    expired: expired as boolean,
   }),
 });
 

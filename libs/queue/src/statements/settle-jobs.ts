@@ -139,7 +139,7 @@ export interface RequeuedRow {
  * old one can be written any more. A run that came to its end clears its job of suspicion, a release does not. A locked row is passed by, as in `finishJobs`. Index `job_pkey`.
  */
 export const requeueJobs = defineStatement<Fenced<RequeueEntry>, RequeuedRow>({
-  name: 'requeue_jobs_v1',
+  name: 'requeue_jobs_v2',
   text: (schema) => `
   WITH ${heldLeases(schema)}, done AS (
     SELECT *
@@ -154,6 +154,7 @@ export const requeueJobs = defineStatement<Fenced<RequeueEntry>, RequeuedRow>({
       attempt = done.attempt,
       due_at = CASE WHEN done.delay_ms IS NULL THEN job.due_at ELSE clock_timestamp() + done.delay_ms * interval '1 millisecond' END,
       suspect = job.suspect AND done.delay_ms IS NULL,
+      lease_ends_at = NULL,
       last_error = coalesce(done.error, job.last_error),
       seq = done.given_seq
     FROM held, done
@@ -176,16 +177,30 @@ export const requeueJobs = defineStatement<Fenced<RequeueEntry>, RequeuedRow>({
   }),
 });
 
-/** Which of these runs are still unsettled, without waiting for whoever has locked them. Index `job_pkey`. */
-export const findUnsettled = defineStatement<Fenced<unknown>, JobId>({
-  name: 'find_unsettled_v1',
+export interface UnsettledRow {
+  readonly id: JobId;
+  /** `false`: it was put back or given up by a rescuer. */
+  readonly mine: boolean;
+}
+
+/**
+ * Which of these runs are still unsettled, and which are somebody else's, without waiting for whoever has locked them.
+ * What is left out was completed. Indexes `job_pkey`, `finished_job_pkey`.
+ */
+export const findUnsettled = defineStatement<Fenced<unknown>, UnsettledRow>({
+  name: 'find_unsettled_v2',
   text: (schema) => `
-  WITH ${heldLeases(schema)}
-  SELECT job.id
-  FROM ${schema}.job, unnest($2::bigint[], $3::integer[], $4::integer[]) AS done (id, run, lease)
-  WHERE ${fence}`,
+  WITH ${heldLeases(schema)}, done AS MATERIALIZED (
+    SELECT * FROM unnest($2::bigint[], $3::integer[], $4::integer[]) AS done (id, run, lease)
+  )
+  SELECT job.id, ${fence}
+  FROM done JOIN ${schema}.job ON job.id = done.id
+  UNION ALL
+  SELECT finished_job.id, false
+  FROM done JOIN ${schema}.finished_job ON finished_job.id = done.id
+  WHERE finished_job.state = 'dead'`,
   values: ({ runner, entries }) => [runner, ...fenceColumns(entries)],
-  row: ([id]) => id as JobId,
+  row: ([id, mine]) => ({ id: id as JobId, mine: mine as boolean }),
 });
 
 /** Drops leases of which every job has been settled. Index `lease_pkey`. */

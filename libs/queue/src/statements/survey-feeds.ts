@@ -21,6 +21,8 @@ export interface SurveyRow {
   readonly feed: FeedHead | null;
   /** A job whose lease was lost is due. */
   readonly suspects: boolean;
+  /** There are jobs whose hold has ended. */
+  readonly endedHolds: boolean;
 }
 
 /** How far arrivals have been looked at. */
@@ -62,7 +64,7 @@ const looseWalk = (name: string, table: string, predicate: string): string => `$
  * Polling: the first free job of every channel and priority for each group of handlers, in one statement that owns
  * nothing and writes nothing. It finds what no notification told of. A loose walk of the index, so its cost grows with
  * the channels, and with the jobs that it has to pass to find one of its own. Of the arrivals it is the first of any name, behind the place that has been looked at: most may belong to
- * lanes that have an owner. Indexes `job_feed`, `job_key_feed`, `job_suspect`, `job_arrival`, `lane_ready`.
+ * lanes that have an owner. Indexes `job_feed`, `job_key_feed`, `job_suspect`, `job_arrival`, `lane_ready`, `job_held`.
  */
 export const surveyFeeds = defineStatement<SurveyParams, SurveyRow>({
   name: 'survey_feeds_v2',
@@ -81,7 +83,8 @@ export const surveyFeeds = defineStatement<SurveyParams, SurveyRow>({
   SELECT
     ${micros('statement_timestamp()')}, found.stream, found.channel, found.priority, found.number, ${micros('found.due_at')}, found.id, found.name, found.keyed,
     EXISTS (SELECT FROM ${schema}.job WHERE suspect AND due_at <= statement_timestamp() AND name = ANY ($1::text[])
-      AND (id, run) NOT IN (SELECT unnest(lease.job_ids), unnest(lease.runs) FROM ${schema}.lease))
+      AND (id, run) NOT IN (SELECT unnest(lease.job_ids), unnest(lease.runs) FROM ${schema}.lease)),
+    EXISTS (SELECT FROM ${schema}.job WHERE held_until <= statement_timestamp())
   FROM (SELECT) AS always
   LEFT JOIN (
     SELECT 'jobs' AS stream, feed.channel, feed.priority, handlers.number, head.due_at, head.id, head.name, (
@@ -141,9 +144,10 @@ export const surveyFeeds = defineStatement<SurveyParams, SurveyRow>({
     arrivals.map(({ after }) => after.micros),
     arrivals.map(({ after }) => after.id),
   ],
-  row: ([now, stream, channel, priority, group, due, id, name, keyed, suspects]) => ({
+  row: ([now, stream, channel, priority, group, due, id, name, keyed, suspects, endedHolds]) => ({
     nowMicros: Number(now),
     suspects: suspects as boolean,
+    endedHolds: endedHolds as boolean,
     feed:
       channel === null
         ? null

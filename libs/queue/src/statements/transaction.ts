@@ -20,6 +20,15 @@ const PIN_PLAN = `SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = 
 
 export const begin = `${beginPlain}; ${LIMITS}; ${PIN_PLAN}`;
 
+/**
+ * For a single job's write that others must not wait behind: a row that is locked so long is locked by a transaction of
+ * the very handler that writes, which would wait for itself.
+ */
+export const beginBriefly = `${begin}; SET LOCAL lock_timeout = 250`;
+
+/** For what may be forgotten by a crash of the server. */
+export const beginForgettably = `${begin}; SET LOCAL synchronous_commit = off`;
+
 /** No channel has an empty name. */
 const SUSPECTS = '';
 

@@ -1,0 +1,250 @@
+import type { EntityManager } from 'typeorm';
+import type { Duration } from '../job/duration.js';
+import { DatabaseUnavailableError, InvalidTransitionError, LeaseLostError } from '../job/errors.js';
+import type { HandlerPolicy, RegisteredHandler } from '../job/handler.js';
+import type { CheckpointChanges, ClaimedJob, CompleteOptions, ProgressReport } from '../job/job.js';
+import { RetryDelay } from '../job/retry-delay.js';
+import type { Checkpoint, RunFacts, RunPort } from '../job/run-port.js';
+import { checkKnown, checkpointOf, keepAliveMs, progressOf, type StoredPayload } from './checkpoint-changes.js';
+import { LeaseEnd } from './lease-end.js';
+import { ProgressReports } from './progress-reports.js';
+import { encodeResult } from './result.js';
+
+export interface RunControlParts {
+  readonly port: RunPort;
+  readonly handler: RegisteredHandler;
+  readonly policy: HandlerPolicy;
+  readonly maxPayloadBytes: number;
+  /** How long the lease of a run lasts that does not keep itself alive. */
+  readonly leaseMs: number;
+  /** Resolves when all is written that must be durable before anything of this run: the ends of the jobs before it. */
+  readonly settledBefore: () => Promise<void>;
+  /** The lease had an end of its own, and it has passed. */
+  readonly leaseEnded: () => void;
+}
+
+/** How the handler has asked for completion. */
+interface Asked {
+  /** The transaction that decides; `undefined`: none. */
+  readonly manager: EntityManager | undefined;
+  /** Whether it was answered: `lost` with the connection, so that the database decides here too. */
+  answer: 'none' | 'written' | 'lost';
+}
+
+/** How often it is looked whether the handler's open transaction has ended. */
+const OPEN_TRANSACTION_MS = 50;
+
+/** What a handler may write of its run, and what this process knows of what became of it. */
+export class RunControl {
+  private asked: Asked | null = null;
+  private over = false;
+  private lost = false;
+  private stored: StoredPayload;
+  private limit: number | null;
+  /** A transaction of the handler has granted runs, and may not have committed. */
+  private limitUnsure = false;
+  private checkpointedIn: EntityManager | null = null;
+  private readonly leaseEnd: LeaseEnd;
+  private readonly reports: ProgressReports;
+
+  constructor(
+    private readonly job: ClaimedJob,
+    private readonly parts: RunControlParts,
+  ) {
+    this.stored = job;
+    this.limit = job.maxAttempts;
+    this.leaseEnd = new LeaseEnd({ look: () => parts.port.look(job), ended: () => this.endLease() });
+    this.reports = new ProgressReports((progress) => parts.port.progress(job, progress));
+  }
+
+  /** From then on the database knows more than this process. */
+  get askedForCompletion(): boolean {
+    return this.asked !== null;
+  }
+
+  /** As far as this process knows. */
+  get maxAttempts(): number | null {
+    return this.limit;
+  }
+
+  // ── what the handler asks for ─────────────────────────────────────────────────────────────────────────────────────
+
+  async complete(options: CompleteOptions = {}): Promise<void> {
+    checkKnown(options, 'complete', ['manager', 'result']);
+    const { manager, result } = options;
+    this.check('completed', manager);
+    const { port, policy } = this.parts;
+    const encoded = encodeResult(this.job.name, result, policy.retentionMs);
+    const before = this.asked;
+    const asked: Asked = { manager, answer: 'none' };
+    this.asked = asked;
+    try {
+      await this.predecessors('completed');
+      await port.complete(this.job, { result: encoded, retentionMs: policy.retentionMs }, manager);
+      asked.answer = 'written';
+      if (manager === undefined) this.leaseEnd.clear();
+    } catch (error) {
+      // Nothing was written, and the run ends like any other, or asks again; a broken connection leaves that open.
+      if (error instanceof DatabaseUnavailableError) asked.answer = 'lost';
+      else this.asked = before;
+      throw this.refusal(error, 'completed');
+    }
+  }
+
+  async checkpoint(changes: CheckpointChanges, options: { manager?: EntityManager } = {}): Promise<void> {
+    checkKnown(options, 'checkpoint', ['manager']);
+    const { manager } = options;
+    this.check('checkpointed', manager);
+    const checkpoint = await checkpointOf(changes, this.stored, this.parts);
+    this.check('checkpointed', manager);
+    await this.write(checkpoint, 'checkpointed', manager);
+    const { payload = this.stored.payload, bytes = this.stored.bytes } = checkpoint;
+    this.stored = { payload, bytes, metadata: this.stored.metadata };
+  }
+
+  async keepAlive(duration: Duration): Promise<void> {
+    this.check('kept alive');
+    const endMs = keepAliveMs(duration, 'duration');
+    await this.write({ extraRetries: 0, keepAliveMs: endMs }, 'kept alive');
+  }
+
+  progress(report: ProgressReport): Promise<void> {
+    const written = this.tell(report);
+    // Often not awaited: whoever does hears of it, and nobody's silence ends the process.
+    written.catch(() => undefined);
+    return written;
+  }
+
+  private async tell(report: ProgressReport): Promise<void> {
+    this.check('reported on');
+    const news = progressOf(report);
+    try {
+      await this.reports.report(news);
+    } catch (error) {
+      throw this.refusal(error, 'reported on');
+    }
+  }
+
+  // ── what the process asks for ─────────────────────────────────────────────────────────────────────────────────────
+
+  /** Gives the lease its end, before the handler is called. */
+  async openLease(): Promise<void> {
+    const { leaseMs } = this.parts;
+    try {
+      await this.write({ extraRetries: 0, keepAliveMs: leaseMs }, 'started');
+    } catch (error) {
+      if (error instanceof LeaseLostError) this.expire();
+      throw error;
+    }
+  }
+
+  /** Another runner may have the job: whatever the handler asks for is refused. */
+  lose(): void {
+    this.lost = true;
+    this.leaseEnd.clear();
+  }
+
+  /** What the handler does from now on is nobody's run any more. */
+  end(): void {
+    if (this.leaseEnd.passed) this.endLease();
+    this.over = true;
+    this.leaseEnd.clear();
+    this.reports.flush();
+  }
+
+  /**
+   * Waits for a transaction that has checkpointed the job and was left open when the handler returned: its row is locked,
+   * so that no end could be written.
+   */
+  async transactionEnded(): Promise<void> {
+    const { checkpointedIn, parts } = this;
+    while (checkpointedIn !== null && !this.lost && parts.port.isOpen(checkpointedIn)) {
+      await new Promise((resolve) => setTimeout(resolve, OPEN_TRANSACTION_MS));
+    }
+  }
+
+  /**
+   * The limit by which the run's end is decided. What a transaction of the handler has granted counts when it has
+   * committed, which only the database knows: it is asked until it answers.
+   */
+  async committedMaxAttempts(): Promise<number | null> {
+    const delay = new RetryDelay({ minMs: 100, maxMs: 5_000 });
+    while (this.limitUnsure && !this.lost) {
+      try {
+        const facts = await this.parts.port.look(this.job);
+        this.limit = facts === null ? this.limit : facts.maxAttempts;
+        this.limitUnsure = false;
+      } catch (error) {
+        if (!(error instanceof DatabaseUnavailableError)) break;
+        await delay.wait();
+      }
+    }
+    return this.limit;
+  }
+
+  // ── how ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** @throws when this can be refused without asking the database */
+  private check(to: string, manager?: EntityManager): void {
+    if (this.over) throw new InvalidTransitionError(this.job.id, 'settled: this run has ended', to);
+    if (this.lost || this.leaseEnd.passed) throw new LeaseLostError(this.job.id, this.job.name);
+    const { asked } = this;
+    if (asked === null) return;
+    // A transaction that has ended may have rolled back, as may an earlier one of the same connection.
+    const stands =
+      asked.manager === undefined
+        ? asked.answer !== 'lost'
+        : this.parts.port.isOpen(asked.manager) && asked.manager.queryRunner !== manager?.queryRunner;
+    if (stands) throw new InvalidTransitionError(this.job.id, COMPLETED, to);
+  }
+
+  private async predecessors(to: string): Promise<void> {
+    await this.parts.settledBefore();
+    if (this.over) throw new InvalidTransitionError(this.job.id, 'settled: this run has ended', to);
+  }
+
+  private async write(checkpoint: Checkpoint, to: string, manager?: EntityManager): Promise<void> {
+    await this.predecessors(to);
+    const askedAt = performance.now();
+    let facts: RunFacts;
+    try {
+      facts = await this.parts.port.checkpoint(this.job, checkpoint, manager);
+    } catch (error) {
+      throw this.refusal(error, to);
+    }
+    this.limit = facts.maxAttempts;
+    if (manager === undefined) {
+      this.limitUnsure = false;
+      this.leaseEnd.set(facts, askedAt);
+      return;
+    }
+    this.checkpointedIn = manager;
+    if (checkpoint.extraRetries > 0) this.limitUnsure = true;
+    if (checkpoint.keepAliveMs !== null) this.leaseEnd.moveIn(() => this.parts.port.isOpen(manager), facts, askedAt);
+  }
+
+  /** A job that is gone after it was asked for completion was completed: that is what the handler has to hear. */
+  private refusal(error: unknown, to: string): unknown {
+    if (!(error instanceof LeaseLostError) || this.asked === null) return error;
+    return new InvalidTransitionError(this.job.id, COMPLETED, to);
+  }
+
+  /** The lease has passed. A job that is completed by then needs none, which only the database knows. */
+  private endLease(): void {
+    if (this.asked === null) this.expire();
+    else void this.expireUnlessCompleted();
+  }
+
+  private async expireUnlessCompleted(): Promise<void> {
+    const facts = await this.parts.port.look(this.job).catch(() => null);
+    if (facts !== null && !this.over) this.expire();
+  }
+
+  private expire(): void {
+    if (this.lost) return;
+    this.lose();
+    this.parts.leaseEnded();
+  }
+}
+
+const COMPLETED = 'already completed by this run';

@@ -1,0 +1,79 @@
+import type { DataSource, EntityManager } from 'typeorm';
+import { LeaseLostError, TransactionConflictError } from '../job/errors.js';
+import type { ClaimedJob } from '../job/job.js';
+import type { Checkpoint, Progress, RunFacts, RunPort } from '../job/run-port.js';
+import type { Connection } from '../postgres/connection.js';
+import { hasOpenTransaction, transactionClient } from '../postgres/transaction-client.js';
+import { checkpointJob, findRun, type FencedRun } from '../statements/checkpoint-job.js';
+import { reportProgress } from '../statements/report-progress.js';
+import { completeJobs, finishJobs } from '../statements/settle-jobs.js';
+import { run, type SqlClient } from '../statements/statement.js';
+import { beginBriefly, beginForgettably } from '../statements/transaction.js';
+import { completed } from './settlement.js';
+
+const LOCKED = new Error('an open transaction has checkpointed the job');
+
+export interface RunWriterSettings {
+  readonly schema: string;
+  readonly namedStatements: boolean;
+  readonly dataSource: DataSource;
+}
+
+/**
+ * Writes what a run says of its job while it goes on: in its handler's own transaction, or through the connection that
+ * settles, where it goes out at once and never waits for a row that a handler has locked.
+ */
+export class RunWriter implements RunPort {
+  constructor(
+    private readonly settings: RunWriterSettings,
+    private readonly connection: Connection,
+  ) {}
+
+  async complete(
+    job: ClaimedJob,
+    { result, retentionMs }: { result: string | null; retentionMs: number },
+    manager?: EntityManager,
+  ): Promise<void> {
+    const { runner, fence } = runOf(job);
+    const taken = await this.write(manager, async (client) =>
+      retentionMs === 0
+        ? (await run(client, completeJobs, { runner, entries: [fence], endedLeases: [] }))[0] === 'all'
+        : (await run(client, finishJobs, { runner, entries: [completed(fence, job, result, retentionMs)] })).length > 0,
+    );
+    if (taken) return;
+    // A row that is locked is passed by where it is kept, and waited for in vain where it is deleted.
+    const locked = manager === undefined && retentionMs > 0 && (await this.look(job)) !== null;
+    throw locked ? new TransactionConflictError({ cause: LOCKED }) : new LeaseLostError(job.id, job.name);
+  }
+
+  async checkpoint(job: ClaimedJob, checkpoint: Checkpoint, manager?: EntityManager): Promise<RunFacts> {
+    const params = { ...runOf(job), checkpoint };
+    const [facts] = await this.write(manager, (client) => run(client, checkpointJob, params));
+    if (facts === undefined) throw new LeaseLostError(job.id, job.name);
+    return facts;
+  }
+
+  async progress(job: ClaimedJob, progress: Progress): Promise<void> {
+    const params = { ...runOf(job), progress };
+    const told = await this.connection.transaction((client) => run(client, reportProgress, params), beginForgettably);
+    if (told.length === 0) throw new LeaseLostError(job.id, job.name);
+  }
+
+  async look(job: ClaimedJob): Promise<RunFacts | null> {
+    const [facts] = await this.connection.transaction((client) => run(client, findRun, runOf(job)));
+    return facts ?? null;
+  }
+
+  isOpen(manager: EntityManager): boolean {
+    return hasOpenTransaction(manager);
+  }
+
+  private async write<T>(manager: EntityManager | undefined, work: (client: SqlClient) => Promise<T>): Promise<T> {
+    if (manager === undefined) return this.connection.transaction(work, beginBriefly);
+    return work(await transactionClient(manager, this.settings));
+  }
+}
+
+function runOf({ id, run: stamp, lease, runner }: ClaimedJob): FencedRun {
+  return { runner, fence: { id, run: stamp, lease } };
+}

@@ -1,0 +1,142 @@
+import type { JobId } from '../job/job.js';
+import { telling, wakeUps } from './insert-jobs.js';
+import { defineStatement } from './statement.js';
+
+interface HeldParams {
+  readonly ids: readonly JobId[];
+}
+
+/** What a statement did to jobs that were held. */
+export interface HeldRow {
+  /** The jobs that it wrote, in no order. */
+  readonly ids: readonly JobId[];
+  /** Held, but locked by another transaction, which decides about them: worth another try. */
+  readonly busy: readonly JobId[];
+  /** What to wake runners with after the commit. */
+  readonly wakeUps: readonly string[];
+}
+
+/**
+ * The jobs that are still held, locked. Locked rows are passed by and answered as busy: nobody waits in the database for
+ * another transaction, so there are no deadlocks either, and the race with `expire_holds` has one winner.
+ */
+const held = (schema: string, condition: string): string => `held AS MATERIALIZED (
+    SELECT id FROM ${schema}.job WHERE id = ANY ($1::bigint[]) AND ${condition} ORDER BY id FOR UPDATE SKIP LOCKED
+  ), busy AS (
+    SELECT id FROM ${schema}.job WHERE id = ANY ($1::bigint[]) AND ${condition} AND id NOT IN (SELECT id FROM held)
+  )`;
+
+/** By the clock's own time: the caller's transaction may be old. */
+const NOT_ENDED = 'held_until > clock_timestamp()';
+
+const listOf = (rows: string): string => `(SELECT json_agg(id::text) FROM ${rows})`;
+
+function heldRow([ids, busy, messages]: unknown[]): HeldRow {
+  return {
+    ids: (ids as JobId[] | null) ?? [],
+    busy: (busy as JobId[] | null) ?? [],
+    wakeUps: (messages as string[] | null) ?? [],
+  };
+}
+
+/**
+ * A committed job is due at its own time, and now at the earliest: runners look for it at the end of its feed and not
+ * at a place that they have passed.
+ */
+const committed = (schema: string): string => `committed AS (
+    UPDATE ${schema}.job
+    SET held_until = NULL, due_at = greatest(due_at, clock_timestamp())
+    FROM held
+    WHERE job.id = held.id
+    RETURNING job.id, job.channel, job.key, job.name, job.priority, job.due_at, job.position IS NOT NULL AS ordered
+  ), wake_up AS (${wakeUps('committed')}
+  )`;
+
+/** Commits held jobs outside of a caller's transaction, and answers the wake-ups to send after it. Index `job_pkey`. */
+export const commitHolds = defineStatement<HeldParams, HeldRow>({
+  name: 'commit_holds_v1',
+  text: (schema) => `
+  WITH ${held(schema, NOT_ENDED)}, ${committed(schema)}
+  SELECT ${listOf('committed')}, ${listOf('busy')}, (SELECT json_agg(message) FROM wake_up)`,
+  values: ({ ids }) => [ids],
+  row: heldRow,
+});
+
+/** The same inside the caller's transaction: the notification becomes visible with its commit. Index `job_pkey`. */
+export const commitHoldsInTransaction = defineStatement<HeldParams & { notifyChannel: string }, HeldRow>({
+  name: 'commit_holds_in_tx_v1',
+  text: (schema) => `
+  WITH ${held(schema, NOT_ENDED)}, ${committed(schema)}, ${telling(schema)}
+  SELECT ${listOf('committed')}, ${listOf('busy')}, NULL, (SELECT count(*) FROM sent), (SELECT count(*) FROM remembered)`,
+  values: ({ ids, notifyChannel }) => [ids, notifyChannel],
+  row: heldRow,
+});
+
+/** Moves the end of holds. Index `job_pkey`. */
+export const keepHolds = defineStatement<HeldParams & { holdMs: number }, HeldRow>({
+  name: 'keep_holds_v1',
+  text: (schema) => `
+  WITH ${held(schema, NOT_ENDED)}, kept AS (
+    UPDATE ${schema}.job
+    SET held_until = clock_timestamp() + $2::bigint * interval '1 millisecond'
+    FROM held
+    WHERE job.id = held.id
+    RETURNING job.id
+  )
+  SELECT ${listOf('kept')}, ${listOf('busy')}`,
+  values: ({ ids, holdMs }) => [ids, holdMs],
+  row: heldRow,
+});
+
+/** Deletes held jobs, also those whose hold has ended and that nobody has removed yet. Index `job_pkey`. */
+export const releaseHolds = defineStatement<HeldParams, HeldRow>({
+  name: 'release_holds_v1',
+  text: (schema) => `
+  WITH ${held(schema, 'held_until IS NOT NULL')}, released AS (
+    DELETE FROM ${schema}.job USING held WHERE job.id = held.id RETURNING job.id
+  )
+  SELECT ${listOf('released')}, ${listOf('busy')}`,
+  values: ({ ids }) => [ids],
+  row: heldRow,
+});
+
+/** Where a job that was once held stands. */
+export type HoldState = 'held' | 'expired' | 'committed';
+
+/** Answers nothing when there is no such job. Indexes `job_pkey`, `finished_job_pkey`. */
+export const findHold = defineStatement<{ id: JobId }, HoldState>({
+  name: 'find_hold_v1',
+  text: (schema) => `
+  SELECT CASE WHEN held_until IS NULL THEN 'committed' WHEN ${NOT_ENDED} THEN 'held' ELSE 'expired' END
+  FROM ${schema}.job
+  WHERE id = $1
+  UNION ALL
+  SELECT 'committed' FROM ${schema}.finished_job WHERE id = $1`,
+  values: ({ id }) => [id],
+  row: ([state]) => state as HoldState,
+});
+
+/** Holds that one statement removes at most. */
+export const HOLDS_PER_EXPIRY = 1_000;
+
+/**
+ * Deletes jobs whose hold has ended, a chunk at a time; answers how many. A row that is being committed is locked and
+ * passed by: that commit wins. Several at once share the work. Index `job_held`.
+ */
+export const expireHolds = defineStatement<Record<string, never>, number>({
+  name: 'expire_holds_v1',
+  text: (schema) => `
+  WITH ended AS MATERIALIZED (
+    SELECT id
+    FROM ${schema}.job
+    WHERE held_until <= statement_timestamp()
+    ORDER BY held_until
+    LIMIT ${HOLDS_PER_EXPIRY}
+    FOR UPDATE SKIP LOCKED
+  ), expired AS (
+    DELETE FROM ${schema}.job USING ended WHERE job.id = ended.id RETURNING job.id
+  )
+  SELECT count(*) FROM expired`,
+  values: () => [],
+  row: ([count]) => Number(count),
+});

@@ -1,0 +1,325 @@
+import { beforeEach, describe, expect, it } from '@jest/globals';
+import type { HandlerOptions, Job, QueueEvent } from 'nestmq';
+import { rescueExpired } from '../libs/queue/src/statements/rescue-expired.js';
+import { run } from '../libs/queue/src/statements/statement.js';
+import { POLLING_OFF, startApp, type TestApp } from './support/app.js';
+import { startChild } from './support/child.js';
+import { useDatabase } from './support/database.js';
+import { openSession } from './support/engine.js';
+import { useTables } from './support/tables.js';
+import { until } from './support/until.js';
+import { gate, untilAborted, workWith, type Behaviour } from './support/work.js';
+
+const database = useDatabase();
+const tables = useTables(database);
+const queue = { ...POLLING_OFF, leaseMs: 1_000 };
+
+beforeEach(() => tables.clear());
+
+const has = (app: TestApp, type: QueueEvent['type']): boolean => app.events.some((event) => event.type === type);
+
+const codeOf = (work: Promise<unknown>): Promise<unknown> =>
+  work.then(
+    () => 'done',
+    (error: unknown) => (error as { code?: string }).code ?? error,
+  );
+
+async function startWork(
+  behaviour: Behaviour,
+  options: HandlerOptions = {},
+  settings: object = queue,
+): Promise<TestApp & { runs: Job[] }> {
+  const Work = workWith({ backoff: 1, ...options }, behaviour);
+  const app = await startApp({ ...database, queue: settings, providers: [Work] });
+  return { ...app, runs: app.get(Work).runs };
+}
+
+const aborted = (job: Job): Promise<unknown> => untilAborted(job).catch((reason: unknown) => reason);
+
+/** Whether the lease of the only job has an end, and that is ahead. */
+const leaseEnd = async (): Promise<string> => {
+  const [row] = await tables.sql<{ left: string }>(
+    `SELECT CASE WHEN lease_ends_at IS NULL THEN 'none' WHEN lease_ends_at > now() + interval '5 min' THEN 'far'
+       WHEN lease_ends_at > now() THEN 'near' ELSE 'past' END AS left FROM nestmq.job`,
+  );
+  return row?.left ?? 'no job';
+};
+
+describe('a handler with keepAlive: false', () => {
+  it('has a lease that ends leaseMs after the start of its run; any other has one without an end', async () => {
+    for (const [keepAlive, end] of [
+      [false, 'near'],
+      [true, 'none'],
+    ] as const) {
+      const { opened, open } = gate();
+      const app = await startWork(() => opened, { keepAlive }, POLLING_OFF);
+      await app.jobs.spawn('work');
+      await until(() => app.runs.length, { what: 'it runs' });
+      expect(await leaseEnd()).toBe(end);
+      open();
+      await until(() => has(app, 'completed'), { what: 'it is completed' });
+      expect(await leaseEnd()).toBe('no job');
+      await app.close();
+    }
+  });
+
+  it('that outlives its lease is told to stop, another run begins, and what it still writes is refused', async () => {
+    const second = gate();
+    const refused: unknown[] = [];
+    const app = await startWork(
+      async (job) => {
+        if (job.attempt > 1) return;
+        const reason = await aborted(job);
+        refused.push((reason as { code: string }).code);
+        await second.opened;
+        refused.push(await codeOf(job.complete()));
+        refused.push(await codeOf(app.dataSource.transaction((manager) => job.complete({ manager }))));
+        refused.push(await codeOf(job.checkpoint({ payload: 'late' })));
+        refused.push(await codeOf(job.keepAlive('1m')));
+        refused.push(await codeOf(job.progress({ percent: 100 })));
+      },
+      { keepAlive: false, retention: '1h' },
+    );
+    const { id } = await app.jobs.spawn('work', 'early');
+    await until(() => has(app, 'completed'), { what: 'the second run has completed it, beside the first' });
+    second.open();
+    await until(() => has(app, 'lease-lost'), { what: 'the first run has ended' });
+    expect(refused).toEqual(Array.from({ length: 6 }, () => 'lease_lost'));
+    expect(app.runs.map(({ attempt }) => attempt)).toEqual([1, 2]);
+    expect(await app.queue.get(id)).toMatchObject({
+      state: 'completed',
+      attempts: 2,
+      payload: 'early',
+      progress: null,
+    });
+    expect(app.events).toContainEqual({ type: 'rescued', waiting: 1, dead: 0 });
+    await until(() => tables.drained(), { what: 'both leases are gone' });
+    await app.close();
+  });
+
+  it('whose last attempt outlives its lease is dead, with the reason "lease expired"', async () => {
+    const app = await startWork(untilAborted, { keepAlive: false, retries: 0 });
+    const { id } = await app.jobs.spawn('work');
+    await until(async () => (await app.queue.get(id))?.state === 'dead', { what: 'it is dead' });
+    expect(await app.queue.get(id)).toMatchObject({
+      reason: 'lease expired',
+      attempts: 1,
+      lastError: 'The lease of this run ended before the run did.',
+    });
+    expect(app.events).toContainEqual({ type: 'rescued', waiting: 0, dead: 1 });
+    await until(() => has(app, 'lease-lost'), { what: 'its run has ended' });
+    await until(() => tables.drained(), { what: 'nothing is left' });
+    expect(app.runs).toHaveLength(1);
+    await app.close();
+  });
+
+  it('goes on when it keeps its lease alive, and a shorter time does not bring the end nearer', async () => {
+    const { opened, open } = gate();
+    const app = await startWork(
+      async (job) => {
+        await job.keepAlive('1h');
+        await job.keepAlive(1);
+        await opened;
+      },
+      { keepAlive: false },
+      { ...queue, channels: ['work'] },
+    );
+    await app.jobs.spawn('work', 'kept');
+    await until(async () => (await leaseEnd()) === 'far', { what: 'the end is far' });
+    // Another run of the same lease, begun later, has ended in the meantime.
+    const Marker = workWith({ keepAlive: false, retries: 0 }, untilAborted);
+    const other = await startApp({ ...database, queue: { ...queue, channels: ['marker'] }, providers: [Marker] });
+    const { id } = await other.jobs.spawn('work', 'not kept', { channel: 'marker' });
+    await until(async () => (await other.queue.get(id))?.state === 'dead', { what: 'the later one has expired' });
+    expect(app.runs[0]!.signal.aborted).toBe(false);
+    open();
+    await until(() => has(app, 'completed'), { what: 'it is completed' });
+    expect(app.runs).toHaveLength(1);
+    await other.close();
+    await app.close();
+  });
+
+  it('loses its lease to the rescuer of any process, also when its own clock says otherwise', async () => {
+    const lost = gate();
+    const refused: unknown[] = [];
+    const app = await startWork(
+      async (job) => {
+        if (job.attempt > 1) return;
+        await job.keepAlive('1h');
+        await lost.opened;
+        refused.push(await codeOf(app.dataSource.transaction((manager) => job.complete({ manager }))));
+        refused.push(await codeOf(job.checkpoint({ payload: 'late' })));
+      },
+      { keepAlive: false },
+    );
+    await app.jobs.spawn('work');
+    await until(async () => (await leaseEnd()) === 'far', { what: 'the end is far' });
+    await tables.sql(`UPDATE nestmq.job SET lease_ends_at = now() - interval '1 second'`);
+    await until(() => has(app, 'completed'), { what: 'the second run has completed it' });
+    lost.open();
+    await until(() => has(app, 'lease-lost'), { what: 'the first run has ended' });
+    expect(refused).toEqual(['lease_lost', 'lease_lost']);
+    await until(() => tables.drained(), { what: 'nothing is left' });
+    await app.close();
+  });
+
+  it('leaves no end behind when its run fails: the next one has its own', async () => {
+    const app = await startWork(
+      (job) => {
+        if (job.attempt === 1) throw new Error('told to fail');
+      },
+      { keepAlive: false, backoff: '1h' },
+    );
+    await app.jobs.spawn('work');
+    await until(() => has(app, 'retrying'), { what: 'it waits for its second run' });
+    expect(await leaseEnd()).toBe('none');
+    await app.close();
+  });
+
+  it('whose completion is under way when the lease passes stays completed, once', async () => {
+    const app = await startWork(
+      (job) =>
+        app.dataSource.transaction(async (manager) => {
+          await job.complete({ manager });
+          await aborted(job);
+        }),
+      { keepAlive: false, retention: '1h' },
+    );
+    const { id } = await app.jobs.spawn('work');
+    await until(() => has(app, 'completed'), { what: 'it is completed' });
+    expect(await app.queue.get(id)).toMatchObject({ state: 'completed', attempts: 1 });
+    expect(app.runs).toHaveLength(1);
+    await until(() => tables.drained(), { what: 'nothing is left' });
+    await app.close();
+  });
+
+  it('in another process, which blocks its event loop, is run by this one, and its completion is refused', async () => {
+    const sender = await startApp({ ...database, queue: { runner: false, openNames: true } });
+    const { id } = await sender.jobs.spawn('work', { blockMs: 8_000 }, { channel: 'work' });
+    await sender.close();
+    const child = startChild('checkpoint-worker.ts', { URL: database.url, KEEP_ALIVE: 'false' });
+    await child.message((message) => message === 'stored', 'it runs in the other process');
+    const app = await startWork(() => undefined, { retention: '1h', keepAlive: false });
+    await until(() => has(app, 'completed'), { what: 'this process has completed it', timeoutMs: 20_000 });
+    expect(app.runs).toMatchObject([{ id, attempt: 2 }]);
+    expect(child.messages).not.toContain('completed');
+    await child.message((message) => message === 'lease_lost', 'the other process is refused');
+    expect(await app.queue.get(id)).toMatchObject({ state: 'completed', attempts: 2 });
+    await app.close();
+  }, 60_000);
+});
+
+describe('job.keepAlive', () => {
+  it('gives an end to the lease of a handler that has none, and the job is run again when it passes', async () => {
+    const app = await startWork(async (job) => {
+      if (job.attempt > 1) return;
+      await job.keepAlive(50);
+      await aborted(job);
+    });
+    await app.jobs.spawn('work');
+    await until(() => has(app, 'completed'), { what: 'its second run has completed it' });
+    expect(app.runs.map(({ attempt }) => attempt)).toEqual([1, 2]);
+    await app.close();
+  });
+
+  it.each([0, -1, Number.NaN, Infinity, '366d', 'soon', null, undefined, {}])(
+    'refuses %p, before any SQL',
+    async (duration) => {
+      const refused: unknown[] = [];
+      const app = await startWork(async (job) => {
+        refused.push(await codeOf(job.keepAlive(duration as never)));
+        expect(await leaseEnd()).toBe('none');
+      });
+      await app.jobs.spawn('work');
+      await until(() => has(app, 'completed') || has(app, 'retrying'), { what: 'its run has ended' });
+      expect(refused).toEqual(['invalid_options']);
+      expect(has(app, 'completed')).toBe(true);
+      await app.close();
+    },
+  );
+});
+
+describe('a checkpoint’s keepAlive', () => {
+  it('moves the end with what it stores', async () => {
+    const { opened, open } = gate();
+    const app = await startWork(
+      async (job) => {
+        await job.checkpoint({ payload: 'x', keepAlive: '1h' });
+        await opened;
+      },
+      { keepAlive: false },
+    );
+    await app.jobs.spawn('work');
+    await until(async () => (await leaseEnd()) === 'far', { what: 'the end is far' });
+    open();
+    await until(() => has(app, 'completed'), { what: 'it is completed' });
+    await app.close();
+  });
+
+  it('in a transaction counts when that commits: past the old end the run goes on', async () => {
+    const app = await startWork(
+      async (job) => {
+        await app.dataSource.transaction(async (manager) => {
+          await job.checkpoint({ keepAlive: '1h' }, { manager });
+          // The old end passes with the transaction open: the row is locked, so nobody takes the job.
+          await until(async () => (await leaseEnd()) === 'past', { what: 'the committed end has passed' });
+        });
+        await job.checkpoint({ payload: 'x' });
+      },
+      { keepAlive: false },
+    );
+    await app.jobs.spawn('work');
+    await until(() => has(app, 'completed') || has(app, 'lease-lost'), { what: 'its run has ended' });
+    expect(has(app, 'completed')).toBe(true);
+    expect(app.runs).toHaveLength(1);
+    await app.close();
+  });
+
+  it('in a transaction that rolls back counts for nothing', async () => {
+    const app = await startWork(
+      async (job) => {
+        if (job.attempt > 1) return;
+        await app.dataSource
+          .transaction(async (manager) => {
+            await job.checkpoint({ keepAlive: '1h' }, { manager });
+            throw new Error('rolled back');
+          })
+          .catch(() => undefined);
+        await aborted(job);
+      },
+      { keepAlive: false },
+    );
+    await app.jobs.spawn('work');
+    await until(() => has(app, 'completed'), { what: 'its second run has completed it' });
+    expect(app.runs.map(({ attempt }) => attempt)).toEqual([1, 2]);
+    await app.close();
+  });
+});
+
+describe('rescueExpired', () => {
+  it('by several rescuers at once ends each run once, and none whose end is ahead or missing', async () => {
+    await tables.sql(
+      `INSERT INTO nestmq.job (channel, name, attempt, max_attempts, lease_ends_at)
+       SELECT 'work', 'work', 1, CASE WHEN i % 2 = 0 THEN 2 ELSE 5 END, now() - interval '1 second' FROM generate_series(1, 60) AS i`,
+    );
+    await tables.sql(
+      `INSERT INTO nestmq.job (channel, name, lease_ends_at) VALUES ('work', 'ahead', now() + interval '1 hour'), ('work', 'missing', NULL)`,
+    );
+    const sessions = await Promise.all([1, 2, 3].map(() => openSession(database.url)));
+    const rescues = sessions.map((session) => session.transaction((client) => run(client, rescueExpired, {})));
+    const outcomes = (await Promise.all(rescues)).flat().map(({ outcome }) => outcome);
+    expect(outcomes.toSorted()).toEqual([
+      ...Array.from({ length: 30 }, () => 'dead'),
+      ...Array.from({ length: 30 }, () => 'waiting'),
+    ]);
+    expect(
+      await tables.sql(
+        `SELECT DISTINCT run, attempt, suspect, lease_ends_at, last_error FROM nestmq.job WHERE name = 'work'`,
+      ),
+    ).toEqual([{ run: 1, attempt: 2, suspect: true, lease_ends_at: null, last_error: 'lease expired' }]);
+    expect(await tables.sql(`SELECT DISTINCT state, reason, attempt FROM nestmq.finished_job`)).toEqual([
+      { state: 'dead', reason: 'lease expired', attempt: 2 },
+    ]);
+    expect(await tables.number(`SELECT count(*) FROM nestmq.job WHERE name <> 'work' AND run = 0`)).toBe(2);
+  });
+});
