@@ -13,7 +13,17 @@ import { User } from '../sign-up/user.entity.js';
 import { CreateDemoTables } from './1764100000000-CreateDemoTables.js';
 import { postgres } from './postgres.js';
 
-const importTables = [ImportRun, ImportFile, ImportBatch, Place, District, Region, Country, CountryStep, RejectedRecord];
+const importTables = [
+  ImportRun,
+  ImportFile,
+  ImportBatch,
+  Place,
+  District,
+  Region,
+  Country,
+  CountryStep,
+  RejectedRecord,
+];
 
 /** The application's own DataSource; the queue's tables come along as two lines of it. */
 export const db: TypeOrmModuleOptions = {

