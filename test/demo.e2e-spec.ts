@@ -39,7 +39,7 @@ beforeAll(async () => {
   undisturbed = { tables: await readDemoTables(client), output: process.output, code };
   await client.end();
   await database.drop();
-}, 180_000);
+}, 240_000);
 
 afterAll(() => demo.remove());
 
@@ -69,7 +69,7 @@ describe('the import', () => {
     expect(output).toContain('1 dead');
     expect(output).toMatch(/job \d+ is dead: RejectJob: record 0 of places, "Atlantis": country is "\?\?"/);
     expect(output).toMatch(/↻ CountrySummaries\.add runs again in \d+ ms: the name service did not answer/);
-    expect(output).toMatch(/100 % .* places 100 %, districts 100 %, regions 100 %/);
+    expect(output).toMatch(/100 % .* districts 100 %, places 100 %, regions 100 %/);
   });
 
   it('adds up each country in the order of its batches, without a gap', () => {
@@ -95,7 +95,7 @@ describe('the import', () => {
     const last = start(database);
     expect(await last.exit()).toBe(0);
 
-    expect(last.output).toContain('Import 2 was not finished and goes on: places from record 11,000');
+    expect(last.output).toMatch(/Import 2 was not finished and goes on: .*places from record 11,000/);
     expect(last.output).toMatch(/places +19,999 rows, 3 runs, from records 0, 3,000, 11,000\n/);
     expect(await runsOfPlaces(client)).toEqual([
       { attempt: 1, first: 0, last: 2_000 },
@@ -105,25 +105,25 @@ describe('the import', () => {
     expect([await writersOfPlaces(client, 3_000), await writersOfPlaces(client, 11_000)]).toEqual(written);
     expect(written.map(({ rows }) => rows)).toEqual([2_999, 10_999]);
     expect(await readDemoTables(client)).toEqual(undisturbed.tables);
-  }, 90_000);
+  }, 120_000);
 
   it('adds up a country once, and in order, when it is killed in the middle of that', async () => {
     await makeTables();
-    const third = `(SELECT count(*) FROM country_step WHERE country = 'BR' AND file = 'places') = 3`;
-    const gate = await closeGate(client, 'country_step', `NEW.country = 'BR' AND NEW.file = 'places' AND ${third}`);
+    const isSecond = `(SELECT count(*) FROM country_step WHERE country = 'AU' AND file = 'places') = 2`;
+    const gate = await closeGate(client, 'country_step', `NEW.country = 'AU' AND NEW.file = 'places' AND ${isSecond}`);
     const process = start(database);
     await gate.reached();
     await placesWritten(client, BATCHES); // the lane of one country holds up nobody else
-    expect(await count(client, `country_step WHERE country = 'BR' AND file = 'places'`)).toBe(2);
+    expect(await count(client, `country_step WHERE country = 'AU' AND file = 'places'`)).toBe(1);
     process.signal('SIGKILL');
     expect(await process.exit()).toBe('SIGKILL');
     await gate.leaveToServer();
-    expect(await count(client, `nestmq.job WHERE key = 'BR'`)).toBeGreaterThan(1);
+    expect(await count(client, `nestmq.job WHERE key = 'AU'`)).toBeGreaterThan(1);
 
     const second = start(database);
     expect(await second.exit()).toBe(0);
     expect(await readDemoTables(client)).toEqual(undisturbed.tables);
-  }, 90_000);
+  }, 120_000);
 
   it('stops at its next checkpoint by Ctrl-C, and goes on from there at the next start', async () => {
     const first = start(database);
@@ -142,8 +142,8 @@ describe('the import', () => {
 
     const second = start(database);
     expect(await second.exit()).toBe(0);
-    const from = `places from record ${next.toLocaleString('en')}`;
-    expect(second.output).toContain(`Import 1 was not finished and goes on: ${from}`);
+    expect(second.output).toContain('Import 1 was not finished and goes on: ');
+    expect(second.output).toContain(`places from record ${next.toLocaleString('en')}`);
     expect(second.output).toContain('in 2 starts');
     expect(await writersOfPlaces(client, next)).toEqual(written);
     expect(await runsOfPlaces(client)).toEqual([{ attempt: 1, first: 0, last: 19_000 }]); // a stop is no attempt
@@ -288,7 +288,7 @@ describe('the HTTP application', () => {
     });
     expect(finished).toMatchObject({ rejections: [{ state: 'dead', reason: expect.stringContaining('Atlantis') }] });
     expect((await fetch(`${url}/imports/2`)).status).toBe(404);
-  }, 90_000);
+  }, 120_000);
 
   function post(route: string, body: object = {}): Promise<Response> {
     const headers = { 'content-type': 'application/json' };

@@ -121,7 +121,7 @@ export async function waiters(client: pg.Client, lock: string, wanted: number): 
   const own = 'database = (SELECT oid FROM pg_database WHERE datname = current_database())';
   await until(async () => (await count(client, `pg_locks WHERE NOT granted AND ${own} AND ${lock}`)) >= wanted, {
     what: `${wanted} wait for a lock`,
-    timeoutMs: 30_000,
+    timeoutMs: 60_000,
   });
 }
 
