@@ -1,7 +1,7 @@
 import { Injectable, Module } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import { TypeOrmModule } from '@nestjs/typeorm';
-import { JobHandler, JobSpawner, Queue, QueueModule, type Job } from 'nestmq';
+import { JobHandler, JobSpawner, Queue, QueueModule, type Job, type JobSpawnOptions } from 'nestmq';
 import { DataSource } from 'typeorm';
 import type { Payload } from './payload.js';
 
@@ -11,9 +11,12 @@ export const CHANNEL = 'letters';
 @Injectable()
 export class Letters {
   onStart: (n: number) => void = () => undefined;
+  /** For whoever wants to know more than its number. */
+  onJob: (job: Job<Payload>) => void = () => undefined;
 
   @JobHandler(CHANNEL)
   async send(job: Job<Payload>): Promise<void> {
+    this.onJob(job);
     this.onStart(job.payload.n);
   }
 }
@@ -55,10 +58,11 @@ export async function sendNumbered(
   { jobs }: Pick<BenchApplication, 'jobs'>,
   payloads: readonly Payload[],
   size: number,
+  options: (n: number) => JobSpawnOptions = () => ({}),
 ): Promise<string[]> {
   const ids: string[] = [];
   for (let from = 0; from < payloads.length; from += size) {
-    const items = payloads.slice(from, from + size).map((payload) => ({ payload }));
+    const items = payloads.slice(from, from + size).map((payload) => ({ ...options(payload.n), payload }));
     for (const { id } of await jobs.spawnMany(Letters, 'send', items)) ids.push(id);
   }
   return ids;

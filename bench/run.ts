@@ -10,12 +10,23 @@ import { backlog } from './workloads/backlog.js';
 import { drain } from './workloads/drain.js';
 import { idle } from './workloads/idle.js';
 import { latency } from './workloads/latency.js';
+import { ordered } from './workloads/ordered.js';
 import { pinned } from './workloads/pinned.js';
 import { spawnBulk } from './workloads/spawn-bulk.js';
 import { spawnSingle } from './workloads/spawn-single.js';
 import { sustained } from './workloads/sustained.js';
 
-const WORKLOADS: readonly Workload[] = [drain, spawnBulk, spawnSingle, latency, sustained, pinned, backlog, idle];
+const WORKLOADS: readonly Workload[] = [
+  drain,
+  spawnBulk,
+  spawnSingle,
+  latency,
+  sustained,
+  ordered,
+  pinned,
+  backlog,
+  idle,
+];
 
 await main();
 

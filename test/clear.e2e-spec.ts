@@ -131,6 +131,15 @@ describe('queue.clear', () => {
     await app.close();
   });
 
+  it('takes a reservation with it, whose commit is then refused', async () => {
+    const app = await startApp({ ...database, queue: { runner: false }, providers: [workWith()] });
+    const reservation = await app.jobs.spawn('work', null, { hold: '1h' });
+    expect(await app.queue.clear(['work'])).toBe(1);
+    await expect(reservation.commit()).rejects.toMatchObject({ code: 'reservation_invalid', reason: 'unknown' });
+    expect(await app.queue.runOne()).toBeNull();
+    await app.close();
+  });
+
   it('refuses what is no list of channels, and sends nothing for an empty one', async () => {
     const app = await startApp({ ...database, queue: { runner: false }, providers: [workWith()] });
     for (const channels of ['work', undefined, [''], [5], ['work', 'x'.repeat(256)]] as never[]) {
@@ -172,7 +181,8 @@ describe('clears beside two processes that claim', () => {
     const spawn = async (): Promise<void> => {
       for (let call = 0; call < 100; call++) {
         const items = Array.from({ length: 50 }, (_, nth) => ({
-          ...{ name: 'work', payload: 'end', channel: `c${nth % 3}`, key: nth % 2 ? 'k' : '' },
+          ...{ name: 'work', payload: 'end', channel: `c${nth % 3}` },
+          ...{ key: nth % 2 ? `k${nth % 4}` : '', ordered: nth % 4 > 1 },
         }));
         spawned += (await app.jobs.spawnMany(items)).length;
       }
@@ -193,6 +203,12 @@ describe('clears beside two processes that claim', () => {
     expect(ran().length).toBeGreaterThan(0);
     expect(new Set(ran()).size + cleared).toBe(spawned);
     expect(ran()).toHaveLength(new Set(ran()).size);
+
+    // No lane has been left with a head that is gone.
+    const lanes = await tables.sql<{ channel: string; key: string }>('SELECT channel, key FROM nestmq.lane');
+    expect(lanes.length).toBeGreaterThan(0);
+    await app.jobs.spawnMany(lanes.map((lane) => ({ name: 'work', payload: 'end', ordered: true, ...lane })));
+    await until(() => tables.drained(), { what: 'every lane goes on' });
     await app.close();
   });
 });

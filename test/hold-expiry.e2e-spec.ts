@@ -48,7 +48,7 @@ const insertEnded = (count: number): Promise<unknown> =>
   );
 
 const expire = async (session: Session): Promise<number> =>
-  (await session.transaction((client) => run(client, expireHolds, {})))[0]!;
+  (await session.transaction((client) => run(client, expireHolds, {})))[0]!.removed;
 
 const refused = (reason: string): object => expect.objectContaining({ name: 'ReservationError', reason });
 
@@ -180,8 +180,8 @@ describe('expireHolds', () => {
     await insertEnded(HOLDS_PER_EXPIRY + 7);
     const [first, second] = [await openSession(database.url), await openSession(database.url)];
     await first.pg.query('BEGIN');
-    const [removed] = await run(first.client, expireHolds, {});
-    expect([removed, await expire(second)]).toEqual([HOLDS_PER_EXPIRY, 7]);
+    const [row] = await run(first.client, expireHolds, {});
+    expect([row?.removed, await expire(second)]).toEqual([HOLDS_PER_EXPIRY, 7]);
     await first.pg.query('COMMIT');
     expect(await jobsLeft()).toBe(0);
   });
@@ -192,7 +192,7 @@ describe('expireHolds', () => {
     );
     const session = await openSession(database.url);
     const xid = await session.transaction(async (client) => {
-      expect(await run(client, expireHolds, {})).toEqual([0]);
+      expect(await run(client, expireHolds, {})).toEqual([{ removed: 0, lanes: [] }]);
       return (await session.pg.query('SELECT pg_current_xact_id_if_assigned() AS xid')).rows[0].xid as unknown;
     });
     expect(xid).toBeNull();
@@ -235,7 +235,9 @@ describe('the end of a hold and its commit', () => {
       const session = await openSession(database.url);
       const reservation = await reserve(jobs, 'x', { hold: 1 });
       await session.pg.query('BEGIN');
-      await until(async () => (await run(session.client, expireHolds, {}))[0] === 1, { what: 'the hold is removed' });
+      await until(async () => (await run(session.client, expireHolds, {}))[0]?.removed === 1, {
+        what: 'the hold is removed',
+      });
       const commit = reservation.commit();
       const answered = commit.catch((error: unknown) => error);
       await jobs.spawn('work', 'marker');

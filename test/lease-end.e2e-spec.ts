@@ -296,6 +296,162 @@ describe('a checkpoint’s keepAlive', () => {
   });
 });
 
+describe('an ordered job with a lease that ends', () => {
+  /** The lanes as they stand, without times. */
+  const lanes = (): Promise<unknown[]> =>
+    tables.sql(
+      `SELECT key, last_seq::int, runner_id IS NOT NULL AS leased, blocked_by IS NOT NULL AS blocked FROM nestmq.lane ORDER BY key`,
+    );
+
+  it('is run again before those behind it, with the same number, by the process whose first run still hangs', async () => {
+    const hung = gate();
+    const app = await startWork((job) => (job.payload === 1 && job.attempt === 1 ? hung.opened : undefined), {
+      ordered: true,
+      keepAlive: false,
+      retention: '1h',
+    });
+    const ids = await app.jobs.spawnMany([0, 1, 2, 3].map((payload) => ({ name: 'work', payload, key: 'k' })));
+    await until(async () => (await app.queue.get(ids[3]!.id))?.state === 'completed', {
+      what: 'the last is completed',
+    });
+    expect(app.runs.map(({ payload, attempt, seq }) => [payload, attempt, seq])).toEqual([
+      [0, 1, 1],
+      [1, 1, 2],
+      [1, 2, 2],
+      [2, 1, 3],
+      [3, 1, 4],
+    ]);
+    hung.open();
+    await until(() => has(app, 'lease-lost'), { what: 'the run that hung has ended' });
+    await until(() => tables.drained(), { what: 'every lease is gone' });
+    expect(app.runs).toHaveLength(5);
+    expect(await lanes()).toEqual([{ key: 'k', last_seq: 4, leased: false, blocked: false }]);
+    await app.close();
+  });
+
+  it.each([
+    ['skip', [1, 2, 3], false],
+    ['block', [1], true],
+  ] as const)('that was its last lets its lane go on, or wait: onDead %s', async (onDead, seqs, blocked) => {
+    const app = await startWork((job) => (job.payload === 0 ? untilAborted(job) : undefined), {
+      ordered: true,
+      onDead,
+      keepAlive: false,
+      retries: 0,
+    });
+    const [head] = await app.jobs.spawnMany([0, 1, 2].map((payload) => ({ name: 'work', payload, key: 'k' })));
+    await until(async () => (await app.queue.get(head!.id))?.state === 'dead', { what: 'the head is dead' });
+    expect(await app.queue.get(head!.id)).toMatchObject({ reason: 'lease expired', seq: 1 });
+    await until(async () => (await tables.number('SELECT count(*) FROM nestmq.job')) === (blocked ? 2 : 0), {
+      what: 'those behind it are done, or wait',
+    });
+    await until(async () => (await tables.number('SELECT count(*) FROM nestmq.lease')) === 0, {
+      what: 'no lease is left',
+    });
+    expect(app.runs.map(({ seq }) => seq)).toEqual(seqs);
+    expect(await lanes()).toEqual([{ key: 'k', last_seq: seqs.length, leased: false, blocked }]);
+    await app.close();
+  });
+
+  it('of which the process is killed -9 is run by another one, in order', async () => {
+    const sender = await startApp({ ...database, queue: { runner: false, openNames: true } });
+    const payloads = [{ blockMs: 60_000 }, {}, {}];
+    await sender.jobs.spawnMany(
+      payloads.map((payload) => ({ name: 'work', payload, channel: 'work', key: 'k', ordered: true })),
+    );
+    await sender.close();
+    const child = startChild('checkpoint-worker.ts', { URL: database.url, KEEP_ALIVE: 'false' });
+    await child.message((message) => message === 'stored', 'the first runs in the other process');
+    await child.kill();
+    const app = await startWork(() => undefined, { ordered: true, keepAlive: false });
+    await until(() => app.runs.length === 3, { what: 'this process has run them', timeoutMs: 20_000 });
+    expect(app.runs.map(({ seq, attempt }) => [seq, attempt])).toEqual([
+      [1, 2],
+      [2, 1],
+      [3, 1],
+    ]);
+    await until(() => tables.drained(), { what: 'nothing is left' });
+    await app.close();
+  }, 60_000);
+});
+
+describe('behind a job whose end is not written yet', () => {
+  /** Of one lane, claimed together: the first ends while its row is locked, so that its end cannot be written. */
+  async function secondBehindLockedFirst(
+    second: (job: Job, app: TestApp) => Promise<unknown>,
+    options: HandlerOptions = {},
+  ): Promise<string[]> {
+    const log: string[] = [];
+    const locked = gate();
+    const app = await startWork(
+      async (job) => {
+        if (job.payload === 'first') await locked.opened;
+        if (job.payload !== 'second') return;
+        log.push('second starts');
+        await second(job, app);
+        log.push('second has written');
+      },
+      { ordered: true, ...options },
+      // Handlers as fast as these are claimed as a run.
+      { ...POLLING_OFF, prefetchMs: 1_000 },
+    );
+    await app.jobs.spawnMany(Array.from({ length: 50 }, () => ({ name: 'work', payload: 'warms up', key: 'w' })));
+    await until(() => tables.drained(), { what: 'the rate is measured' });
+    const [first] = await app.jobs.spawnMany(
+      ['first', 'second'].map((payload) => ({ name: 'work', payload, key: 'k' })),
+    );
+    await until(() => app.runs.some(({ payload }) => payload === 'first'), { what: 'the first runs' });
+    expect(await tables.sql('SELECT cardinality(job_ids) AS jobs FROM nestmq.lease')).toEqual([{ jobs: 2 }]);
+    const session = await openSession(database.url);
+    await session.pg.query('BEGIN');
+    await session.pg.query('SELECT FROM nestmq.job WHERE id = $1 FOR UPDATE', [first!.id]);
+    locked.open();
+    await until(
+      () =>
+        tables.number(
+          `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`,
+        ),
+      {
+        what: 'the end of the first waits',
+      },
+    );
+    // As much as the second could do meanwhile.
+    for (let n = 0; n < 20; n += 1) await app.dataSource.transaction((manager) => manager.query('SELECT 1'));
+    log.push('first is written');
+    await session.pg.query('ROLLBACK');
+    await until(() => tables.drained(), { what: 'both are completed' });
+    await app.close();
+    return log;
+  }
+
+  const inOrder = ['second starts', 'first is written', 'second has written'];
+
+  it.each<[string, (job: Job, app: TestApp) => Promise<unknown>]>([
+    [
+      'a completion in a transaction',
+      (job, { dataSource }) => dataSource.transaction((manager) => job.complete({ manager })),
+    ],
+    ['a completion', (job) => job.complete()],
+    [
+      'a checkpoint in a transaction',
+      (job, { dataSource }) => dataSource.transaction((manager) => job.checkpoint({ payload: 'x' }, { manager })),
+    ],
+    ['a checkpoint', (job) => job.checkpoint({ payload: 'x' })],
+    ['the end of a lease', (job) => job.keepAlive('1m')],
+  ])('%s waits for it', async (_, write) => {
+    expect(await secondBehindLockedFirst(write)).toEqual(inOrder);
+  });
+
+  it('no run begins whose lease has an end', async () => {
+    const nothing = (): Promise<void> => Promise.resolve();
+    expect(await secondBehindLockedFirst(nothing, { keepAlive: false })).toEqual([
+      'first is written',
+      'second starts',
+      'second has written',
+    ]);
+  });
+});
+
 describe('rescueExpired', () => {
   it('by several rescuers at once ends each run once, and none whose end is ahead or missing', async () => {
     await tables.sql(

@@ -118,6 +118,31 @@ describe('queue.runOne', () => {
     await app.close();
   });
 
+  it('keeps the order of a lane, whose next job waits for the retry of the one before', async () => {
+    const fails = new Set(['b']);
+    const Ordered = workWith({ ordered: true, backoff: '1h' }, ({ payload }) =>
+      fails.delete(payload as string) ? Promise.reject(new Error('not yet')) : undefined,
+    );
+    const app = await testing(Ordered);
+    await app.jobs.spawnMany(['a', 'b', 'c'].map((payload) => ({ name: 'work', payload, key: 'lane' })));
+    expect(await app.queue.runOne()).toMatchObject({ outcome: 'completed' });
+    expect(await app.queue.runOne()).toMatchObject({ outcome: 'retrying' });
+    expect(await app.queue.runOne()).toBeNull();
+    await tables.sql('UPDATE nestmq.job SET due_at = now() WHERE attempt = 1');
+    await tables.sql('UPDATE nestmq.lane SET ready_at = now()');
+    expect(await app.queue.runOne()).toMatchObject({ attempt: 2, outcome: 'completed' });
+    expect(await app.queue.runOne()).toMatchObject({ outcome: 'completed' });
+    expect(await app.queue.runOne()).toBeNull();
+    const runs = app.get(Ordered).runs.map(({ payload, seq }) => [payload, seq]);
+    expect(runs).toEqual([
+      ['a', 1],
+      ['b', 2],
+      ['b', 2],
+      ['c', 3],
+    ]);
+    await app.close();
+  });
+
   it('runs what the handler of a job has spawned, call by call', async () => {
     @Injectable()
     class Chain {

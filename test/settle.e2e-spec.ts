@@ -219,9 +219,22 @@ describe('findUnsettled', () => {
 
   it('finds a run that nobody has settled, and none that was completed', async () => {
     const [job] = await running();
-    expect(await look(job!)).toEqual([job!.id]);
+    expect(await look(job!)).toEqual([{ id: job!.id, mine: true }]);
     await complete(session, [job!]);
     expect(await look(job!)).toEqual([]);
+  });
+
+  it('tells a run that a rescuer has put back, or given up, from one that was completed', async () => {
+    const [waits, dead] = [(await running())[0]!, (await running())[0]!];
+    await tables.sql('UPDATE nestmq.job SET run = run + 1 WHERE id = $1', [waits.id]);
+    await tables.sql(
+      `WITH gone AS (DELETE FROM nestmq.job WHERE id = $1 RETURNING *)
+       INSERT INTO nestmq.finished_job (id, state, attempt, priority, due_at, created_at, channel, key, name)
+       SELECT id, 'dead', 1, priority, due_at, created_at, channel, key, name FROM gone`,
+      [dead.id],
+    );
+    expect(await look(waits)).toEqual([{ id: waits.id, mine: false }]);
+    expect(await look(dead)).toEqual([{ id: dead.id, mine: false }]);
   });
 
   it('does not wait for a transaction that is completing the job, and still finds it', async () => {
@@ -229,7 +242,7 @@ describe('findUnsettled', () => {
     const handler = await openSession(database.url);
     await handler.pg.query('BEGIN');
     await run(handler.client, completeJobs, { runner: '1', entries: [fenceOf(job!)], endedLeases: [] });
-    expect(await look(job!)).toEqual([job!.id]);
+    expect(await look(job!)).toEqual([{ id: job!.id, mine: true }]);
     await handler.pg.query('ROLLBACK');
   });
 });

@@ -7,11 +7,29 @@ import { JobHandler, JobSpawner, Queue, QueueModule, type Job } from 'nestmq';
 import type { DataSource } from 'typeorm';
 
 /** What the handler is to do; `chaos`: anything of it, at random. */
-export type Task = 'end' | 'fail' | 'exit' | 'hang' | 'obey' | 'effect' | 'wait-then-complete' | 'spawn-late' | 'chaos';
+export type Task =
+  | 'end'
+  | 'fail'
+  | 'exit'
+  | 'hang'
+  | 'hang-once'
+  | 'obey'
+  | 'effect'
+  | 'wait-then-complete'
+  | 'spawn-late'
+  | 'chaos'
+  | 'step'
+  | 'flaky';
 
 export type WorkerMessage =
   | { readonly type: 'ready' }
-  | { readonly type: 'started'; readonly id: string; readonly attempt: number; readonly task: string }
+  | {
+      readonly type: 'started';
+      readonly id: string;
+      readonly seq: number | null;
+      readonly attempt: number;
+      readonly task: string;
+    }
   | { readonly type: 'aborted'; readonly id: string; readonly reason: string }
   | { readonly type: 'outcome'; readonly id: string; readonly outcome: string }
   | { readonly type: 'event'; readonly event: string; readonly id?: string }
@@ -42,12 +60,14 @@ class Worker {
     name: 'work',
     retries: Number(env.RETRIES ?? 4),
     backoff: { type: 'fixed', base: 20, jitter: 0 },
+    ...(env.ORDERED && { ordered: true }),
+    ...(env.ON_DEAD && { onDead: env.ON_DEAD as 'skip' | 'block' }),
   })
   async run(job: Job<Task>): Promise<void> {
     job.signal.addEventListener('abort', () => {
       tell({ type: 'aborted', id: job.id, reason: (job.signal.reason as Error).name });
     });
-    tell({ type: 'started', id: job.id, attempt: job.attempt, task: job.payload });
+    tell({ type: 'started', id: job.id, seq: job.seq, attempt: job.attempt, task: job.payload });
     await this.tasks[job.payload](job);
   }
 
@@ -58,6 +78,11 @@ class Worker {
     },
     exit: async () => process.exit(7),
     hang: () => new Promise(() => undefined),
+    'hang-once': async (job) => {
+      await this.log('starts', job);
+      if (job.attempt === 1) await new Promise(() => undefined);
+      await this.log('ends', job);
+    },
     obey: (job) =>
       new Promise((_, reject) => job.signal.addEventListener('abort', () => reject(job.signal.reason as Error))),
     effect: (job) => this.complete(job),
@@ -75,7 +100,25 @@ class Worker {
       await this.jobs.spawn('work', 'end', { key: `after ${job.id}` });
     },
     chaos: (job) => this.chaos(job),
+    step: async (job) => {
+      await this.log('starts', job);
+      await this.log('ends', job);
+    },
+    flaky: async (job) => {
+      await this.log('starts', job);
+      const fails = Math.random() < 0.3;
+      await this.log(fails ? 'fails' : 'ends', job);
+      if (fails) throw new Error('flaky');
+    },
   };
+
+  /** Writes into the test's table, which numbers what all processes do. */
+  private async log(what: 'starts' | 'ends' | 'fails', { id, key, seq, attempt }: Job): Promise<void> {
+    await this.dataSource.query(
+      'INSERT INTO step (what, job_id, key, seq, attempt, pid) VALUES ($1, $2, $3, $4, $5, $6)',
+      [what, id, key, seq, attempt, process.pid],
+    );
+  }
 
   private complete(job: Job): Promise<void> {
     return this.dataSource.transaction(async (manager) => {
@@ -110,6 +153,7 @@ class Worker {
       pollMs: Number(env.POLL_MS ?? 60_000),
       leaseMs: Number(env.LEASE_MS ?? 10_000),
       concurrency: Number(env.CONCURRENCY ?? 32),
+      ...(env.PREFETCH_MS && { prefetchMs: Number(env.PREFETCH_MS) }),
       shutdown: { graceMs: Number(env.GRACE_MS ?? 15_000) },
       ...(env.MAX_RETRIES === 'Infinity' && { defaults: { retries: Infinity } }),
     }),

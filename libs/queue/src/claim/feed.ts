@@ -9,7 +9,8 @@ const LANE_SLACK_MICROS = 1_000;
 const LAST_ID = '9223372036854775807';
 
 /** Just before a place, so that a look behind it finds the job that stands there. */
-export const justBefore = ({ micros }: Position): Position => ({ micros: micros - 1, id: LAST_ID });
+export const justBefore = ({ micros, id }: Position): Position =>
+  id === '0' ? { micros: micros - 1, id: LAST_ID } : { micros, id: String(BigInt(id) - 1n) };
 
 /**
  * What this process knows of one stream of jobs: those of one channel, priority and stream that one group of
@@ -79,6 +80,11 @@ export class Feed {
     else this.mayHaveMore = true;
   }
 
+  /** A survey has seen a place behind the position of its time. Claims may have passed it since: that is no news. */
+  see(place: Position, nowMicros: number): void {
+    if (comparePositions(place, this.position) > 0) this.tell(place, nowMicros);
+  }
+
   /** Makes the feed ready when its next job has become due. */
   tick(nowMicros: number): void {
     if (this.nextDue === null || this.nextDue > nowMicros) return;
@@ -98,7 +104,12 @@ export class Feed {
    * @param leased whether the look itself has leased the job with this id: being told of it is no news
    */
   learn(news: FeedNews, leased: (id: JobId) => boolean = () => false): void {
-    if (news.exhausted) {
+    if (news.paused) {
+      // What stands behind its place is still to be found, by the survey that comes with the resumption.
+      this.position = this.after;
+      this.lookAgainFrom = null;
+      this.mayHaveMore = false;
+    } else if (news.exhausted) {
       // Also backwards: it may have begun in the future, or the server's clock may have been set.
       this.position = { micros: news.nowMicros, id: LAST_ID };
       this.lookAgainFrom = null;

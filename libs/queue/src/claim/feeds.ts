@@ -66,7 +66,7 @@ export class Feeds {
     for (const { channel, priority, stream, group, name, head, keyed } of heads) {
       if (head === null) continue;
       if (stream === 'arrivals') {
-        this.tell({ kind: 'jobs', channel, priority, stream, keyed, name, position: head });
+        this.arrived({ channel, priority, name, head });
         continue;
       }
       const owner = group === ANY_GROUP ? this.groups.findIndex(({ names }) => names.includes(name)) : group;
@@ -173,6 +173,20 @@ export class Feeds {
   private isReady(feed: Feed, now: number, slots: number): boolean {
     feed.tick(now);
     return feed.ready && (slots > 0 || !feed.needsSlot) && this.group(feed).capacity() > 0;
+  }
+
+  /** A survey has found something behind the place to which arrivals have been looked at. */
+  private arrived({
+    channel,
+    priority,
+    name,
+    head,
+  }: Pick<News, 'channel' | 'priority' | 'name'> & { head: Position }): void {
+    this.groups.forEach((group, index) => {
+      const address = { channel, priority, stream: 'arrivals', group: index } as const;
+      const concerned = group.channel === null || group.channel === channel || group.names.includes(name);
+      if (concerned || this.find(address)) this.findOrAdd(address, head).see(head, this.clock.nowMicros());
+    });
   }
 
   /** How far each feed of arrivals has come, the slowest group's: a survey looks behind it. */

@@ -1,5 +1,6 @@
 import { ChannelBusyError } from '../job/control-errors.js';
 import { clearJobs, type ClearedRow, type ClearParams } from '../statements/clear-jobs.js';
+import { repairChannels } from '../statements/lanes.js';
 import { run, type SqlClient } from '../statements/statement.js';
 import { beginOwningAll } from '../statements/transaction.js';
 
@@ -11,6 +12,7 @@ export interface ClearOptions {
 
 export interface ClearPorts {
   readonly schema: string;
+  readonly wake: (messages: readonly string[]) => void;
   readonly write: <T>(work: (client: SqlClient) => Promise<T>, begin: string) => Promise<T>;
 }
 
@@ -29,7 +31,7 @@ const CHANNELS_AT_ONCE = 100;
  * @throws {ChannelBusyError} when something runs; nothing was deleted
  */
 export async function clearChannels(
-  { schema, write }: ClearPorts,
+  { schema, write, wake }: ClearPorts,
   channels: readonly string[],
   { keepRunning = false }: ClearOptions,
 ): Promise<number> {
@@ -43,8 +45,14 @@ export async function clearChannels(
     let row: ClearedRow;
     do {
       const params: ClearParams = { channels: group, idle, upTo, limit: CHUNK };
-      [row] = (await write((client) => run(client, clearJobs, params), start)) as [ClearedRow];
+      const [cleared, lanes] = await write(
+        (client) => Promise.all([run(client, clearJobs, params), run(client, repairChannels, { channels: group })]),
+        start,
+      );
+      [row] = cleared as [ClearedRow];
+      const messages = lanes.flatMap(({ message }) => message ?? []);
       if (row.busy.length > 0) throw new ChannelBusyError(row.busy, row.running);
+      if (messages.length > 0) wake(messages);
       ({ upTo } = row);
       idle = [];
       total += row.cleared;

@@ -6,6 +6,8 @@ export type Outcome =
   | { readonly kind: 'dead'; readonly reason: DeadReason; readonly error: unknown }
   /** Runs again later, without having counted. */
   | { readonly kind: 'snoozed'; readonly delayMs: number }
+  /** Outlived its lease: the rescuer puts the job back, or gives it up, and nothing is written of the run. */
+  | { readonly kind: 'expired' }
   /** Not started, or ended by a shutdown: waits again at its old place, the attempt given back. */
   | { readonly kind: 'released' }
   /**
@@ -25,5 +27,7 @@ export function endingOf(outcome: Outcome): Exclude<Outcome, { kind: 'unless-com
 
 /** Why a job will not run again by itself. */
 export type DeadReason = 'exhausted' | 'rejected' | 'lease expired';
+
+export const EXPIRED = { kind: 'expired' } as const satisfies Outcome;
 
 export const RELEASED = { kind: 'released' } as const satisfies Outcome;

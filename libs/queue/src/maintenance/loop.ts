@@ -8,7 +8,8 @@ export interface LoopSettings {
   readonly everyMs: number;
   /** Share of the interval by which a turn comes earlier or later at random, so that processes do not march in step. */
   readonly jitter: number;
-  readonly turn: () => Promise<void>;
+  /** May answer after how many milliseconds the next turn is wanted, if that is sooner than usual. */
+  readonly turn: () => Promise<number | void>;
 }
 
 /** A turn takes at most this share of the time: a slow one makes the next come later. */
@@ -17,7 +18,7 @@ const MAX_LOAD = 0.1;
 /** Does something again and again. A failed turn is logged, and comes again later and later, up to a minute. */
 export class Loop {
   private timer: NodeJS.Timeout | undefined;
-  private turning: Promise<void> | null = null;
+  private turning: Promise<number | void> | null = null;
   private running = false;
   private again = false;
   private readonly delay = new RetryDelay({ minMs: 500, maxMs: 60_000 });
@@ -58,9 +59,9 @@ export class Loop {
     let waitMs = this.nextMs();
     this.turning = this.settings.turn();
     try {
-      await this.turning;
+      const wantedMs = (await this.turning) ?? waitMs;
       this.delay.reset();
-      waitMs = Math.max(waitMs, (performance.now() - began) / MAX_LOAD);
+      waitMs = Math.max(Math.min(waitMs, wantedMs), (performance.now() - began) / MAX_LOAD);
     } catch (error) {
       waitMs = Math.max(waitMs, this.delay.nextMs());
       this.logger.warn(`${this.settings.name} failed, will try again: ${messageOf(error)}`);

@@ -3,10 +3,12 @@ import { declareDead, forgetRunners, type HeartbeatRow, type Peer } from '../sta
 import { rescueExpired } from '../statements/rescue-expired.js';
 import { rescueJobs, rescueLanes } from '../statements/rescue-jobs.js';
 import { run, type SqlClient } from '../statements/statement.js';
+import { beginHashing } from '../statements/transaction.js';
 import { SURVEY_MESSAGE } from '../statements/wake-up.js';
 import { DeathWatch, type DeathWatchSettings } from './death-watch.js';
 
-export type Transact = <T>(work: (client: SqlClient) => Promise<T>) => Promise<T>;
+/** @param start opens the transaction, `begin` by default */
+export type Transact = <T>(work: (client: SqlClient) => Promise<T>, start?: string) => Promise<T>;
 
 export interface Rescued {
   readonly waiting: number;
@@ -66,7 +68,7 @@ export class Rescuer {
   /** Pass after pass until one finds nothing; what is locked now the next heartbeat finds again. */
   private async rescueAll(once: (client: SqlClient) => Promise<Rescued | null>): Promise<void> {
     for (;;) {
-      const rescued = await this.transact(once);
+      const rescued = await this.transact(once, beginHashing);
       if (rescued === null) return;
       this.onRescued(rescued);
     }

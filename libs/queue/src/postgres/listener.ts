@@ -69,12 +69,12 @@ export class Listener {
   }
 
   /** Runs a statement of the upkeep in its own READ COMMITTED transaction; refused while there is no connection. */
-  async transaction<T>(work: (client: SqlClient) => Promise<T>): Promise<T> {
+  async transaction<T>(work: (client: SqlClient) => Promise<T>, start = begin): Promise<T> {
     const { client } = this;
     if (client === null)
       throw asQueueError(Object.assign(new Error('The listening connection is down.'), { code: 'ECONNRESET' }));
     try {
-      const [, result] = await Promise.all([client.query(begin), work(this.sqlClient(client)), client.query(commit)]);
+      const [, result] = await Promise.all([client.query(start), work(this.sqlClient(client)), client.query(commit)]);
       return result;
     } catch (error) {
       throw asQueueError(error);

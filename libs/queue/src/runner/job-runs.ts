@@ -11,7 +11,7 @@ import type { QueueEvent } from '../job/events.js';
 import type { ErrorHook, HandlerPolicy, RegisteredHandler } from '../job/handler.js';
 import type { ClaimedJob } from '../job/job.js';
 import type { LeaseBook } from '../job/lease-book.js';
-import { RELEASED } from '../job/outcome.js';
+import { EXPIRED, RELEASED } from '../job/outcome.js';
 import type { RunPort } from '../job/run-port.js';
 import type { EndedRun } from '../settle/settlement.js';
 import type { Settled } from '../settle/settler.js';
@@ -49,8 +49,6 @@ export interface JobRunsParts {
   readonly laneEnded: (end: LaneEnd) => void;
   /** The lease of a run has ended before the run: its job is to be rescued. */
   readonly leaseEnded: () => void;
-  /** Such a run has ended too: nothing is to be written. */
-  readonly abandoned: (job: ClaimedJob) => void;
   /** There is room for more. */
   readonly wanting: () => void;
 }
@@ -218,13 +216,11 @@ export class JobRuns {
     parts.book.end(claimed.id);
     this.slots.end(handler, durationMs);
     this.forget(claimed);
-    // Whether it was completed in time only the database knows.
-    const undecided = active.leaseEnded && job.control.askedForCompletion;
-    if (active.leaseEnded && !undecided) {
+    // Whether a job was completed before its lease ended only the database knows.
+    if (active.leaseEnded && !job.control.askedForCompletion) {
       this.lanes.expired(claimed);
-      parts.abandoned(claimed);
-    }
-    if (active.leaseLost && !undecided) parts.emit({ type: 'lease-lost', ...factsOf(claimed) });
+      parts.ended({ job: claimed, outcome: EXPIRED, policy, durationMs });
+    } else if (active.leaseLost && !active.leaseEnded) parts.emit({ type: 'lease-lost', ...factsOf(claimed) });
     else {
       parts.ended({ job: claimed, outcome, policy, durationMs, written: this.errorHooks.of(handler, job) });
       this.lanes.ended(claimed, outcome, policy, durationMs);

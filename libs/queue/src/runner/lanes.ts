@@ -15,6 +15,10 @@ interface LaneRun {
   readonly followers: ClaimedJob[];
   /** Jobs whose handlers have ended well and whose end is being written. */
   unwritten: number;
+  /** Number of a job that took long: the next one starts when all ends are written. */
+  awaited: number | null;
+  /** What its handlers have taken so far. */
+  spentMs: number;
   /** Who may go on only when nothing is unwritten. */
   waiters: (() => void)[];
 }
@@ -26,12 +30,16 @@ export interface LanesParts {
   readonly laneEnded: (end: LaneEnd) => void;
 }
 
+/** A run may take so many times the prefetch, where one of its handlers took longer than was thought. */
+const TURN = 10;
+
 /**
  * The lanes that this process has in hand: which of their jobs is next, and when a lane is given back.
  *
  * The next job starts when the handler of the one before has ended well; the end itself may still be on its way to the
- * database, where ends are written in order. Everything else ends the run: the jobs behind were never started, so there
- * is nothing to write of them.
+ * database, where ends are written in order. Behind a handler that took longer than the prefetch it starts when that is
+ * written. Everything else ends the run, and so does a run that takes too long, so that lanes take turns: the jobs behind
+ * were never started, so there is nothing to write of them.
  */
 export class Lanes {
   private readonly runs = new Map<string, LaneRun>();
@@ -63,11 +71,15 @@ export class Lanes {
     const run = this.of(job);
     // Whether its own transaction has completed it only the database knows.
     if (run === undefined || outcome.kind === 'unless-completed') return;
-    const goesOn = outcome.kind === 'completed' && !this.stopping && durationMs <= this.prefetchMs;
-    if (goesOn && run.followers.length > 0) {
-      run.unwritten += 1;
-      this.startNext(run);
-    } else this.end(run, job.seq!, blockerOf(job, outcome, policy));
+    run.spentMs += durationMs;
+    const goesOn = outcome.kind === 'completed' && !this.stopping && run.followers.length > 0;
+    if (!goesOn || run.spentMs > this.prefetchMs * TURN) {
+      this.end(run, job.seq!, blockerOf(job, outcome, policy));
+      return;
+    }
+    run.unwritten += 1;
+    if (durationMs <= this.prefetchMs) this.startNext(run);
+    else run.awaited = job.seq;
   }
 
   /** The end of a job is written. */
@@ -138,7 +150,13 @@ export class Lanes {
 
   private written(run: LaneRun): void {
     run.unwritten = Math.max(0, run.unwritten - 1);
-    if (run.unwritten === 0) this.release(run);
+    if (run.unwritten > 0) return;
+    this.release(run);
+    const { awaited } = run;
+    run.awaited = null;
+    if (awaited === null) return;
+    if (!this.stopping && run.followers.length > 0) this.startNext(run);
+    else this.end(run, awaited, null);
   }
 
   private release(run: LaneRun): void {
@@ -157,7 +175,7 @@ const nameOf = ({ runner, lease, channel, key }: LaneId): string => `${runner}|$
 
 const newRun = ({ channel, key, runner, lease }: LaneId): LaneRun => ({
   ...{ channel, key, runner, lease },
-  ...{ followers: [], unwritten: 0, waiters: [] },
+  ...{ followers: [], unwritten: 0, awaited: null, spentMs: 0, waiters: [] },
 });
 
 /** A dead job for which its lane waits, where the handler says so. */

@@ -91,7 +91,6 @@ export class QueueRunner {
       ended: (ended) => this.onEnded(ended),
       laneEnded: (end) => this.settler.endLane(end),
       leaseEnded: () => this.expectExpired(),
-      abandoned: (job) => this.settler.abandon(job),
       wanting: () => this.claims.wake(),
     });
     this.feeds = new Feeds(this.runs.handlerGroups(), channels && new Set(channels));
@@ -119,7 +118,7 @@ export class QueueRunner {
       (work) => this.transact(work),
       {
         surveyed: (rows) => this.onSurveyed(rows),
-        swept: (messages) => this.onLanesSeen(messages),
+        lanesFreed: (messages) => this.onLanesSeen(messages),
         rescue: () => this.rescue(),
       },
       logger,
@@ -240,7 +239,8 @@ export class QueueRunner {
     if (wakeUp.kind === 'survey') {
       this.claims.expectSuspects();
       this.upkeep.poll.hurry();
-    } else if (wakeUp.kind === 'jobs') this.feeds.tell(wakeUp);
+    } else if (wakeUp.kind === 'suspects') this.claims.expectSuspects();
+    else if (wakeUp.kind === 'jobs') this.feeds.tell(wakeUp);
     this.claims.wake();
   }
 
@@ -301,8 +301,9 @@ export class QueueRunner {
    * Upkeep goes through the listening connection, which has little else to do, so that a slow survey holds up no claim;
    * while that one is down, or cannot be had at all, through the one that claims.
    */
-  private transact<T>(work: (client: SqlClient) => Promise<T>): Promise<T> {
-    return this.listener.connected ? this.listener.transaction(work) : this.claimConnection.transaction(work);
+  private transact<T>(work: (client: SqlClient) => Promise<T>, start?: string): Promise<T> {
+    const connection = this.listener.connected ? this.listener : this.claimConnection;
+    return connection.transaction(work, start);
   }
 
   /** A shutdown goes on without the database. */
@@ -334,7 +335,7 @@ export class QueueRunner {
       blocked: (blockedMs: number) => this.onBlocked(blockedMs),
       rescued: (rescued: Rescued) => this.onRescued(rescued),
     };
-    const transact: Transact = (work) => this.transact(work);
+    const transact: Transact = (work, start) => this.transact(work, start);
     return new Membership(this.settings, this.book, this.claimConnection, transact, events, this.logger);
   }
 }

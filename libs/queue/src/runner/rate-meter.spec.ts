@@ -47,4 +47,18 @@ describe('RateMeter', () => {
     for (let i = 0; i < 100; i++) meter.end(20);
     expect(meter.ahead(30)).toBe(0);
   });
+
+  it('gives one lane as many jobs as it runs within the prefetch, whatever a few of them took', () => {
+    const meter = new RateMeter(PREFETCH_MS);
+    for (let i = 0; i < 64; i++) meter.end(0.1);
+    meter.end(500);
+    expect(meter.inTurn()).toBeGreaterThan(30);
+  });
+
+  it('gives one lane one job when all of them have become slow', () => {
+    const meter = new RateMeter(PREFETCH_MS);
+    for (let i = 0; i < 64; i++) meter.end(0.01);
+    for (let i = 0; i < 200; i++) meter.end(10);
+    expect(meter.inTurn()).toBe(1);
+  });
 });

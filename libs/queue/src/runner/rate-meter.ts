@@ -10,6 +10,9 @@ const MIN_KNOWN_JOBS = 8;
 /** …and more of them are forgotten by and by. */
 const USUAL_OF_JOBS = 32;
 
+/** A job counts as no more than so many usual ones: one that met a hiccup of the process says nothing about the next. */
+const MAX_TIMES_USUAL = 4;
+
 /**
  * How fast this process runs jobs while it has any: the measure for how many to hold ahead of the slots, so that fast
  * handlers never wait for a claim and slow ones hold no job that another process could run.
@@ -36,7 +39,8 @@ export class RateMeter {
     this.ended += 1;
     this.totalMs += durationMs;
     this.known += 1;
-    this.usualMs += (durationMs - this.usualMs) / Math.min(this.known, USUAL_OF_JOBS);
+    const countedMs = this.known === 1 ? durationMs : Math.min(durationMs, MAX_TIMES_USUAL * this.usualMs + 0.1);
+    this.usualMs += (countedMs - this.usualMs) / Math.min(this.known, USUAL_OF_JOBS);
   }
 
   /** Nothing is left to run: what was measured says nothing about what comes next. */

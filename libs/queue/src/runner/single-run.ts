@@ -11,6 +11,7 @@ import { RunWriter } from '../settle/run-writer.js';
 import { Settler, type Settled } from '../settle/settler.js';
 import { run } from '../statements/statement.js';
 import { surveyFeeds } from '../statements/survey-feeds.js';
+import { parseWakeUp } from '../statements/wake-up.js';
 import { JobRuns } from './job-runs.js';
 import { Membership } from './membership.js';
 import type { RunnerParts, RunnerSettings } from './queue-runner.js';
@@ -56,7 +57,6 @@ export class SingleRun {
         port: new RunWriter(settings, this.connection),
         ended: (ended) => this.settler.settle(ended),
         leaseEnded: () => void this.rescue(),
-        abandoned: (job) => this.settler.abandon(job),
         laneEnded: (end) => this.settler.endLane(end),
         wanting: () => undefined,
       },
@@ -64,7 +64,8 @@ export class SingleRun {
     this.feeds = new Feeds(this.runs.handlerGroups(), channels && new Set(channels));
     const tellOthers = (messages: readonly string[]): void => this.parts.notifier.send(messages);
     const runnerId = (): string => this.membership.id;
-    this.claimer = new Claimer(this.connection, this.feeds, book, { schema, channels }, runnerId, tellOthers);
+    const onLanesSeen = (messages: readonly string[]): void => this.onLanesSeen(messages);
+    this.claimer = new Claimer(this.connection, this.feeds, book, { schema, channels }, runnerId, onLanesSeen);
     const events = { settled: (settled: Settled) => this.onSettled(settled), lanesReady: tellOthers };
     this.settler = new Settler(this.connection, book, events, this.logger);
   }
@@ -136,6 +137,15 @@ export class SingleRun {
     this.emit(eventOf(settled));
   }
 
+  /** Lanes whose head must wait, has another priority than was thought, or is for others. */
+  private onLanesSeen(messages: readonly string[]): void {
+    for (const message of messages) {
+      const wakeUp = parseWakeUp(message);
+      if (wakeUp?.kind === 'jobs') this.feeds.tell(wakeUp);
+    }
+    this.parts.notifier.send(messages);
+  }
+
   private emit(event: QueueEvent): void {
     if (this.parts.observed()) this.parts.emit(event);
     const result = resultOf(event);
@@ -156,7 +166,14 @@ export class SingleRun {
       blocked: () => undefined,
       rescued: () => undefined,
     };
-    return new Membership(settings, book, connection, (work) => connection.transaction(work), events, logger);
+    return new Membership(
+      settings,
+      book,
+      connection,
+      (work, start) => connection.transaction(work, start),
+      events,
+      logger,
+    );
   }
 
   /** The lease of the run has passed: its job goes back, also when no other process is there to see to it. */

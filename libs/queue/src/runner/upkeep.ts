@@ -20,8 +20,8 @@ export interface UpkeepSettings {
 
 export interface UpkeepTurns {
   readonly surveyed: (rows: readonly SurveyRow[]) => void;
-  /** A sweep has found lanes that nobody knew of: what to wake runners with. */
-  readonly swept: (messages: readonly string[]) => void;
+  /** Lanes go on that nobody knew of, or whose head is gone: what to wake runners with. */
+  readonly lanesFreed: (messages: readonly string[]) => void;
   readonly rescue: () => Promise<void>;
 }
 
@@ -47,28 +47,27 @@ export class Upkeep {
   ) {
     const { instance, pollMs, rescueMs, pruneEveryMs } = settings;
     const pruner = new Pruner(transact);
-    this.holds = new HoldExpirer(transact);
-    const loop = (name: string, everyMs: number, jitter: number, turn: () => Promise<unknown>): Loop =>
-      new Loop(
-        { name: `nestmq ${instance} ${name}`, everyMs, jitter, turn: async () => void (await turn()) },
-        logger,
-        board,
-      );
+    this.holds = new HoldExpirer(transact, turns.lanesFreed);
+    const loop = (name: string, everyMs: number, jitter: number, turn: () => Promise<number | void>): Loop =>
+      new Loop({ name: `nestmq ${instance} ${name}`, everyMs, jitter, turn }, logger, board);
     this.poll = loop('poll', pollMs, 0.25, () => this.survey());
     this.rescue = loop('rescue', rescueMs, 0.1, () => turns.rescue());
-    this.prune = loop('prune', pruneEveryMs, 0.25, () => pruner.turn());
+    this.prune = loop('prune', pruneEveryMs, 0.25, async () => void (await pruner.turn()));
   }
 
   start(): void {
     for (const loop of [this.poll, this.rescue, this.prune]) loop.start();
   }
 
-  private async survey(): Promise<void> {
+  /** @returns in how many milliseconds the next hold ends: it may keep jobs behind it from running */
+  private async survey(): Promise<number | void> {
     const asked = this.settings.survey();
     const rows = await this.transact((client) => run(client, surveyFeeds, asked));
     this.turns.surveyed(rows);
-    if (rows[0]?.endedHolds) await this.holds.turn();
+    const [first] = rows;
+    if (first?.endedHolds) await this.holds.turn();
     if (rows.some(({ feed }) => feed?.stream === 'arrivals')) await this.sweep();
+    if (first?.nextHoldMicros) return Math.ceil((first.nextHoldMicros - first.nowMicros) / 1_000);
   }
 
   /** Now and then, the next window of lanes: where there are none, nothing is asked. */
@@ -78,6 +77,6 @@ export class Upkeep {
     const { sweptTo: after } = this;
     const [row] = await this.transact((client) => run(client, sweepLanes, { after }));
     this.sweptTo = row?.last ?? null;
-    if (row && row.messages.length > 0) this.turns.swept(row.messages);
+    if (row && row.messages.length > 0) this.turns.lanesFreed(row.messages);
   }
 }

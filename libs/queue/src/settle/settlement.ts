@@ -16,14 +16,15 @@ export interface EndedRun {
 }
 
 /**
- * What the settler writes for it: one of three statements, or a look whether the handler's transaction has written it.
+ * What the settler writes for it: one of three statements, or a look whether the handler's transaction has written it,
+ * or, without an `otherwise`, a rescuer.
  * `unsure`: written only if the handler's transaction has not completed the job, which may still be open.
  */
 export type Settlement = { readonly run: EndedRun; readonly unsure?: boolean } & (
   | { readonly write: 'complete'; readonly entry: RunFence }
   | { readonly write: 'finish'; readonly entry: RunFence & FinishEntry }
   | { readonly write: 'requeue'; readonly entry: RunFence & RequeueEntry }
-  | { readonly write: 'confirm'; readonly entry: RunFence; readonly otherwise: Settlement }
+  | { readonly write: 'confirm'; readonly entry: RunFence; readonly otherwise: Settlement | null }
 );
 
 /** The end of a lane's run: written behind the ends of its jobs. */
@@ -48,6 +49,8 @@ export function settlementOf(run: EndedRun): Settlement {
       return requeue(run, fence, { attempt: job.attempt - 1, delayMs: null, error: null });
     case 'dead':
       return { run, write: 'finish', entry: dead(fence, job, outcome.reason, outcome.error, policy.deadRetentionMs) };
+    case 'expired':
+      return { run, write: 'confirm', entry: fence, otherwise: null };
     case 'unless-completed':
       return {
         run,
@@ -97,4 +100,19 @@ function dead(
     seq: job.seq,
     keepMs,
   };
+}
+
+/** The settlements that one statement writes. */
+export type SettlementBy<Write extends Settlement['write']> = Extract<Settlement, { write: Write }>;
+
+/** By what they are written. */
+export function divide(batch: readonly Settlement[]): {
+  complete: SettlementBy<'complete'>[];
+  finish: SettlementBy<'finish'>[];
+  requeue: SettlementBy<'requeue'>[];
+  confirm: SettlementBy<'confirm'>[];
+} {
+  const divided = { complete: [], finish: [], requeue: [], confirm: [] } as ReturnType<typeof divide>;
+  for (const settlement of batch) (divided[settlement.write] as Settlement[]).push(settlement);
+  return divided;
 }

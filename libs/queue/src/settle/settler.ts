@@ -16,7 +16,14 @@ import {
 } from '../statements/settle-jobs.js';
 import { endLanes, repairLanes, type FreedLaneRow, type LaneEnd, type LaneName } from '../statements/lanes.js';
 import { run, type SqlClient } from '../statements/statement.js';
-import { settlementOf, type EndedRun, type LaneSettlement, type Settlement } from './settlement.js';
+import {
+  divide,
+  settlementOf,
+  type EndedRun,
+  type LaneSettlement,
+  type Settlement,
+  type SettlementBy,
+} from './settlement.js';
 
 /** What came of a settlement, told to the runner. */
 export type Settled =
@@ -44,8 +51,8 @@ export interface SettlerEvents {
 /** Runs that one transaction settles at most. */
 const BATCH = 1_000;
 
-/** How often a completion is looked at whose transaction is still open when its handler has returned. */
-const OPEN_TRANSACTION_DELAY_MS = 200;
+/** How often it is looked whether somebody else's transaction has ended: the handler's, or a rescuer's. */
+const LOOK_AGAIN_MS = 200;
 
 /**
  * Writes outcomes, as many in one transaction as have gathered while the last one was under way. Nothing waits for a
@@ -79,12 +86,6 @@ export class Settler {
     this.enqueue(settlementOf(run));
   }
 
-  /** Nothing is to be written of a run whose lease has ended by itself: only its lease counts one job less. */
-  abandon(job: ClaimedJob): void {
-    this.settled(job);
-    if (this.endedLeases.length > 0) this.hurry();
-  }
-
   /** Gives a lane back, behind the settlements of its jobs. */
   endLane(entry: LaneEnd): void {
     this.enqueue({ write: 'end-lane', entry });
@@ -92,10 +93,6 @@ export class Settler {
 
   private enqueue(settlement: Settlement | LaneSettlement): void {
     this.waiting.push(settlement);
-    this.hurry();
-  }
-
-  private hurry(): void {
     if (this.working) return;
     this.working = true;
     // After this turn of the event loop: what ends in the same turn goes out together.
@@ -264,23 +261,30 @@ export class Settler {
    * A job that is gone was completed by its handler; one that is there was not, or its transaction is still open, or a
    * rescuer has put it back since.
    */
-  private confirmed(confirm: readonly Of<'confirm'>[], unsettled: ReadonlyMap<string, boolean>): void {
-    for (const { run: ended, entry, otherwise } of confirm) {
+  private confirmed(confirm: readonly SettlementBy<'confirm'>[], unsettled: ReadonlyMap<string, boolean>): void {
+    for (const settlement of confirm) {
+      const { run: ended, entry, otherwise } = settlement;
       const mine = unsettled.get(entry.id);
-      if (mine) this.waiting.push(otherwise);
+      if (mine && otherwise === null) this.lookLater(settlement);
+      else if (mine) this.waiting.push(otherwise!);
       else {
         this.settled(ended.job);
-        this.events.settled({ run: ended, result: mine === undefined ? 'completed-by-handler' : 'lost' });
+        const completed = mine === undefined && otherwise !== null;
+        this.events.settled({ run: ended, result: completed ? 'completed-by-handler' : 'lost' });
       }
     }
   }
 
   /** The row is locked: the handler returned and left its transaction open. Its end decides, whenever it comes. */
   private confirmLater(otherwise: Settlement): void {
+    this.lookLater({ run: otherwise.run, write: 'confirm', entry: otherwise.entry, otherwise });
+  }
+
+  private lookLater(confirm: SettlementBy<'confirm'>): void {
     const timer = setTimeout(() => {
       this.openTransactions.delete(timer);
-      this.enqueue({ run: otherwise.run, write: 'confirm', entry: otherwise.entry, otherwise });
-    }, OPEN_TRANSACTION_DELAY_MS);
+      this.enqueue(confirm);
+    }, LOOK_AGAIN_MS);
     this.openTransactions.add(timer);
   }
 
@@ -291,16 +295,3 @@ export class Settler {
 
 const runnerOf = (entry: Settlement | LaneSettlement): string =>
   entry.write === 'end-lane' ? entry.entry.runner : entry.run.job.runner;
-
-type Of<Write extends Settlement['write']> = Extract<Settlement, { write: Write }>;
-
-function divide(batch: readonly Settlement[]): {
-  complete: Of<'complete'>[];
-  finish: Of<'finish'>[];
-  requeue: Of<'requeue'>[];
-  confirm: Of<'confirm'>[];
-} {
-  const divided = { complete: [], finish: [], requeue: [], confirm: [] } as ReturnType<typeof divide>;
-  for (const settlement of batch) (divided[settlement.write] as Settlement[]).push(settlement);
-  return divided;
-}

@@ -59,7 +59,10 @@ export class Holds {
 
   /** @returns whether there was something to delete */
   async release(id: JobId, manager: EntityManager | undefined): Promise<boolean> {
-    const released = await this.write([id], manager, (client, ids) => run(client, releaseHolds, { ids }));
+    const notifyChannel = manager ? this.notifyChannel : null;
+    const released = await this.write([id], manager, (client, ids) =>
+      run(client, releaseHolds, { ids, notifyChannel }),
+    );
     return released.has(id);
   }
 

@@ -30,6 +30,8 @@ export interface FeedNews {
   readonly last: Position | null;
   /** Everything due behind `after` is leased now. */
   readonly exhausted: boolean;
+  /** Nothing was looked at: the channel is paused. Told of ordered jobs only, whose places are not surveyed from the start. */
+  readonly paused?: boolean;
   /** When the next job of the feed will be due, microseconds; known only when the feed is exhausted. */
   readonly nextDueMicros: number | null;
   /** The last key that had its turn, `null` when there was none. */

@@ -108,7 +108,7 @@ const leaseLanes = (schema: string, { candidates, lastLooked, complete, nextDue 
     FROM cut LEFT JOIN candidate ON true
     GROUP BY cut.reached, cut.at
   ), news AS MATERIALIZED (
-    SELECT ${micros('statement_timestamp()')} AS now_micros, all_looked AND (${complete}) AS exhausted,
+    SELECT ${micros('statement_timestamp()')} AS now_micros, all_looked AND (${complete}) AS exhausted, NOT ${notPaused(schema)} AS paused,
       ${micros('place.place_at')} AS last_micros, place.place_id AS last_id
     FROM looked LEFT JOIN LATERAL (
       SELECT place_at, place_id FROM candidate WHERE ordinal = last_ordinal AND NOT all_looked
@@ -125,7 +125,8 @@ const leaseLanes = (schema: string, { candidates, lastLooked, complete, nextDue 
     CASE WHEN coalesce(ordinal, 1) = 1 AND exhausted THEN (${nextDue}) END,
     NULL,
     CASE WHEN coalesce(ordinal, 1) = 1 THEN (SELECT json_agg(message) FROM refreshed WHERE message IS NOT NULL) END,
-    given_seq
+    given_seq,
+    paused
   FROM news LEFT JOIN granted AS job ON true
   ORDER BY ordinal`;
 
@@ -175,7 +176,7 @@ export const claimLanes = defineStatement<ClaimLanesParams, ClaimLanesRow>({
  * to stand before its head. Right only in a transaction that owns the channel. Indexes `job_arrival`, `lane_pkey`, `job_lane`.
  */
 export const claimArrivals = defineStatement<ClaimLanesParams, ClaimLanesRow>({
-  name: 'claim_arrivals_v1',
+  name: 'claim_arrivals_v2',
   text: (schema) =>
     leaseLanes(schema, {
       candidates: `arrival AS MATERIALIZED (
@@ -199,7 +200,9 @@ export const claimArrivals = defineStatement<ClaimLanesParams, ClaimLanesRow>({
     SELECT key, last_seq, place_at, place_id, row_number() OVER (ORDER BY place_at, place_id) AS ordinal
     FROM (
       SELECT met.key, coalesce(lane.last_seq, 0) AS last_seq, met.due_at AS place_at, met.id AS place_id
-      FROM met LEFT JOIN ${schema}.lane ON lane.channel = ${CHANNEL} AND lane.key = met.key
+      FROM met LEFT JOIN LATERAL (
+        SELECT * FROM ${schema}.lane WHERE lane.channel = ${CHANNEL} AND lane.key = met.key LIMIT 1
+      ) AS lane ON true
       WHERE lane.key IS NULL OR (
         lane.runner_id IS NULL
         AND lane.blocked_by IS NULL
@@ -228,12 +231,12 @@ export const claimArrivals = defineStatement<ClaimLanesParams, ClaimLanesRow>({
 });
 
 function claimLanesRow(columns: unknown[], { runner, lease, channel, priority }: ClaimLanesParams): ClaimLanesRow {
-  const [messages, seq] = columns.slice(19);
+  const [messages, seq, paused] = columns.slice(19);
   const facts = { runner, lease, channel, priority, suspect: false, seq: seq === null ? null : Number(seq) };
   const job: ClaimedJob | null = (columns[0] as JobId | null) === null ? null : claimedJob(columns, facts);
   return {
     job,
-    feed: columns[13] === null ? null : feedNews(columns),
+    feed: columns[13] === null ? null : { ...feedNews(columns), paused: paused as boolean },
     messages: (messages as string[] | null) ?? [],
   };
 }

@@ -32,17 +32,23 @@ const PARTS = [
  * Deletes jobs of some channels that no lease names, waiting and held ones. Right only in a transaction that owns the
  * channels (`beginOwningAll`): nothing is claimed between its snapshot and its commit, so a deleted job was never
  * handed out, and one that was handed out is not deleted. A row that another transaction has locked is passed by: a
- * commit of a held job that is under way counts as done after the clear. `id + 0` keeps the planner from walking the
- * primary key through all channels. Indexes `job_feed`, `job_lane`, `job_suspect`,
- * `job_held`, `job_pkey`.
+ * commit of a held job that is under way counts as done after the clear. An ordered job that its lease still names is
+ * free once its lane is given back. `repairChannels`, behind it in the same transaction, sees to lanes that have lost
+ * their head; their numbers go on where they were. `id + 0` keeps the planner from walking the primary key through all
+ * channels. Indexes `job_feed`, `job_lane`, `job_suspect`, `job_held`, `job_pkey`, `lane_pkey`.
  */
 export const clearJobs = defineStatement<ClearParams, ClearedRow>({
-  name: 'clear_jobs_v1',
+  name: 'clear_jobs_v2',
   text: (schema) => `
   WITH leased AS MATERIALIZED (
     SELECT lease.channel, held.id, held.run
-    FROM ${schema}.lease CROSS JOIN LATERAL unnest(lease.job_ids, lease.runs) AS held (id, run)
-    WHERE lease.channel = ANY ($1::text[]) OR lease.channel = ANY ($2::text[])
+    FROM ${schema}.lease CROSS JOIN LATERAL unnest(lease.job_ids, lease.runs, lease.keys) AS held (id, run, key)
+    WHERE (lease.channel = ANY ($1::text[]) OR lease.channel = ANY ($2::text[]))
+      AND (held.key IS NULL OR EXISTS (
+        SELECT FROM ${schema}.lane
+        WHERE lane.channel = lease.channel AND lane.key = held.key
+          AND lane.runner_id = lease.runner_id AND lane.lease = lease.number
+      ))
   ), busy AS MATERIALIZED (
     SELECT leased.channel, count(*) AS running
     FROM leased JOIN ${schema}.job ON job.id = leased.id AND job.run = leased.run

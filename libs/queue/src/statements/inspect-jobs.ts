@@ -1,4 +1,5 @@
 import type { JobId, JobProgress, JobState, Json } from '../job/job.js';
+import { notReleased } from './job-columns.js';
 import { defineStatement } from './statement.js';
 
 /** A job as it is read: live or finished. */
@@ -79,7 +80,7 @@ export const getJob = defineStatement<{ id: JobId }, JobRecord>({
       ))
     LIMIT 1
   ) AS leased ON true
-  WHERE job.id = $1
+  WHERE job.id = $1 AND ${notReleased}
   UNION ALL
   SELECT id, state, channel, key, name, priority, attempt, max_attempts, payload, payload_bytes, metadata, created_at, due_at,
     finished_at, last_error, reason, result, false, NULL, seq, percent, message, updated_at
@@ -163,6 +164,7 @@ export const countChannels = defineStatement<{ names: readonly string[] }, Chann
       min(due_at) FILTER (WHERE ${waiting} AND due_at <= statement_timestamp()) AS oldest,
       array_agg(DISTINCT name) FILTER (WHERE ${waiting} AND name <> ALL ($1::text[])) AS unknown
     FROM ${schema}.job LEFT JOIN leased ON leased.id = job.id AND leased.run = job.run
+    WHERE ${notReleased}
     GROUP BY job.channel
   ), finished AS (
     SELECT channel, count(*) AS dead FROM ${schema}.finished_job WHERE state = 'dead' GROUP BY channel

@@ -16,28 +16,42 @@ export const laneHead = (schema: string, lane: string, besides = ''): string => 
     ORDER BY job.seq, job.position
     LIMIT 1`;
 
+/** The columns of a lane without an owner, from its head. */
+const resting = `priority, name, ready_at, head_position`;
+const restingOf = (head: string): string => `coalesce(${head}.priority, 0), ${head}.name,
+    CASE WHEN ${head}.held_until IS NULL AND NOT ${head}.suspect THEN greatest(${head}.due_at, clock_timestamp()) END, ${head}.position`;
+
 /**
- * Gives lanes back: an UPDATE of those that a relation with the columns channel, key, runner_id and lease names, and
- * that are still under that lease; it also has `last_seq`, the number given out last, and `blocker`, the dead job for
- * which the lane is to wait. A lane with a head queues up behind those that are ready, however long its jobs have been
- * due; without one it is idle.
+ * Gives lanes back: those that a relation with the columns channel, key, runner_id and lease names, and that are still
+ * under that lease; it also has `last_seq`, the number given out last, and `blocker`, the dead job for which the lane is
+ * to wait. A lane with a head queues up behind those that are ready, however long its jobs have been due; without one it
+ * is idle.
+ *
+ * An upsert whose insert never comes to pass: an UPDATE with a join is planned the wrong way round where the table has
+ * grown since. Always in the same order, so that two of them never wait for each other.
  */
 export const freeLanes = (schema: string, relation: string): string => `
-  UPDATE ${schema}.lane
+  INSERT INTO ${schema}.lane AS lane (channel, key, runner_id, lease, last_seq, blocked_by, ${resting})
+  SELECT done.channel, done.key, done.runner_id, done.lease, coalesce(done.last_seq, 0), done.blocker, ${restingOf('head')}
+  FROM ${relation} AS done
+  CROSS JOIN LATERAL (
+    SELECT
+    FROM ${schema}.lane AS owned
+    WHERE owned.channel = done.channel AND owned.key = done.key AND owned.runner_id = done.runner_id AND owned.lease = done.lease
+    LIMIT 1
+  ) AS owned
+  LEFT JOIN LATERAL (${laneHead(schema, 'done')}
+  ) AS head ON done.blocker IS NULL
+  ORDER BY done.channel, done.key
+  ON CONFLICT (channel, key) DO UPDATE
   SET runner_id = NULL, lease = NULL, used_at = clock_timestamp(),
-    last_seq = greatest(lane.last_seq, head.last_seq),
-    blocked_by = head.blocker,
-    head_position = head.position,
-    ready_at = CASE WHEN head.held_until IS NULL AND NOT head.suspect THEN greatest(head.due_at, clock_timestamp()) END,
-    priority = coalesce(head.priority, lane.priority),
-    name = coalesce(head.name, lane.name)
-  FROM (
-    SELECT done.channel, done.key, done.runner_id, done.lease, done.last_seq, done.blocker, head.*
-    FROM ${relation} AS done
-    LEFT JOIN LATERAL (${laneHead(schema, 'done')}
-    ) AS head ON done.blocker IS NULL
-  ) AS head
-  WHERE lane.channel = head.channel AND lane.key = head.key AND lane.runner_id = head.runner_id AND lane.lease = head.lease
+    last_seq = greatest(lane.last_seq, excluded.last_seq),
+    blocked_by = excluded.blocked_by,
+    head_position = excluded.head_position,
+    ready_at = excluded.ready_at,
+    priority = CASE WHEN excluded.head_position IS NULL THEN lane.priority ELSE excluded.priority END,
+    name = coalesce(excluded.name, lane.name)
+  WHERE lane.runner_id = excluded.runner_id AND lane.lease = excluded.lease
   RETURNING lane.channel, lane.key, ${laneMessage('lane')} AS message`;
 
 export interface LaneEnd extends LaneName {
@@ -65,7 +79,7 @@ export const freedLane = ([channel, key, message]: unknown[]): FreedLaneRow => (
  * lane alone that has another owner by now. Indexes `lane_pkey`, `job_lane`.
  */
 export const endLanes = defineStatement<{ lanes: readonly LaneEnd[] }, FreedLaneRow>({
-  name: 'end_lanes_v1',
+  name: 'end_lanes_v2',
   text: (schema) => `
   WITH done AS MATERIALIZED (
     SELECT channel COLLATE "C" AS channel, key COLLATE "C" AS key, runner_id, lease, last_seq, blocker
@@ -84,12 +98,12 @@ export const endLanes = defineStatement<{ lanes: readonly LaneEnd[] }, FreedLane
 });
 
 /**
- * Writes down the heads of lanes that nobody cares for: idle ones, of which nobody knows that they have a job, and those
- * whose head has changed. A job that committed while its lane came to rest was passed by because the lane had an owner, and was not seen
- * by the owner either: only a look behind the owner's commit finds it. Indexes `job_lane`, `lane_pkey`.
+ * Writes down the heads of lanes without an owner as they are. A job that committed while its lane came to rest was
+ * passed by because the lane had an owner, and was not seen by the owner either: only a look behind the owner's commit
+ * finds it. Indexes `job_lane`, `lane_pkey`.
  */
 export const repairLanes = defineStatement<{ lanes: readonly LaneName[] }, FreedLaneRow>({
-  name: 'repair_lanes_v1',
+  name: 'repair_lanes_v2',
   text: (schema) => `
   WITH asked AS MATERIALIZED (
     SELECT channel COLLATE "C" AS channel, key COLLATE "C" AS key FROM unnest($1::text[], $2::text[]) AS asked (channel, key)
@@ -99,20 +113,77 @@ export const repairLanes = defineStatement<{ lanes: readonly LaneName[] }, Freed
 });
 
 /**
- * An upsert of lanes without an owner. What it read may be old by the time that it writes; then the next claim finds
- * out, and puts it right.
+ * The same for all lanes of some channels whose heads are gone: jobs were deleted. Reads every lane of them. Index `lane_pkey`.
+ */
+export const repairChannels = defineStatement<{ channels: readonly string[] }, FreedLaneRow>({
+  name: 'repair_channels_v1',
+  text: (schema) => `
+  WITH headless AS MATERIALIZED (
+    SELECT lane.channel, lane.key
+    FROM ${schema}.lane
+    WHERE lane.channel = ANY ($1::text[]) AND lane.runner_id IS NULL AND lane.head_position IS NOT NULL
+      AND lane.head_position IS DISTINCT FROM (SELECT position FROM (${laneHead(schema, 'lane')}) AS head)
+  )${repair(schema, 'headless')}`,
+  values: ({ channels }) => [channels],
+  row: freedLane,
+});
+
+/**
+ * An upsert of lanes without an owner, those passed by that somebody has locked: he knows better. What it reads may be
+ * old by the time that it writes; then the next claim finds out, and puts it right.
  */
 const repair = (schema: string, relation: string): string => `
-  INSERT INTO ${schema}.lane AS lane (channel, key, priority, name, ready_at, head_position)
-  SELECT asked.channel, asked.key, head.priority, head.name,
-    CASE WHEN head.held_until IS NULL AND NOT head.suspect THEN greatest(head.due_at, clock_timestamp()) END, head.position
-  FROM ${relation} AS asked CROSS JOIN LATERAL (${laneHead(schema, 'asked')}
-  ) AS head
+  INSERT INTO ${schema}.lane AS lane (channel, key, ${resting})
+  SELECT asked.channel, asked.key, ${restingOf('head')}
+  FROM ${relation} AS asked
+  LEFT JOIN LATERAL (${laneHead(schema, 'asked')}
+  ) AS head ON true
+  LEFT JOIN LATERAL (
+    SELECT true AS known FROM ${schema}.lane WHERE lane.channel = asked.channel AND lane.key = asked.key LIMIT 1
+  ) AS stored ON true
+  LEFT JOIN LATERAL (
+    SELECT true AS free
+    FROM ${schema}.lane
+    WHERE lane.channel = asked.channel AND lane.key = asked.key AND lane.runner_id IS NULL
+    LIMIT 1
+    FOR UPDATE SKIP LOCKED
+  ) AS locked ON true
+  WHERE locked.free OR stored.known IS NULL AND head.position IS NOT NULL
+  ORDER BY asked.channel, asked.key
   ON CONFLICT (channel, key) DO UPDATE
-  SET priority = excluded.priority, name = excluded.name, ready_at = excluded.ready_at, head_position = excluded.head_position
+  SET priority = excluded.priority, name = coalesce(excluded.name, lane.name), ready_at = excluded.ready_at,
+    head_position = excluded.head_position
   WHERE lane.runner_id IS NULL AND lane.blocked_by IS NULL
     AND (lane.head_position IS DISTINCT FROM excluded.head_position OR lane.ready_at IS NULL AND excluded.ready_at IS NOT NULL)
   RETURNING lane.channel, lane.key, ${laneMessage('lane')} AS message`;
+
+/**
+ * Writes down the heads of lanes whose head was deleted while it waited; one in which nothing is left is idle. In a
+ * transaction behind that one, which owns the channel: a claim that still saw the old head has written it down by now. A
+ * lane with an owner is left to that. Indexes `lane_pkey`, `job_lane`.
+ */
+export const correctLanes = defineStatement<{ lanes: readonly LaneName[] }, FreedLaneRow>({
+  name: 'correct_lanes_v1',
+  text: (schema) => `
+  UPDATE ${schema}.lane
+  SET head_position = head.position,
+    ready_at = CASE WHEN head.held_until IS NULL AND NOT head.suspect THEN greatest(head.due_at, clock_timestamp()) END,
+    priority = coalesce(head.priority, lane.priority),
+    name = coalesce(head.name, lane.name)
+  FROM (
+    SELECT asked.channel, asked.key, head.*
+    FROM (
+      SELECT channel COLLATE "C" AS channel, key COLLATE "C" AS key FROM unnest($1::text[], $2::text[]) AS asked (channel, key)
+    ) AS asked
+    LEFT JOIN LATERAL (${laneHead(schema, 'asked')}
+    ) AS head ON true
+  ) AS head
+  WHERE lane.channel = head.channel AND lane.key = head.key AND lane.runner_id IS NULL AND lane.blocked_by IS NULL
+    AND lane.head_position IS DISTINCT FROM head.position
+  RETURNING lane.channel, lane.key, ${laneMessage('lane')} AS message`,
+  values: ({ lanes }) => [lanes.map(({ channel }) => channel), lanes.map(({ key }) => key)],
+  row: freedLane,
+});
 
 export interface SweptRow {
   /** The last lane of the window, where the next one begins; `null` at the end of all. */
@@ -126,11 +197,11 @@ export const LANES_PER_SWEEP = 1_000;
 
 /**
  * Looks at lane after lane for jobs of which nobody knows: told of by a notification that was lost, and committed behind
- * the places to which claims have gone, or left by a process that died. Window by window, without the claims' lock. A
+ * the places to which claims have gone, left by a process that died, or behind a head that somebody has deleted. Window by window, without the claims' lock. A
  * loose walk: its cost grows with the lanes that have jobs, not with their jobs. Indexes `job_lane`, `lane_pkey`.
  */
 export const sweepLanes = defineStatement<{ after: LaneName | null }, SweptRow>({
-  name: 'sweep_lanes_v1',
+  name: 'sweep_lanes_v2',
   text: (schema) => `
   WITH RECURSIVE walk AS (
     (SELECT channel, key, 1 AS step
@@ -150,8 +221,16 @@ export const sweepLanes = defineStatement<{ after: LaneName | null }, SweptRow>(
     WHERE walk.step < ${LANES_PER_SWEEP}
   ), forgotten AS MATERIALIZED (
     SELECT walk.channel, walk.key
-    FROM walk LEFT JOIN ${schema}.lane ON lane.channel = walk.channel AND lane.key = walk.key
-    WHERE lane.key IS NULL OR lane.runner_id IS NULL AND lane.blocked_by IS NULL AND lane.ready_at IS NULL
+    FROM walk
+    LEFT JOIN LATERAL (
+      SELECT lane.head_position, lane.ready_at, lane.runner_id IS NOT NULL OR lane.blocked_by IS NOT NULL AS taken
+      FROM ${schema}.lane
+      WHERE lane.channel = walk.channel AND lane.key = walk.key
+      LIMIT 1
+    ) AS lane ON true
+    CROSS JOIN LATERAL (${laneHead(schema, 'walk')}
+    ) AS head
+    WHERE lane.taken IS NOT TRUE AND lane.head_position IS DISTINCT FROM head.position
   ), repaired AS (${repair(schema, 'forgotten')}
   ), last AS (
     SELECT channel, key FROM walk WHERE step = ${LANES_PER_SWEEP}

@@ -1,6 +1,9 @@
 import type { JobId } from '../job/job.js';
 import { telling, wakeUps } from './insert-jobs.js';
+import { notReleased } from './job-columns.js';
+import type { LaneName } from './lanes.js';
 import { defineStatement } from './statement.js';
+import { SURVEY_MESSAGE } from './wake-up.js';
 
 interface HeldParams {
   readonly ids: readonly JobId[];
@@ -88,15 +91,25 @@ export const keepHolds = defineStatement<HeldParams & { holdMs: number }, HeldRo
   row: heldRow,
 });
 
-/** Deletes held jobs, also those whose hold has ended and that nobody has removed yet. Index `job_pkey`. */
-export const releaseHolds = defineStatement<HeldParams, HeldRow>({
+/**
+ * Gives held jobs up, also those whose hold has ended and that nobody has removed yet. An ordered one holds its lane, and
+ * to let that go on is a runner's part: its row is marked (`notReleased`), and the survey that is asked for removes it like
+ * one that has ended. In a transaction (`notifyChannel`) that is asked for by its commit. Index `job_pkey`.
+ */
+export const releaseHolds = defineStatement<HeldParams & { notifyChannel: string | null }, HeldRow>({
   name: 'release_holds_v1',
   text: (schema) => `
-  WITH ${held(schema, 'held_until IS NOT NULL')}, released AS (
-    DELETE FROM ${schema}.job USING held WHERE job.id = held.id RETURNING job.id
+  WITH ${held(schema, "held_until > '-infinity'")}, marked AS (
+    UPDATE ${schema}.job SET held_until = '-infinity' FROM held WHERE job.id = held.id AND job.position IS NOT NULL RETURNING job.id
+  ), deleted AS (
+    DELETE FROM ${schema}.job USING held WHERE job.id = held.id AND job.position IS NULL RETURNING job.id
+  ), released AS (
+    SELECT id FROM marked UNION ALL SELECT id FROM deleted
   )
-  SELECT ${listOf('released')}, ${listOf('busy')}`,
-  values: ({ ids }) => [ids],
+  SELECT ${listOf('released')}, ${listOf('busy')},
+    (SELECT json_agg(DISTINCT '${SURVEY_MESSAGE}'::text) FROM marked WHERE $2::text IS NULL),
+    (SELECT count(pg_notify($2, '${SURVEY_MESSAGE}')) FROM marked WHERE $2 IS NOT NULL)`,
+  values: ({ ids, notifyChannel }) => [ids, notifyChannel],
   row: heldRow,
 });
 
@@ -109,7 +122,7 @@ export const findHold = defineStatement<{ id: JobId }, HoldState>({
   text: (schema) => `
   SELECT CASE WHEN held_until IS NULL THEN 'committed' WHEN ${NOT_ENDED} THEN 'held' ELSE 'expired' END
   FROM ${schema}.job
-  WHERE id = $1
+  WHERE id = $1 AND ${notReleased}
   UNION ALL
   SELECT 'committed' FROM ${schema}.finished_job WHERE id = $1`,
   values: ({ id }) => [id],
@@ -119,11 +132,17 @@ export const findHold = defineStatement<{ id: JobId }, HoldState>({
 /** Holds that one statement removes at most. */
 export const HOLDS_PER_EXPIRY = 1_000;
 
+export interface ExpiredRow {
+  readonly removed: number;
+  /** Lanes in which one of them stood. */
+  readonly lanes: readonly LaneName[];
+}
+
 /**
- * Deletes jobs whose hold has ended, a chunk at a time; answers how many. A row that is being committed is locked and
- * passed by: that commit wins. Several at once share the work. Index `job_held`.
+ * Deletes jobs whose hold has ended, a chunk at a time. A row that is being committed is locked and passed by: that
+ * commit wins. Several at once share the work. Index `job_held`.
  */
-export const expireHolds = defineStatement<Record<string, never>, number>({
+export const expireHolds = defineStatement<Record<string, never>, ExpiredRow>({
   name: 'expire_holds_v1',
   text: (schema) => `
   WITH ended AS MATERIALIZED (
@@ -134,9 +153,13 @@ export const expireHolds = defineStatement<Record<string, never>, number>({
     LIMIT ${HOLDS_PER_EXPIRY}
     FOR UPDATE SKIP LOCKED
   ), expired AS (
-    DELETE FROM ${schema}.job USING ended WHERE job.id = ended.id RETURNING job.id
+    DELETE FROM ${schema}.job USING ended WHERE job.id = ended.id RETURNING job.channel, job.key, job.position
   )
-  SELECT count(*) FROM expired`,
+  SELECT count(*), (
+    SELECT json_agg(json_build_object('channel', channel, 'key', key) ORDER BY channel, key)
+    FROM (SELECT DISTINCT channel, key FROM expired WHERE position IS NOT NULL) AS lane
+  )
+  FROM expired`,
   values: () => [],
-  row: ([count]) => Number(count),
+  row: ([count, lanes]) => ({ removed: Number(count), lanes: (lanes as LaneName[] | null) ?? [] }),
 });

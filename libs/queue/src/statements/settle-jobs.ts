@@ -82,16 +82,17 @@ export interface FinishEntry {
  * by: it is being completed by its handler's transaction, or rescued. Index `job_pkey`.
  */
 export const finishJobs = defineStatement<Fenced<FinishEntry>, TakenRow>({
-  name: 'finish_jobs_v1',
+  name: 'finish_jobs_v2',
   text: (schema) => `
   WITH ${heldLeases(schema)}, done AS (
     SELECT *
     FROM unnest($2::bigint[], $3::integer[], $4::integer[], $5::text[], $6::integer[], $7::text[], $8::text[], $9::json[], $10::bigint[], $11::bigint[])
       AS done (id, run, lease, state, attempt, reason, error, result, keep_ms, given_seq)
   ), held AS MATERIALIZED (
-    SELECT job.id FROM ${schema}.job, done WHERE ${fence} FOR UPDATE OF job SKIP LOCKED
+    SELECT done.* FROM ${schema}.job, done WHERE ${fence} FOR UPDATE OF job SKIP LOCKED
   ), gone AS (
-    DELETE FROM ${schema}.job USING held, done WHERE job.id = held.id AND done.id = held.id RETURNING job.*, done.state, done.attempt AS attempts, done.reason, done.error, done.result, done.keep_ms, done.given_seq
+    DELETE FROM ${schema}.job USING held WHERE job.id = held.id
+    RETURNING job.*, held.state, held.attempt AS attempts, held.reason, held.error, held.result, held.keep_ms, held.given_seq
   )
   INSERT INTO ${schema}.finished_job (
     id, state, attempt, max_attempts, priority, due_at, created_at, delete_at, policy_id, position, seq,
@@ -146,19 +147,19 @@ export const requeueJobs = defineStatement<Fenced<RequeueEntry>, RequeuedRow>({
     FROM unnest($2::bigint[], $3::integer[], $4::integer[], $5::integer[], $6::bigint[], $7::text[], $8::bigint[])
       AS done (id, run, lease, attempt, delay_ms, error, given_seq)
   ), held AS MATERIALIZED (
-    SELECT job.id FROM ${schema}.job, done WHERE ${fence} FOR UPDATE OF job SKIP LOCKED
+    SELECT done.* FROM ${schema}.job, done WHERE ${fence} FOR UPDATE OF job SKIP LOCKED
   ), requeued AS (
     UPDATE ${schema}.job
     SET
       run = job.run + 1,
-      attempt = done.attempt,
-      due_at = CASE WHEN done.delay_ms IS NULL THEN job.due_at ELSE clock_timestamp() + done.delay_ms * interval '1 millisecond' END,
-      suspect = job.suspect AND done.delay_ms IS NULL,
+      attempt = held.attempt,
+      due_at = CASE WHEN held.delay_ms IS NULL THEN job.due_at ELSE clock_timestamp() + held.delay_ms * interval '1 millisecond' END,
+      suspect = job.suspect AND held.delay_ms IS NULL,
       lease_ends_at = NULL,
-      last_error = coalesce(done.error, job.last_error),
-      seq = done.given_seq
-    FROM held, done
-    WHERE job.id = held.id AND done.id = held.id
+      last_error = coalesce(held.error, job.last_error),
+      seq = held.given_seq
+    FROM held
+    WHERE job.id = held.id
     RETURNING job.id, job.due_at, job.priority, job.channel, job.key, job.name, job.position IS NOT NULL AS ordered
   )
   SELECT id, ${wakeUpMessage} FROM requeued`,

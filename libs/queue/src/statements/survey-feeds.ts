@@ -23,6 +23,8 @@ export interface SurveyRow {
   readonly suspects: boolean;
   /** There are jobs whose hold has ended. */
   readonly endedHolds: boolean;
+  /** When the next hold will end, microseconds; `null`: there is none. */
+  readonly nextHoldMicros: number | null;
 }
 
 /** How far arrivals have been looked at. */
@@ -84,7 +86,8 @@ export const surveyFeeds = defineStatement<SurveyParams, SurveyRow>({
     ${micros('statement_timestamp()')}, found.stream, found.channel, found.priority, found.number, ${micros('found.due_at')}, found.id, found.name, found.keyed,
     EXISTS (SELECT FROM ${schema}.job WHERE suspect AND due_at <= statement_timestamp() AND name = ANY ($1::text[])
       AND (id, run) NOT IN (SELECT unnest(lease.job_ids), unnest(lease.runs) FROM ${schema}.lease)),
-    EXISTS (SELECT FROM ${schema}.job WHERE held_until <= statement_timestamp())
+    EXISTS (SELECT FROM ${schema}.job WHERE held_until <= statement_timestamp()),
+    (SELECT ${micros('held_until')} FROM ${schema}.job WHERE held_until > statement_timestamp() ORDER BY held_until LIMIT 1)
   FROM (SELECT) AS always
   LEFT JOIN (
     SELECT 'jobs' AS stream, feed.channel, feed.priority, handlers.number, head.due_at, head.id, head.name, (
@@ -144,10 +147,11 @@ export const surveyFeeds = defineStatement<SurveyParams, SurveyRow>({
     arrivals.map(({ after }) => after.micros),
     arrivals.map(({ after }) => after.id),
   ],
-  row: ([now, stream, channel, priority, group, due, id, name, keyed, suspects, endedHolds]) => ({
+  row: ([now, stream, channel, priority, group, due, id, name, keyed, suspects, endedHolds, nextHold]) => ({
     nowMicros: Number(now),
     suspects: suspects as boolean,
     endedHolds: endedHolds as boolean,
+    nextHoldMicros: nextHold === null ? null : Number(nextHold),
     feed:
       channel === null
         ? null

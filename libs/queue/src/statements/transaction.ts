@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { defineStatement } from './statement.js';
 
 /**
  * Every transaction of ours says its level: under an administrator's default of REPEATABLE READ a claim that waited for
@@ -29,6 +30,12 @@ export const beginBriefly = `${begin}; SET LOCAL lock_timeout = 250`;
 /** For what may be forgotten by a crash of the server. */
 export const beginForgettably = `${begin}; SET LOCAL synchronous_commit = off`;
 
+/**
+ * For statements that join lists of thousands with each other: row by row that takes their product. What they read of
+ * tables they find by an index.
+ */
+export const beginHashing = `${begin}; SET LOCAL enable_hashjoin = on`;
+
 /** No channel has an empty name. */
 const SUSPECTS = '';
 
@@ -44,6 +51,17 @@ export const beginOwningSuspects = (schema: string): string => beginOwning(schem
  */
 export const beginOwningAll = (schema: string, ...channels: string[]): string =>
   [beginOwning(schema, SUSPECTS), ...channels.map((channel) => lockChannel(schema, channel))].join('; ');
+
+/**
+ * Owns the claims of a channel for the rest of a transaction that has begun: claims under way have committed, and what
+ * the next statement sees every later claim sees too.
+ */
+export const ownChannel = defineStatement<{ schema: string; channel: string }, true>({
+  name: 'own_channel_v1',
+  text: () => 'SELECT pg_advisory_xact_lock($1::bigint)',
+  values: ({ schema, channel }) => [lockKey(schema, channel)],
+  row: () => true,
+});
 
 export const commit = 'COMMIT';
 

@@ -22,10 +22,14 @@ export type WakeUp =
     }
   /** A channel was resumed, or jobs came back as suspects: look everywhere. */
   | { readonly kind: 'survey' }
+  /** A suspect has become the head of its lane. */
+  | { readonly kind: 'suspects' }
   /** The listener's own, to see whether notifications arrive. */
   | { readonly kind: 'probe'; readonly token: string };
 
 export const SURVEY_MESSAGE = '["survey"]';
+
+export const SUSPECTS_MESSAGE = '["suspects"]';
 
 export const probeMessage = (token: string): string => JSON.stringify(['probe', token]);
 
@@ -38,9 +42,12 @@ const STREAMS = ['jobs', 'jobs', 'arrivals', 'lanes'] as const satisfies readonl
  */
 export const wakeUpMessage = `json_build_array(${micros('due_at')}, id::text, priority, channel, CASE WHEN ordered THEN 2 WHEN key = '' THEN 0 ELSE 1 END, name)::text`;
 
-/** The message about a lane, from a row of it; null when it is not a matter of time, or nobody's. */
+/**
+ * The message about a lane, from a row of it: when it is ready, or that its head is a suspect, or held; null when it is
+ * idle, or blocked.
+ */
 export const laneMessage = (lane: string): string =>
-  `CASE WHEN ${lane}.ready_at IS NOT NULL THEN json_build_array(${micros(`${lane}.ready_at`)}, ${lane}.head_position::text, ${lane}.priority, ${lane}.channel, 3, ${lane}.name)::text END`;
+  `CASE WHEN ${lane}.ready_at IS NOT NULL THEN json_build_array(${micros(`${lane}.ready_at`)}, ${lane}.head_position::text, ${lane}.priority, ${lane}.channel, 3, ${lane}.name)::text WHEN ${lane}.head_position IS NOT NULL THEN '${SUSPECTS_MESSAGE}' END`;
 
 /** Reads a message; `undefined` when somebody else wrote it. */
 export function parseWakeUp(message: string): WakeUp | undefined {
@@ -52,7 +59,7 @@ export function parseWakeUp(message: string): WakeUp | undefined {
   }
   if (!Array.isArray(parts)) return undefined;
   const [first, second] = parts as unknown[];
-  if (first === 'survey') return { kind: 'survey' };
+  if (first === 'survey' || first === 'suspects') return { kind: first };
   if (first === 'probe' && typeof second === 'string') return { kind: 'probe', token: second };
   return parseJobs(parts);
 }

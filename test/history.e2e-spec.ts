@@ -1,0 +1,22 @@
+import { describe, expect, it, jest } from '@jest/globals';
+import { playRound } from './history/harness/round.js';
+import { DEFAULTS, type Settings } from './history/harness/settings.js';
+import { useDatabase } from './support/database.js';
+
+jest.setTimeout(240_000);
+
+// The same for an hour: `npm run history -- --seconds 60 --rounds 60`.
+describe.each<Partial<Settings>>([
+  { lanes: 'few', runs: 1 },
+  { lanes: 'many', runs: 20 },
+])('with kills, stops, errors and rollbacks: %j', (settings) => {
+  const database = useDatabase();
+
+  it('no job is lost, done twice, run beside another of its lane, out of order, too often or without its lease', async () => {
+    const { violations, drained, figures } = await playRound(database.url, { ...DEFAULTS, seconds: 8, ...settings });
+    expect(violations).toEqual([]);
+    expect(drained).toBe(true);
+    expect(figures.completed).toBeGreaterThan(0);
+    expect(figures.lanes).toBeGreaterThan(1);
+  });
+});

@@ -1,0 +1,94 @@
+import { parseArgs } from 'node:util';
+
+/** What a round is like. */
+export interface Settings {
+  /** How long jobs are sent. */
+  readonly seconds: number;
+  /** Of the first round; each further one has the next. */
+  readonly seed: number;
+  readonly rounds: number;
+  /** Ordered lanes: 4, 200, or unordered jobs only. */
+  readonly lanes: Lanes;
+  /** Jobs of a lane that are claimed at once, about: 1 switches taking ahead off. */
+  readonly runs: number;
+  readonly faults: boolean;
+  readonly runners: number;
+  readonly spawners: number;
+  readonly leaseMs: number;
+  readonly pollMs: number;
+  /** Nothing has moved for so long: what is left is stuck. */
+  readonly stallSeconds: number;
+  /** Of so many jobs one kills its process, each time it runs. */
+  readonly deadly: number;
+  /** Where the log of a round is written, `null`: only after a violation, to a file of its own. */
+  readonly log: string | null;
+}
+
+const LANES = ['few', 'many', 'none'] as const;
+export type Lanes = (typeof LANES)[number];
+
+export const DEFAULTS: Settings = {
+  seconds: 30,
+  seed: 1,
+  rounds: 1,
+  lanes: 'few',
+  runs: 1,
+  faults: true,
+  runners: 3,
+  spawners: 2,
+  leaseMs: 1_000,
+  pollMs: 2_000,
+  stallSeconds: 30,
+  deadly: 2_000,
+  log: null,
+};
+
+export const USAGE =
+  'npm run history -- [--seconds 30] [--seed 1] [--rounds 1] [--lanes few|many|none] [--runs 1|20] [--no-faults] [--runners 3] [--spawners 2] [--lease-ms 1000] [--poll-ms 2000] [--stall-seconds 30] [--deadly 2000] [--log file]';
+
+/** @throws {Error} naming the wrong argument */
+export function parseSettings(args: readonly string[]): Settings {
+  const text = { type: 'string' } as const;
+  const { values } = parseArgs({
+    args: [...args],
+    options: {
+      ...{ seconds: text, seed: text, rounds: text, lanes: text, runs: text, runners: text, spawners: text },
+      ...{
+        'lease-ms': text,
+        'poll-ms': text,
+        'stall-seconds': text,
+        deadly: text,
+        log: text,
+        'no-faults': { type: 'boolean' },
+      },
+    },
+  });
+  return {
+    seconds: number(values.seconds, 'seconds') ?? DEFAULTS.seconds,
+    seed: number(values.seed, 'seed') ?? DEFAULTS.seed,
+    rounds: number(values.rounds, 'rounds') ?? DEFAULTS.rounds,
+    lanes: lanesOf(values.lanes ?? DEFAULTS.lanes),
+    runs: number(values.runs, 'runs') ?? DEFAULTS.runs,
+    faults: !values['no-faults'],
+    runners: number(values.runners, 'runners') ?? DEFAULTS.runners,
+    spawners: number(values.spawners, 'spawners') ?? DEFAULTS.spawners,
+    leaseMs: number(values['lease-ms'], 'lease-ms') ?? DEFAULTS.leaseMs,
+    pollMs: number(values['poll-ms'], 'poll-ms') ?? DEFAULTS.pollMs,
+    stallSeconds: number(values['stall-seconds'], 'stall-seconds') ?? DEFAULTS.stallSeconds,
+    deadly: number(values.deadly, 'deadly') ?? DEFAULTS.deadly,
+    log: values.log ?? null,
+  };
+}
+
+function number(text: string | undefined, option: string): number | undefined {
+  if (text === undefined) return undefined;
+  const value = Number(text);
+  if (Number.isInteger(value) && value > 0) return value;
+  throw new Error(`--${option} got "${text}". Give a whole number above 0.`);
+}
+
+function lanesOf(text: string): Lanes {
+  const lanes = LANES.find((known) => known === text);
+  if (lanes === undefined) throw new Error(`--lanes got "${text}". Known: ${LANES.join(', ')}.`);
+  return lanes;
+}

@@ -1,0 +1,157 @@
+// What the proof rests on, each with the place that makes it so: the checker has to notice when it is gone.
+
+/** A change of one place of the source that takes a protection out. */
+export interface Mutant {
+  readonly name: string;
+  /** Every one of them stands exactly once in its file. */
+  readonly patches: readonly Patch[];
+  /** Arguments of `npm run history`, or a test, which must fail; the first that does is enough. */
+  readonly proofs: readonly Proof[];
+}
+
+export interface Patch {
+  readonly file: string;
+  readonly find: string;
+  readonly replace: string;
+}
+
+export type Proof =
+  | { readonly history: readonly string[] }
+  /** `file` as jest is given it, and the name of the test. */
+  | { readonly test: readonly [file: string, name: string] };
+
+const STATEMENTS = 'libs/queue/src/statements';
+const QUIET = ['--no-faults', '--seconds', '20'] as const;
+/** Nothing is found by polling, nothing by the look around that a rescue brings. */
+const UNPOLLED = [...QUIET, '--poll-ms', '60000', '--stall-seconds', '10', '--runners', '2', '--deadly', '1000000'];
+
+const noLock: Patch = {
+  file: `${STATEMENTS}/transaction.ts`,
+  find: 'return `SELECT pg_advisory_xact_lock(${lockKey(schema, channel)})`;',
+  replace: 'return `SELECT ${lockKey(schema, channel)}`;',
+};
+
+export const MUTANTS: readonly Mutant[] = [
+  {
+    name: 'the fence',
+    patches: [
+      {
+        file: `${STATEMENTS}/settle-jobs.ts`,
+        find: '\n      AND job.run = done.run\n      AND EXISTS (SELECT FROM held_lease WHERE held_lease.number = done.lease)',
+        replace: '',
+      },
+    ],
+    proofs: [{ history: ['--seconds', '60', '--lanes', 'none'] }],
+  },
+  {
+    name: 'the run in the fence',
+    patches: [{ file: `${STATEMENTS}/settle-jobs.ts`, find: '\n      AND job.run = done.run', replace: '' }],
+    proofs: [{ test: ['test/settle.e2e-spec.ts', 'that waited for a rescuer deletes nothing of the next runner'] }],
+  },
+  {
+    name: 'the lease in the fence',
+    patches: [
+      {
+        file: `${STATEMENTS}/settle-jobs.ts`,
+        find: '\n      AND EXISTS (SELECT FROM held_lease WHERE held_lease.number = done.lease)',
+        replace: '',
+      },
+    ],
+    proofs: [{ test: ['test/settle.e2e-spec.ts', 'refuses a runner that carries the number of a lease'] }],
+  },
+  {
+    name: 'the mutual exclusion of claims of jobs',
+    patches: [noLock],
+    proofs: [{ history: [...QUIET, '--lanes', 'none'] }],
+  },
+  {
+    name: 'the mutual exclusion of claims of lanes',
+    patches: [
+      noLock,
+      {
+        file: `${STATEMENTS}/claim-lanes.ts`,
+        find: 'WHERE lane.runner_id IS NULL AND lane.blocked_by IS NULL\n    RETURNING key',
+        replace: 'RETURNING key',
+      },
+    ],
+    proofs: [{ history: [...QUIET, '--lanes', 'few'] }],
+  },
+  {
+    name: 'the head rule: the lowest first',
+    patches: [
+      {
+        file: `${STATEMENTS}/claim-lanes.ts`,
+        find: 'ORDER BY seq, position\n      LIMIT ${RUN}',
+        replace: 'ORDER BY due_at LIMIT ${RUN}',
+      },
+      {
+        file: `${STATEMENTS}/claim-lanes.ts`,
+        find: 'row_number() OVER (PARTITION BY lane_ordinal ORDER BY seq, position)',
+        replace: 'row_number() OVER (PARTITION BY lane_ordinal ORDER BY due_at)',
+      },
+    ],
+    proofs: [{ history: [...QUIET, '--lanes', 'few'] }],
+  },
+  {
+    name: 'the head rule: a waiting head holds its lane',
+    patches: [
+      {
+        file: `${STATEMENTS}/claim-lanes.ts`,
+        find: 'AND key = candidate.key AND position IS NOT NULL',
+        replace: 'AND key = candidate.key AND position IS NOT NULL AND due_at <= statement_timestamp()',
+      },
+    ],
+    proofs: [{ history: [...QUIET, '--lanes', 'few', '--runs', '20'] }],
+  },
+  {
+    name: 'the recorded start of jobs',
+    patches: [
+      { file: `${STATEMENTS}/claim-jobs.ts`, find: 'least(jobs, ${SLOTS}), hi_due_at', replace: '0, hi_due_at' },
+    ],
+    proofs: [{ history: [...QUIET, '--lanes', 'none', '--deadly', '100'] }],
+  },
+  {
+    name: 'the recorded start of suspects',
+    patches: [
+      {
+        file: `${STATEMENTS}/claim-jobs.ts`,
+        find: 'THEN ARRAY[given_seq] END, 1, due_at',
+        replace: 'THEN ARRAY[given_seq] END, 0, due_at',
+      },
+    ],
+    proofs: [{ history: [...QUIET, '--lanes', 'none', '--deadly', '100'] }],
+  },
+  {
+    name: 'the recorded start of heads of lanes',
+    patches: [
+      {
+        file: `${STATEMENTS}/claim-lanes.ts`,
+        find: "count(*) FILTER (WHERE starts), 'epoch', 0",
+        replace: "0, 'epoch', 0",
+      },
+    ],
+    proofs: [{ history: [...QUIET, '--lanes', 'many', '--deadly', '100'] }],
+  },
+  {
+    name: 'the second look after a late commit',
+    patches: [
+      {
+        file: 'libs/queue/src/claim/feed.ts',
+        find: 'if (this.lookAgainFrom === null || comparePositions(from, this.lookAgainFrom) < 0) this.lookAgainFrom = from;',
+        replace: 'void from;',
+      },
+    ],
+    proofs: [{ history: [...UNPOLLED, '--lanes', 'none'] }],
+  },
+  {
+    name: 'the second look at a lane that has come to rest',
+    patches: [
+      {
+        file: 'libs/queue/src/settle/settler.ts',
+        find: 'this.resting.push(...freed.filter(({ message }) => message === null));',
+        replace: '',
+      },
+    ],
+    proofs: [{ history: [...UNPOLLED, '--lanes', 'many'] }],
+  },
+];

@@ -1,0 +1,61 @@
+import type { Statement } from '../../libs/queue/src/statements/statement.js';
+import { begin } from '../../libs/queue/src/statements/transaction.js';
+import { openSession } from './engine.js';
+
+/** A node of a plan, as EXPLAIN answers it. */
+export interface PlanNode {
+  'Node Type': string;
+  'Relation Name'?: string;
+  'Index Name'?: string;
+  'Actual Rows'?: number;
+  'Actual Loops'?: number;
+  'Rows Removed by Filter'?: number;
+  'Rows Removed by Index Recheck'?: number;
+  Plans?: PlanNode[];
+}
+
+const flatten = (node: PlanNode): PlanNode[] => [node, ...(node.Plans ?? []).flatMap(flatten)];
+
+/** The plan of a statement as the runner sends it, run or generic; what it wrote is taken back. */
+export async function planOf<Params>(
+  url: string,
+  statement: Statement<Params, unknown>,
+  params: Params,
+  generic: boolean,
+): Promise<PlanNode[]> {
+  const session = await openSession(url);
+  const { text, values } = statement.query(session.client, params);
+  await session.pg.query(begin);
+  try {
+    const { rows } = generic
+      ? await session.pg.query(`EXPLAIN (GENERIC_PLAN, FORMAT JSON) ${text}`)
+      : await session.pg.query(`EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) ${text}`, values);
+    return flatten((rows[0] as { 'QUERY PLAN': [{ Plan: PlanNode }] })['QUERY PLAN'][0].Plan);
+  } finally {
+    await session.pg.query('ROLLBACK');
+  }
+}
+
+/** Every scan of these tables: by what, and how many rows it has read. */
+function scansOf(nodes: readonly PlanNode[], tables: readonly string[]): { type: string; rows: number }[] {
+  return nodes
+    .filter((node) => tables.includes(node['Relation Name'] ?? '') && / Scan$/.test(node['Node Type']))
+    .map((node) => ({
+      type: node['Node Type'],
+      rows:
+        ((node['Actual Rows'] ?? 0) +
+          (node['Rows Removed by Filter'] ?? 0) +
+          (node['Rows Removed by Index Recheck'] ?? 0)) *
+        (node['Actual Loops'] ?? 0),
+    }));
+}
+
+export const rowsRead = (nodes: readonly PlanNode[], tables: readonly string[]): number =>
+  scansOf(nodes, tables).reduce((sum, { rows }) => sum + rows, 0);
+
+/** Scans of these tables that go by no index. */
+export const notByIndex = (nodes: readonly PlanNode[], tables: readonly string[]): string[] =>
+  scansOf(nodes, tables).flatMap(({ type }) => (type.startsWith('Index') ? [] : [type]));
+
+export const indexesOf = (nodes: readonly PlanNode[]): (string | undefined)[] =>
+  nodes.map((node) => node['Index Name']);
