@@ -94,15 +94,17 @@ export interface Gate {
   leaveToServer(): Promise<void>;
 }
 
-/** @param when condition on NEW, the row that has been inserted */
-export async function closeGate(client: pg.Client, table: string, when: string): Promise<Gate> {
+/**
+ * Stands behind a job's checkpoint or end, which a transaction writes last: everything is written, nothing committed.
+ *
+ * @param event `UPDATE`: a checkpoint, `DELETE`: a completion
+ * @param when condition on OLD and NEW, the row of `nestmq.job`
+ */
+export async function closeGate(client: pg.Client, event: 'UPDATE' | 'DELETE', when: string): Promise<Gate> {
   await client.query(`
     CREATE OR REPLACE FUNCTION gate() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN
-      IF ${when} THEN PERFORM pg_advisory_xact_lock_shared(${GATE}); END IF;
-      RETURN NULL;
-    END $$;
-    CREATE OR REPLACE TRIGGER gate AFTER INSERT ON ${table} FOR EACH ROW EXECUTE FUNCTION gate()`);
+    BEGIN PERFORM pg_advisory_xact_lock_shared(${GATE}); RETURN NULL; END $$;
+    CREATE OR REPLACE TRIGGER gate AFTER ${event} ON nestmq.job FOR EACH ROW WHEN (${when}) EXECUTE FUNCTION gate()`);
   await client.query('SELECT pg_advisory_lock($1)', [GATE]);
   return {
     reached: () => waiters(client, `locktype = 'advisory' AND objid = ${GATE}`, 1),
