@@ -192,6 +192,31 @@ describe('those behind a held job go on', () => {
     await withRunner((_, worker) => untilRan(worker, 'second'));
   });
 
+  it.each<[string, (held: Reservation) => Promise<unknown>]>([
+    ['is released', (held) => held.release()],
+    ['has expired', (held) => held.keepAlive(300)],
+  ])('when it was the last of its lane, %s, and they came later', (_, end) =>
+    withRunner(async ({ jobs }, worker) => {
+      const [, held] = await jobs.spawnMany([
+        { name: 'work', payload: 'first', key: 'k' },
+        { name: 'work', payload: 'held', key: 'k', hold: '5m' },
+      ]);
+      const isHead = (): Promise<number> =>
+        tables.number('SELECT count(*) FROM nestmq.lane WHERE head_position IS NOT NULL');
+      await until(async () => (await isHead()) === 1, { what: 'the lane waits for the held job' });
+      await end(held as Reservation);
+      await until(
+        async () => {
+          await tables.sql(`SELECT pg_notify('nestmq_wake_up', '["survey"]')`);
+          return (await tables.number('SELECT count(*) FROM nestmq.job')) === 0;
+        },
+        { what: 'the held job is removed' },
+      );
+      await spawn(jobs, 'later');
+      await untilRan(worker, 'first', 'later');
+    }),
+  );
+
   it('although the runner that had seen it there is gone', () =>
     withSender(async ({ jobs }) => {
       let held: Reservation | undefined;

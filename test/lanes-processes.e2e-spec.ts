@@ -43,7 +43,8 @@ const startsOf = async (key: string): Promise<Step[]> => (await stepsOf(key)).fi
 const drained = (): Promise<boolean> => until(() => tables.drained(), { what: 'all is done', timeoutMs: 60_000 });
 
 async function startSender() {
-  const app = await startApp({ ...database, queue: { runner: false }, providers: [laneWith({ retries: 4 })] });
+  const Work = laneWith({ retries: 20, backoff: { type: 'fixed', base: 20, jitter: 0 } });
+  const app = await startApp({ ...database, queue: { runner: false }, providers: [Work] });
   const send = (task: string, key = 'lane'): Promise<string> =>
     app.jobs.spawn('work', task, { key }).then(({ id }) => id);
   return { app, send };
@@ -100,17 +101,17 @@ describe('two processes', () => {
       ]);
       // One spawner a lane, so that the order of the calls is known, and two more in one lane, of which only the rest is.
       const produce = async (key: string): Promise<void> => {
-        for (const _ of upTo(60)) sent.get(key)!.push((await app.jobs.spawn('work', 'flaky', { key })).id);
+        for (const _ of upTo(40)) sent.get(key)!.push((await app.jobs.spawn('work', 'flaky', { key })).id);
       };
       await Promise.all([...['a', 'b', 'c'].map(produce), ...upTo(3).map(() => produceMixed())]);
       async function produceMixed(): Promise<void> {
-        for (const _ of upTo(30)) await app.jobs.spawn('work', 'flaky', { key: 'mixed' });
+        for (const _ of upTo(15)) await app.jobs.spawn('work', 'flaky', { key: 'mixed' });
       }
       await drained();
       for (const [key, ids] of sent) expectInOrder(await stepsOf(key), ids);
       const mixed = await stepsOf('mixed');
       const ids = [...new Set(mixed.map(({ id }) => id))];
-      expect(ids).toHaveLength(90);
+      expect(ids).toHaveLength(45);
       expectInOrder(mixed, ids);
       const pids = await tables.sql('SELECT DISTINCT pid FROM step');
       expect(pids).toHaveLength(2);
@@ -143,30 +144,28 @@ describe('kill -9 in a lane', () => {
   it('in the middle of a run of many repeats a stretch at most, in order, each job under its own number', async () => {
     const { app } = await startSender();
     const env = { ...LANES, PREFETCH_MS: '1000' };
-    const victim = await startWorker(database.url, env);
+    const workers = await Promise.all([1, 2].map(() => startWorker(database.url, env)));
     const ids: string[] = [];
-    for (const _ of upTo(20)) {
+    for (const _ of upTo(10)) {
       const items = Array.from({ length: 50 }, () => ({ name: 'work', payload: 'step', key: 'lane' }));
       ids.push(...(await app.jobs.spawnMany(items)).map(({ id }) => id));
     }
-    await until(async () => (await startsOf('lane')).length > 300, { what: 'it is in the middle', timeoutMs: 30_000 });
-    const heir = await startWorker(database.url, env);
-    await victim.kill();
+    await until(async () => (await startsOf('lane')).length > 100, { what: 'it is in the middle', timeoutMs: 30_000 });
+    const { pid } = (await startsOf('lane')).at(-1)!;
+    await workers.find((worker) => worker.pid === pid)!.kill();
     await drained();
     const starts = await startsOf('lane');
-    const of = (pid: number): Step[] => starts.filter((start) => start.pid === pid);
-    const numbers = (steps: readonly Step[]): number[] => steps.map(({ seq }) => seq);
-    const begin = of(heir.pid)[0]!.seq;
-    expect(numbers(of(victim.pid))).toEqual(upTo(of(victim.pid).length));
-    expect(numbers(of(heir.pid))).toEqual(upTo(1_000).slice(begin - 1));
-    expect(begin).toBeLessThanOrEqual(of(victim.pid).length + 1);
-    // Nothing of the victim came behind the first of its heir.
-    expect(starts.findLastIndex(({ pid }) => pid === victim.pid)).toBeLessThan(
-      starts.findIndex(({ pid }) => pid === heir.pid),
-    );
-    for (const [index, id] of ids.entries()) {
-      expect(new Set(starts.filter((start) => start.id === id).map(({ seq }) => seq))).toEqual(new Set([index + 1]));
+    const back = starts.flatMap(({ seq }, index) => (seq === (starts[index - 1]?.seq ?? 0) + 1 ? [] : [index]));
+    // It went on behind what was written, or went back once, to a job that the killed process had started.
+    expect(back.length).toBeLessThanOrEqual(1);
+    for (const index of back) {
+      expect(starts[index]!.seq).toBeLessThanOrEqual(starts[index - 1]!.seq);
+      expect(starts.slice(index).filter((start) => start.pid === pid)).toEqual([]);
     }
+    expect(starts.at(-1)!.seq).toBe(500);
+    const numbers = new Map(starts.map(({ id, seq }) => [id, seq]));
+    expect(ids.map((id) => numbers.get(id))).toEqual(upTo(500));
+    expect(starts.filter(({ id, seq }) => numbers.get(id) !== seq)).toEqual([]);
     await app.close();
   });
 

@@ -36,7 +36,13 @@ async function fill(): Promise<void> {
   await insertJobs(2 * BLOCKED, 1, `'long'`, '1', `interval '1 hour'`);
   await insertJobs(2 * BLOCKED + 1, BEHIND, `'long'`, 'NULL', `interval '-2 hours'`);
   await insertJobs(2 * BLOCKED + 1 + BEHIND, 2 * READY, `'ready ' || i / 2`, 'NULL', `interval '-1 hour'`);
-  await insertJobs(2 * BLOCKED + 1 + BEHIND + 2 * READY, 2 * LEASED, `'leased ' || i / 2`, 'NULL', `interval '-1 hour'`);
+  await insertJobs(
+    2 * BLOCKED + 1 + BEHIND + 2 * READY,
+    2 * LEASED,
+    `'leased ' || i / 2`,
+    'NULL',
+    `interval '-1 hour'`,
+  );
   await tables.sql(
     `INSERT INTO nestmq.lane (channel, key, last_seq, blocked_by, name)
      SELECT 'c', 'blocked ' || i, 1, 1, 'n' FROM generate_series(0, ${BLOCKED} - 1) AS i`,

@@ -31,7 +31,9 @@ export class Fleet {
     const resumed: Promise<void>[] = [];
     while (goesOn()) {
       await pause(random.between(200, 2_400));
-      const candidates = [...this.running].filter((child) => !this.stopped.has(child) && child.messages.length > 0);
+      const candidates = [...this.running].filter(
+        (child) => !this.stopped.has(child) && !this.expected.has(child) && child.messages.length > 0,
+      );
       const victim = candidates[random.between(0, candidates.length - 1)];
       if (victim !== undefined && goesOn()) resumed.push(this.fault(victim, random.pick(FAULTS), random));
     }
