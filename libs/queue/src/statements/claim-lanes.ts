@@ -92,7 +92,7 @@ const leaseLanes = (schema: string, { candidates, lastLooked, complete, nextDue 
     WHERE step = 1 AND takes IS NOT TRUE AND lane_ordinal < cut.at
     ON CONFLICT (channel, key) DO UPDATE
     SET priority = excluded.priority, name = excluded.name, ready_at = excluded.ready_at, head_position = excluded.head_position
-    WHERE lane.runner_id IS NULL
+    WHERE lane.runner_id IS NULL AND lane.blocked_by IS NULL
     RETURNING ${laneMessage('lane')} AS message
   ), leased AS (
     INSERT INTO ${schema}.lease (runner_id, number, channel, priority, job_ids, runs, keys, seqs, started, hi_due_at, hi_id)
