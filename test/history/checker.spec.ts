@@ -49,6 +49,17 @@ describe('the checker accepts', () => {
     expect(told.broken()).toEqual([]);
   });
 
+  it('a run that goes on when the end of its lease has passed, and gets nothing written', () => {
+    const told = story().spawn(['a']).lease('r1', ['a']).start('a');
+    const first = told.key('a');
+    told.log({ type: 'requeued', id: 'a', run: 0, xid: 900, lapsed: true });
+    told.log({ type: 'leased', runner: 'r2', lease: 99, jobs: [{ id: 'a', run: 1 }] });
+    const second = { runner: 'r2', lease: 99, run: 1 };
+    told.start('a', second).end('a', 'returned', first).unlease('a');
+    told.end('a', 'returned', second).settled('a', 'completed', 901, second);
+    expect(told.broken()).toEqual([]);
+  });
+
   it('a paused process that starts, ends and throws beside the new run, and gets nothing written', () => {
     const told = story().spawn(['a', 'b']).lease('r1', ['a', 'b']).start('a');
     const [a, b] = [told.key('a'), told.key('b')];
