@@ -4,19 +4,31 @@ import pg from 'pg';
 import { startPostgres } from '../scripts/postgres.mjs';
 import { createDatabase, type TestDatabase } from './support/database.js';
 import { buildDemo, type DemoBuild, type DemoProcess } from './support/demo.js';
+import {
+  checkpointOfPlaces,
+  closeGate,
+  count,
+  placesWritten,
+  readDemoTables,
+  runsOfPlaces,
+  waiters,
+  writersOfPlaces,
+  type DemoTables,
+} from './support/demo-tables.js';
 import { until } from './support/until.js';
 
-/** More parts than run at once, so that some are written, some running and some waiting when a process is killed. */
-const RECORDS = 40_000;
-const PARTS = 40;
-const ENV = { DEMO_PLACES: String(RECORDS) };
+/** Of each file, so that there are always files under way and countries to sum up when a process is killed. */
+const RECORDS = 20_000;
+const REGIONS = 3_865;
+const BATCHES = RECORDS / 1_000;
+const ENV = { DEMO_RECORDS: String(RECORDS) };
 
 /** As in `Imports.begin`. */
 const BEGIN_LOCK = 20_261;
 
 let demo: DemoBuild;
 /** An import that nobody disturbs, to compare the others with. */
-let undisturbed: { tables: Tables; output: string; code: number | NodeJS.Signals };
+let undisturbed: { tables: DemoTables; output: string; code: number | NodeJS.Signals };
 
 beforeAll(async () => {
   demo = await buildDemo();
@@ -24,10 +36,10 @@ beforeAll(async () => {
   const process = demo.start('main', { ...ENV, DATABASE_URL: database.url });
   const code = await process.exit();
   const client = await connect(database.url);
-  undisturbed = { tables: await readTables(client), output: process.output, code };
+  undisturbed = { tables: await readDemoTables(client), output: process.output, code };
   await client.end();
   await database.drop();
-}, 180_000);
+}, 240_000);
 
 afterAll(() => demo.remove());
 
@@ -49,55 +61,114 @@ describe('the import', () => {
     const { tables, output, code } = undisturbed;
     expect(code).toBe(0);
     expect(tables.places).toHaveLength(RECORDS - 1);
-    expect(tables.counted).toEqual(tables.recounted);
-    expect(tables.steps).toMatchObject({ 'Splitter.split': 1, 'PartWriter.write': PARTS });
+    expect(tables.districts).toHaveLength(RECORDS);
+    expect(tables.regions).toHaveLength(REGIONS);
+    expect(tables.batches).toHaveLength(2 * BATCHES + 4);
     expect(output).toContain('Import 1 begins.');
-    expect(output).toContain(' 39,999 places in ');
+    expect(output).toContain(' 43,864 rows in ');
     expect(output).toContain('1 dead');
-    expect(output).toMatch(/job \d+ is dead: RejectJob: record 0, "Atlantis": country is "\?\?"/);
-    expect(output).toMatch(/↻ CountryCounter\.count runs again in \d+ ms: the name service did not answer/);
+    expect(output).toMatch(/job \d+ is dead: RejectJob: record 0 of places, "Atlantis": country is "\?\?"/);
+    expect(output).toMatch(/↻ CountrySummaries\.add runs again in \d+ ms: the name service did not answer/);
+    expect(output).toMatch(/100 % .* districts 100 %, places 100 %, regions 100 %/);
   });
 
-  it('is stopped by Ctrl-C after its running jobs and continued by the next start', async () => {
+  it('adds up each country in the order of its batches, without a gap', () => {
+    const { tables } = undisturbed;
+    expect(tables.counted).toEqual(tables.recounted);
+    expect(tables.counted.length).toBeGreaterThan(200);
+    expect({ gaps: tables.gaps, disorder: tables.disorder }).toEqual({ gaps: [], disorder: [] });
+  });
+
+  it('goes on behind its last checkpoint when it is killed before the commit of a batch, twice', async () => {
+    await makeTables();
+    const written: { rows: number; writers: string }[] = [];
+    for (const record of [3_000, 11_000]) {
+      const next = `NEW.payload ->> 'next' = '${record + 1_000}' AND NEW.payload ->> 'file' = 'places'`;
+      const gate = await closeGate(client, 'UPDATE', next);
+      const process = start(database);
+      await gate.reached();
+      process.signal('SIGKILL');
+      expect(await process.exit()).toBe('SIGKILL');
+      await gate.leaveToServer();
+      written.push(await writersOfPlaces(client, record));
+      expect(await count(client, `place WHERE record >= ${record}`)).toBe(0);
+    }
+    const last = start(database);
+    expect(await last.exit()).toBe(0);
+
+    expect(last.output).toMatch(/Import 2 was not finished and goes on: .*places from record 11,000/);
+    expect(last.output).toMatch(/places +19,999 rows, 3 runs, from records 0, 3,000, 11,000\n/);
+    expect(await runsOfPlaces(client)).toEqual([
+      { attempt: 1, first: 0, last: 2_000 },
+      { attempt: 2, first: 3_000, last: 10_000 },
+      { attempt: 3, first: 11_000, last: 19_000 },
+    ]);
+    expect([await writersOfPlaces(client, 3_000), await writersOfPlaces(client, 11_000)]).toEqual(written);
+    expect(written.map(({ rows }) => rows)).toEqual([2_999, 10_999]);
+    expect(await readDemoTables(client)).toEqual(undisturbed.tables);
+  }, 120_000);
+
+  it('adds up a country once, and in order, when it is killed before the commit of that', async () => {
+    await makeTables();
+    // the places of Australia are in the batches from 5 000 to 9 000
+    const secondBatch = `OLD.key = 'AU' AND OLD.payload ->> 'file' = 'places' AND OLD.payload ->> 'firstRecord' = '6000'`;
+    const gate = await closeGate(client, 'DELETE', secondBatch);
+    const process = start(database);
+    await gate.reached();
+    await placesWritten(client, BATCHES); // the lane of one country holds up nobody else
+    expect(await count(client, `country_step WHERE country = 'AU' AND file = 'places'`)).toBe(1);
+    process.signal('SIGKILL');
+    expect(await process.exit()).toBe('SIGKILL');
+    await gate.leaveToServer();
+    expect(await count(client, `nestmq.job WHERE key = 'AU'`)).toBeGreaterThan(1);
+
+    const second = start(database);
+    expect(await second.exit()).toBe(0);
+    expect(await readDemoTables(client)).toEqual(undisturbed.tables);
+  }, 120_000);
+
+  it('stops at its next checkpoint by Ctrl-C, and goes on from there at the next start', async () => {
     const first = start(database);
-    await partsWritten(client, 5);
+    await placesWritten(client, 3);
     await client.query('BEGIN');
-    await client.query('LOCK TABLE place IN SHARE ROW EXCLUSIVE MODE'); // the parts that run now wait for us
-    await waiters(`relation = 'place'::regclass`, 5);
+    await client.query('LOCK TABLE place IN SHARE ROW EXCLUSIVE MODE'); // the batch that is written now waits for us
+    await waiters(client, `relation = 'place'::regclass`, 1);
     first.signal('SIGINT');
     await first.prints('Stopping.');
     await client.query('COMMIT');
     expect(await first.exit()).toBe(0);
-    expect(await count(client, 'nestmq.job')).toBeGreaterThan(0);
     expect(await count(client, 'nestmq.lease')).toBe(0);
     expect(await count(client, 'nestmq.runner')).toBe(0);
+    const next = await checkpointOfPlaces(client);
+    const written = await writersOfPlaces(client, next);
 
     const second = start(database);
     expect(await second.exit()).toBe(0);
-    expect(second.output).toContain('Import 1 was not finished and goes on.');
+    expect(second.output).toContain('Import 1 was not finished and goes on: ');
+    expect(second.output).toContain(`places from record ${next.toLocaleString('en')}`);
     expect(second.output).toContain('in 2 starts');
-    expect(await readTables(client)).toEqual(undisturbed.tables);
+    expect(await writersOfPlaces(client, next)).toEqual(written);
+    expect(await runsOfPlaces(client)).toEqual([{ attempt: 1, first: 0, last: 19_000 }]); // a stop is no attempt
+    expect(await readDemoTables(client)).toEqual(undisturbed.tables);
   }, 60_000);
 
   it('is one import when two processes begin it at once', async () => {
-    // the tables are there: TypeORM takes no lock when it makes its own `migrations` table
-    expect(await start(database, { DEMO_PLACES: '10' }).exit()).toBe(0);
+    await makeTables(); // TypeORM takes no lock when it makes its own `migrations` table
     await client.query('SELECT pg_advisory_lock($1)', [BEGIN_LOCK]);
     const both = [start(database), start(database)];
-    await waiters(`locktype = 'advisory' AND objid = ${BEGIN_LOCK}`, 2);
+    await waiters(client, `locktype = 'advisory' AND objid = ${BEGIN_LOCK}`, 2);
     await client.query('SELECT pg_advisory_unlock($1)', [BEGIN_LOCK]);
     expect(await Promise.all(both.map((process) => process.exit()))).toEqual([0, 0]);
 
     const begun = both.filter(({ output }) => output.includes('Import 2 begins.'));
-    const joined = both.filter(({ output }) => output.includes('Import 2 was not finished and goes on.'));
+    const joined = both.filter(({ output }) => output.includes('Import 2 was not finished and goes on:'));
     expect([begun.length, joined.length]).toEqual([1, 1]);
-    expect(await readTables(client)).toEqual(undisturbed.tables);
+    expect(await readDemoTables(client)).toEqual(undisturbed.tables);
   }, 60_000);
 
-  async function waiters(lock: string, wanted: number): Promise<void> {
-    const own = 'database = (SELECT oid FROM pg_database WHERE datname = current_database())';
-    const waiting = (): Promise<number> => count(client, `pg_locks WHERE NOT granted AND ${own} AND ${lock}`);
-    await until(async () => (await waiting()) >= wanted, { what: `${wanted} wait for a lock`, timeoutMs: 30_000 });
+  /** By a small import, whose lanes have numbered their jobs already when the next one comes. */
+  async function makeTables(): Promise<void> {
+    expect(await start(database, { DEMO_RECORDS: '10' }).exit()).toBe(0);
   }
 
   function start({ url }: TestDatabase, env: Record<string, string> = {}): DemoProcess {
@@ -107,12 +178,12 @@ describe('the import', () => {
 
 describe('the import on a server of its own', () => {
   it('has the same rows in the end when it is killed at random moments', async () => {
-    const random = Array.from({ length: 3 }, () => Math.ceil(Math.random() * 0.8 * PARTS)).sort((a, b) => a - b);
+    const random = Array.from({ length: 2 }, () => Math.ceil(Math.random() * 0.7 * BATCHES)).sort((a, b) => a - b);
     const moments = [0, ...random]; // the first one is in the boot
     let process = demo.start('main', ENV);
-    for (const parts of moments) {
+    for (const batches of moments) {
       const client = await connect(await serverUrl(process));
-      await partsWritten(client, parts);
+      await placesWritten(client, batches);
       process.signal('SIGKILL');
       expect(await process.exit()).toBe('SIGKILL');
       await client.end().catch(() => {}); // the server is stopping, too
@@ -130,12 +201,12 @@ describe('the import on a server of its own', () => {
     return /postgres:\/\/[^\s,]+/.exec(output)![0];
   }
 
-  async function tablesOfStopped(process: DemoProcess, url: string): Promise<Tables> {
+  async function tablesOfStopped(process: DemoProcess, url: string): Promise<DemoTables> {
     const [, dir = ''] = /its data in (.+)/.exec(process.output)!;
     await expect(connect(url)).rejects.toThrow('ECONNREFUSED'); // it ended with the demo
     const server = await startPostgres({ dir });
     const client = await connect(server.url);
-    const tables = await readTables(client);
+    const tables = await readDemoTables(client);
     await client.end();
     await server.stop();
     await fs.rm(dir, { recursive: true });
@@ -208,63 +279,24 @@ describe('the HTTP application', () => {
       },
       { what: 'the import is finished', timeoutMs: 60_000 },
     );
-    expect(finished).toMatchObject({ total: RECORDS, places: RECORDS - 1, rejected: 1, starts: 1, jobs: { left: 0 } });
+    const counted = { places: RECORDS - 1, districts: RECORDS, regions: REGIONS };
+    expect(finished).toMatchObject({ counted, rejected: 1, starts: 1, jobs: { left: 0 } });
+    expect(finished).toMatchObject({
+      files: [
+        { file: 'districts', state: 'completed', percent: 100, message: '20000 of 20000 districts' },
+        { file: 'places', state: 'completed', percent: 100, checkpoint: RECORDS, runsFrom: [0] },
+        { file: 'regions', state: 'completed', percent: 100, message: '3865 of 3865 regions' },
+      ],
+    });
     expect(finished).toMatchObject({ rejections: [{ state: 'dead', reason: expect.stringContaining('Atlantis') }] });
     expect((await fetch(`${url}/imports/2`)).status).toBe(404);
-  }, 90_000);
+  }, 120_000);
 
   function post(route: string, body: object = {}): Promise<Response> {
     const headers = { 'content-type': 'application/json' };
     return fetch(`${url}${route}`, { method: 'POST', headers, body: JSON.stringify(body) });
   }
 });
-
-interface Tables {
-  places: unknown[];
-  counted: unknown[];
-  recounted: unknown[];
-  rejected: unknown[];
-  steps: Record<string, number>;
-}
-
-/** All that an import leaves behind, and the countries counted again from the places. */
-async function readTables(client: pg.Client): Promise<Tables> {
-  const rows = async (sql: string): Promise<unknown[]> => (await client.query(sql)).rows;
-  const steps = (await rows('SELECT name, count(*)::int FROM import_step GROUP BY name')) as {
-    name: string;
-    count: number;
-  }[];
-  return {
-    places: await rows('SELECT * FROM place ORDER BY record'),
-    counted: await rows('SELECT code, places, regions FROM country ORDER BY code'),
-    recounted: await rows(
-      `SELECT country AS code, count(*)::int AS places, count(DISTINCT region)::int AS regions
-       FROM place GROUP BY country ORDER BY country`,
-    ),
-    rejected: await rows('SELECT record FROM rejected_record'),
-    steps: Object.fromEntries(steps.map(({ name, count: times }) => [name, times])),
-  };
-}
-
-async function partsWritten(client: pg.Client, parts: number): Promise<void> {
-  await tablesMade(client);
-  await until(async () => (await count(client, `import_step WHERE name = 'PartWriter.write'`)) >= parts, {
-    what: `${parts} parts are written`,
-    timeoutMs: 60_000,
-  });
-}
-
-async function tablesMade(client: pg.Client): Promise<void> {
-  await until(async () => (await count(client, `pg_class WHERE relname = 'import_step'`)) > 0, {
-    what: 'the demo has made its tables',
-    timeoutMs: 30_000,
-  });
-}
-
-async function count(client: pg.Client, from: string): Promise<number> {
-  const { rows } = await client.query<{ count: number }>(`SELECT count(*)::int AS count FROM ${from}`);
-  return rows[0]!.count;
-}
 
 async function connect(url: string): Promise<pg.Client> {
   const client = new pg.Client({ connectionString: url });

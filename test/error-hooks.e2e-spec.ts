@@ -150,6 +150,22 @@ describe('onError', () => {
     expect(ended).toEqual(['hook', 'shutdown']);
   });
 
+  it('has heard, and has ended, when queue.runOne() answers', async () => {
+    const heard: unknown[] = [];
+    const Work = workWith({ backoff: fixed }, () => {
+      throw new Error('told to fail');
+    });
+    const onError = async (error: unknown, job: Job, { willRetry }: ErrorContext): Promise<void> => {
+      await app.queue.get(job.id);
+      heard.push([(error as Error).message, willRetry]);
+    };
+    const app = await startApp({ ...database, queue: { runner: false, onError }, providers: [Work] });
+    await app.jobs.spawn('work');
+    expect(await app.queue.runOne()).toMatchObject({ outcome: 'retrying' });
+    expect(heard).toEqual([['told to fail', true]]);
+    await app.close();
+  });
+
   it('hears nothing of a run whose lease was lost: the job is somebody else’s', async () => {
     const lost = gate();
     const app = await startWork(async () => {

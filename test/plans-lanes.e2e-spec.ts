@@ -101,7 +101,7 @@ const LARGE = ['job', 'finished_job', 'lane'];
 const plan =
   <Params>(statement: Statement<Params, unknown>, params: Params) =>
   (generic: boolean): Promise<PlanNode[]> =>
-    planOf(database.url, statement, params, generic);
+    planOf(database.url, statement, params, { generic });
 
 /** Name · statement and parameters · its indexes · the most rows of the large tables that it may read. */
 const hot: [string, (generic: boolean) => Promise<PlanNode[]>, string[], number][] = [

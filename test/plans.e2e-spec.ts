@@ -10,8 +10,10 @@ import { rescueExpired } from '../libs/queue/src/statements/rescue-expired.js';
 import { rescueJobs } from '../libs/queue/src/statements/rescue-jobs.js';
 import { commitHolds, expireHolds, keepHolds, releaseHolds } from '../libs/queue/src/statements/reservations.js';
 import { completeJobs, findUnsettled, finishJobs, requeueJobs } from '../libs/queue/src/statements/settle-jobs.js';
+import { heartbeat } from '../libs/queue/src/statements/runners.js';
 import type { Statement } from '../libs/queue/src/statements/statement.js';
 import { surveyFeeds } from '../libs/queue/src/statements/survey-feeds.js';
+import { begin, beginHashing, beginPlain } from '../libs/queue/src/statements/transaction.js';
 import { findEnded } from '../libs/queue/src/statements/wait-for.js';
 import { useDatabase } from './support/database.js';
 import { indexesOf, notByIndex, planOf, rowsRead, type PlanNode } from './support/plans.js';
@@ -66,7 +68,8 @@ const nodesOf = <Params>(
   statement: Statement<Params, unknown>,
   params: Params,
   generic: boolean,
-): Promise<PlanNode[]> => planOf(database.url, statement, params, generic);
+  start = begin,
+): Promise<PlanNode[]> => planOf(database.url, statement, params, { generic, start });
 
 const entries = Array.from({ length: 100 }, (_, index) => {
   const lease = Math.floor(index / PER_LEASE) + 1;
@@ -129,11 +132,17 @@ const hot: [string, (generic: boolean) => Promise<PlanNode[]>, string[], number]
   ],
   ['find_unsettled', (g) => nodesOf(findUnsettled, { runner: '1', entries }, g), ['job_pkey'], 300],
   ['insert_jobs', (g) => nodesOf(insertJobs, { jobs: Array.from({ length: 100 }, () => job) }, g), [], 0],
-  ['rescue_jobs', (g) => nodesOf(rescueJobs, {}, g), ['job_pkey'], 0],
+  ['rescue_jobs', (g) => nodesOf(rescueJobs, {}, g, beginHashing), ['job_pkey'], 0],
   [
     'checkpoint_job',
     (g) => nodesOf(checkpointJob, { ...ownRun, checkpoint: { extraRetries: 0, keepAliveMs: 5, payload: '1' } }, g),
     ['job_pkey', 'lease_pkey'],
+    5,
+  ],
+  [
+    'heartbeat',
+    (g) => nodesOf(heartbeat, { runner: '1', held: [1], highest: 1, started: ['5'] }, g, beginPlain),
+    ['job_lease_end'],
     5,
   ],
   ['find_run', (g) => nodesOf(findRun, ownRun, g), ['job_pkey', 'lease_pkey'], 5],
@@ -143,7 +152,7 @@ const hot: [string, (generic: boolean) => Promise<PlanNode[]>, string[], number]
     ['job_pkey', 'lease_pkey'],
     5,
   ],
-  ['rescue_expired', (g) => nodesOf(rescueExpired, {}, g), ['job_lease_end'], 20],
+  ['rescue_expired', (g) => nodesOf(rescueExpired, {}, g, beginHashing), ['job_lease_end'], 20],
   [
     'prune_progress',
     (g) => nodesOf(pruneProgress, { after: '0' }, g),

@@ -103,6 +103,14 @@ describe('spawn with hold', () => {
       ]);
     }));
 
+  it('is not run by runOne before it is committed', () =>
+    withSender(async ({ jobs, queue }) => {
+      const reservation = await reserve(jobs);
+      expect(await queue.runOne()).toBeNull();
+      await reservation.commit();
+      expect(await queue.runOne()).toMatchObject({ id: reservation.id, outcome: 'completed' });
+    }));
+
   it('holds from the insert on, by the database’s clock, up to a year', () =>
     withSender(async ({ jobs, dataSource }) => {
       await dataSource.transaction(async (manager) => {

@@ -1,8 +1,10 @@
 import type { NewJob } from '../../libs/queue/src/statements/insert-jobs.js';
 import { claimJobs, claimJobsByKey, claimSuspect } from '../../libs/queue/src/statements/claim-jobs.js';
+import { claimArrivals, claimLanes } from '../../libs/queue/src/statements/claim-lanes.js';
 import { insertJobs, insertJobsInTransaction } from '../../libs/queue/src/statements/insert-jobs.js';
 import { pruneJobs } from '../../libs/queue/src/statements/prune-jobs.js';
-import { rescueJobs } from '../../libs/queue/src/statements/rescue-jobs.js';
+import { endLanes, repairLanes, sweepLanes } from '../../libs/queue/src/statements/lanes.js';
+import { rescueJobs, rescueLanes } from '../../libs/queue/src/statements/rescue-jobs.js';
 import { heartbeat } from '../../libs/queue/src/statements/runners.js';
 import { completeJobs, finishJobs, requeueJobs } from '../../libs/queue/src/statements/settle-jobs.js';
 import type { SqlClient, Statement } from '../../libs/queue/src/statements/statement.js';
@@ -25,12 +27,14 @@ const NOWHERE: SqlClient = {
 };
 
 /** The statements of a busy or an idle runner and of a spawn, with parameters as they come. */
-export function hotStatements({ runner, held, position }: FilledTables): HotStatement[] {
+export function hotStatements({ runner, held, position, lanes, arrivals }: FilledTables): HotStatement[] {
   const names = ['Letters.send'];
   const fences = held.map((id) => ({ id, run: 0, lease: 1 }));
   const some = fences.slice(0, 20);
   const jobs = Array.from({ length: 1_000 }, (_, n) => newJob(n));
   const claim = { runner, lease: 1_000_000, priority: 0, names, limit: 400, slots: 32 };
+  const orders = { ...claim, channel: 'orders', after: { micros: 0, id: '0' }, run: 20 };
+  const laneNames = lanes.map(({ key }) => ({ channel: 'orders', key }));
   return [
     hot('insert_jobs', 'spawnMany of 1 000', insertJobs, { jobs }),
     hot('insert_jobs_in_tx', 'spawn in a transaction', insertJobsInTransaction, {
@@ -55,6 +59,21 @@ export function hotStatements({ runner, held, position }: FilledTables): HotStat
       share: 8,
     }),
     hot('claim_suspect', 'one of ten', claimSuspect, { runner, lease: 1_000_000, names, channels: null }),
+    hot('claim_lanes', '400 jobs of 20 lanes that are ready', claimLanes, orders),
+    hot('claim_lanes (one each)', 'one job of each of 400 lanes', claimLanes, { ...orders, run: 1 }),
+    hot('claim_arrivals', '400 lanes that nobody knows of, from where the last claim ended', claimArrivals, {
+      ...orders,
+      after: arrivals,
+    }),
+    hot('claim_arrivals (from the start)', 'over 20 000 blocked lanes', claimArrivals, orders),
+    hot('end_lanes', '32 lanes, each with a next job', endLanes, {
+      lanes: lanes.map((lane) => ({ channel: 'orders', runner, lastSeq: 1, blockedBy: null, ...lane })),
+    }),
+    hot('repair_lanes', '32 lanes that have an owner', repairLanes, { lanes: laneNames }),
+    hot('sweep_lanes', 'a window of 1 000, all blocked', sweepLanes, { after: null }),
+    hot('sweep_lanes (forgotten)', 'a window of 1 000 of which nobody knows', sweepLanes, {
+      after: { channel: 'orders', key: 'new' },
+    }),
     hot('complete_jobs', '400 jobs of one lease', completeJobs, { runner, entries: fences, endedLeases: [1] }),
     hot('finish_jobs', '20 jobs that are kept', finishJobs, {
       runner,
@@ -87,6 +106,7 @@ export function hotStatements({ runner, held, position }: FilledTables): HotStat
       started: held.slice(0, 32),
     }),
     hot('rescue_jobs', 'nobody is dead', rescueJobs, {}),
+    hot('rescue_lanes', 'nobody is dead', rescueLanes, {}),
     hot('prune_jobs', 'a chunk of expired jobs', pruneJobs, {}),
   ];
 }

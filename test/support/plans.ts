@@ -21,11 +21,11 @@ export async function planOf<Params>(
   url: string,
   statement: Statement<Params, unknown>,
   params: Params,
-  generic: boolean,
+  { generic, start = begin }: { generic: boolean; start?: string },
 ): Promise<PlanNode[]> {
   const session = await openSession(url);
   const { text, values } = statement.query(session.client, params);
-  await session.pg.query(begin);
+  await session.pg.query(start);
   try {
     const { rows } = generic
       ? await session.pg.query(`EXPLAIN (GENERIC_PLAN, FORMAT JSON) ${text}`)

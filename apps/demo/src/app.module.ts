@@ -16,6 +16,8 @@ const queue = {
   concurrency: 8,
   // After a kill -9 the jobs that were running wait for their lease to end. Half the default: a demo is watched.
   leaseMs: 5_000,
+  // At a Ctrl-C the signals of the jobs abort at once: those that take long stop at their next checkpoint.
+  shutdown: { graceMs: 0 },
 };
 
 @Module({

@@ -1,6 +1,6 @@
-/** DEMO_PLACES: import so many records only, from the first one on. Default all. */
-export function placesWanted(): number | undefined {
-  return integerOf('DEMO_PLACES', 1, 10_000_000);
+/** DEMO_RECORDS: import so many records of each file only, from the first one on. Default all. */
+export function recordsWanted(): number | undefined {
+  return integerOf('DEMO_RECORDS', 1, 10_000_000);
 }
 
 /** PORT of the HTTP application. */

@@ -45,16 +45,16 @@ export function figuresOf(events: readonly Event[], { jobs, lanes, transactions 
 export interface Round {
   readonly seed: number;
   readonly seconds: number;
-  readonly drained: boolean;
+  /** `stalled`: jobs are left, and nothing moves. `cut off`: there was no time for all of them. */
+  readonly end: 'drained' | 'stalled' | 'cut off';
   readonly figures: Figures;
   readonly faults: Readonly<Record<string, number | undefined>>;
   readonly violations: readonly Violation[];
 }
 
-export function describeRound({ seed, seconds, drained, figures, faults, violations }: Round): string {
+export function describeRound({ seed, seconds, end, figures, faults, violations }: Round): string {
   const counts = Object.entries(figures).map(([name, value]) => `${name} ${Math.round(Number(value) * 10) / 10}`);
   const harm = Object.entries(faults).map(([name, count]) => `${name} ${count}`);
-  const verdict =
-    violations.length === 0 ? 'nothing found' : `${violations.length} VIOLATIONS${drained ? '' : ', not drained'}`;
-  return `seed ${seed}, ${Math.round(seconds)} s: ${counts.join(', ')}; faults: ${harm.join(', ') || 'none'}: ${verdict}`;
+  const verdict = violations.length === 0 ? 'nothing found' : `${violations.length} VIOLATIONS`;
+  return `seed ${seed}, ${Math.round(seconds)} s: ${counts.join(', ')}; faults: ${harm.join(', ') || 'none'}: ${end}, ${verdict}`;
 }

@@ -38,13 +38,13 @@ export async function playRound(url: string, settings: Settings): Promise<Round 
     await Promise.all(spawners.map((spawner) => spawner.exit()));
     harming = false;
     await harm;
-    const drained = await isDrained(client, settings);
+    const end = await drain(client, settings);
     await fleet.stop();
     const events = await readLog(client);
     const history = historyOf(events);
-    const violations = check(history, { strict: settings.runs === 1, complete: true });
+    const violations = check(history, { strict: settings.runs === 1, complete: end !== 'cut off' });
     const seconds = (performance.now() - began) / 1_000;
-    return { ...round(settings, fleet), seconds, drained, figures: figuresOf(events, history), violations, events };
+    return { ...round(settings, fleet), seconds, end, figures: figuresOf(events, history), violations, events };
   } finally {
     await Promise.all([...spawners.map((spawner) => spawner.kill()), fleet.abandon()]);
     await log.end();
@@ -65,22 +65,23 @@ function startSpawners(url: string, { spawners, lanes, deadly }: Settings, rando
 }
 
 /** Waits until no job is left, as long as anything moves. */
-async function isDrained(client: pg.Client, { stallSeconds }: Settings): Promise<boolean> {
+async function drain(client: pg.Client, { stallSeconds, drainSeconds }: Settings): Promise<Round['end']> {
+  const deadline = performance.now() + drainSeconds * 1_000;
   let moved = { at: performance.now(), tick: '' };
-  return until(
-    async () => {
-      const { rows } = await client.query<{ live: string; tick: string }>(
-        `SELECT (SELECT count(*) FROM nestmq.job) AS live, (SELECT last_value FROM history.tick) AS tick`,
-      );
-      const [{ live, tick } = { live: '', tick: '' }] = rows;
-      if (tick !== moved.tick) moved = { at: performance.now(), tick };
-      if (live === '0') return 'drained';
-      if (performance.now() - moved.at <= stallSeconds * 1_000) return undefined;
-      await describeStall(client);
-      return 'stalled';
-    },
-    { what: 'every job has ended', timeoutMs: 600_000 },
-  ).then((end) => end === 'drained');
+  const end = async (): Promise<Round['end'] | undefined> => {
+    const { rows } = await client.query<{ live: string; tick: string }>(
+      `SELECT (SELECT count(*) FROM nestmq.job) AS live, (SELECT last_value FROM history.tick) AS tick`,
+    );
+    const [{ live, tick } = { live: '', tick: '' }] = rows;
+    if (live === '0') return 'drained';
+    const now = performance.now();
+    if (tick !== moved.tick) moved = { at: now, tick };
+    if (now - moved.at > stallSeconds * 1_000) return 'stalled';
+    return now > deadline ? 'cut off' : undefined;
+  };
+  const found = await until(end, { what: 'every job has ended', timeoutMs: drainSeconds * 1_000 + 60_000 });
+  if (found === 'stalled') await describeStall(client);
+  return found;
 }
 
 /** What one has to know of a queue that stands still. */

@@ -21,7 +21,7 @@ export type Proof =
   | { readonly test: readonly [file: string, name: string] };
 
 const STATEMENTS = 'libs/queue/src/statements';
-const QUIET = ['--no-faults', '--seconds', '20'] as const;
+const QUIET = ['--no-faults', '--seconds', '20', '--drain-seconds', '40'] as const;
 /** Nothing is found by polling, nothing by the look around that a rescue brings. */
 const UNPOLLED = [...QUIET, '--poll-ms', '60000', '--stall-seconds', '10', '--runners', '2', '--deadly', '1000000'];
 
@@ -108,7 +108,7 @@ export const MUTANTS: readonly Mutant[] = [
     patches: [
       { file: `${STATEMENTS}/claim-jobs.ts`, find: 'least(jobs, ${SLOTS}), hi_due_at', replace: '0, hi_due_at' },
     ],
-    proofs: [{ history: [...QUIET, '--lanes', 'none', '--deadly', '100'] }],
+    proofs: [{ history: [...QUIET, '--lanes', 'none', '--deadly', '50'] }],
   },
   {
     name: 'the recorded start of suspects',
@@ -119,7 +119,7 @@ export const MUTANTS: readonly Mutant[] = [
         replace: 'THEN ARRAY[given_seq] END, 0, due_at',
       },
     ],
-    proofs: [{ history: [...QUIET, '--lanes', 'none', '--deadly', '100'] }],
+    proofs: [{ history: [...QUIET, '--lanes', 'none', '--deadly', '50'] }],
   },
   {
     name: 'the recorded start of heads of lanes',
@@ -130,7 +130,7 @@ export const MUTANTS: readonly Mutant[] = [
         replace: "0, 'epoch', 0",
       },
     ],
-    proofs: [{ history: [...QUIET, '--lanes', 'many', '--deadly', '100'] }],
+    proofs: [{ history: [...QUIET, '--lanes', 'few', '--deadly', '30'] }],
   },
   {
     name: 'the second look after a late commit',

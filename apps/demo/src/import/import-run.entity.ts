@@ -1,14 +1,10 @@
 import { Column, Entity, PrimaryGeneratedColumn } from 'typeorm';
 
-/** One import of the whole file, however many processes it takes. */
+/** One import of all files, however many processes it takes. */
 @Entity('import_run')
 export class ImportRun {
   @PrimaryGeneratedColumn('identity', { generatedIdentity: 'ALWAYS' })
   id!: number;
-
-  /** Records to import. */
-  @Column('int')
-  total!: number;
 
   /** Processes that have worked on it: more than one after a Ctrl-C or a kill. */
   @Column('int', { default: 1 })

@@ -1,9 +1,8 @@
 import { Module } from '@nestjs/common';
-import { CountryCounter } from './country-counter.js';
+import { CountrySummaries } from './country-summaries.js';
+import { FileImport } from './file-import.js';
 import { Imports } from './imports.js';
-import { PartWriter } from './part-writer.js';
 import { RecordInspector } from './record-inspector.js';
-import { Splitter } from './splitter.js';
 
-@Module({ providers: [Imports, Splitter, PartWriter, CountryCounter, RecordInspector], exports: [Imports] })
+@Module({ providers: [Imports, FileImport, CountrySummaries, RecordInspector], exports: [Imports] })
 export class ImportModule {}

@@ -12,6 +12,7 @@ export class Place {
   @Column('char', { length: 2 })
   country!: string;
 
+  /** Code of its region. */
   @Column('text', { nullable: true })
   region!: string | null;
 

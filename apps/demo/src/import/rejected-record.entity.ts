@@ -1,8 +1,12 @@
 import { Column, Entity, PrimaryColumn } from 'typeorm';
+import type { FileName } from './gazetteer.js';
 
-/** A record that is no place, and the job in which it is kept for a person. */
+/** A record that cannot be stored, and the job in which it is kept for a person. */
 @Entity('rejected_record')
 export class RejectedRecord {
+  @PrimaryColumn('text')
+  file!: FileName;
+
   @PrimaryColumn('int')
   record!: number;
 

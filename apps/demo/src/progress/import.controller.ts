@@ -1,5 +1,5 @@
 import { Controller, Get, HttpCode, NotFoundException, Param, ParseIntPipe, Post } from '@nestjs/common';
-import { placesWanted } from '../environment.js';
+import { recordsWanted } from '../environment.js';
 import { Imports } from '../import/imports.js';
 import { Progress, type ImportProgress, type Rejection } from './progress.js';
 
@@ -21,7 +21,7 @@ export class ImportController {
   @Post('imports')
   @HttpCode(202)
   async begin(): Promise<{ id: number; isNew: boolean }> {
-    const { run, isNew } = await this.imports.begin(placesWanted());
+    const { run, isNew } = await this.imports.begin(recordsWanted());
     return { id: run.id, isNew };
   }
 

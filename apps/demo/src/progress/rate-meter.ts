@@ -3,7 +3,7 @@ interface Sample {
   readonly done: number;
 }
 
-/** Places a second over the last few seconds: an import that goes on after a kill does not count what others did. */
+/** Records a second over the last few seconds: an import that goes on after a kill does not count what others did. */
 export class RateMeter {
   private readonly samples: Sample[] = [];
 

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
 import { Queue, type QueueEvent } from 'nestmq';
 import { Progress, type ImportProgress } from './progress.js';
-import { progressBar } from './progress-bar.js';
+import { countDone, progressBar } from './progress-bar.js';
 import { RateMeter } from './rate-meter.js';
 import type { Screen } from './screen.js';
 import { summary } from './summary.js';
@@ -46,7 +46,7 @@ export class Reporter {
     while (!signal.aborted) {
       const progress = await Promise.race([this.progress.of(importId), aborted]);
       if (progress === null) return null;
-      meter.add({ atMs: performance.now(), done: progress.places });
+      meter.add({ atMs: performance.now(), done: countDone(progress.files).done });
       screen.draw(progressBar(progress, meter.perSecond));
       if (progress.state === 'finished') return progress;
       await sleep(REFRESH_MS, undefined, { signal }).catch(() => {});

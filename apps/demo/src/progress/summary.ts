@@ -1,6 +1,7 @@
 import { styleText } from 'node:util';
 import type { Country } from '../import/country.entity.js';
-import type { ImportProgress, Rejection } from './progress.js';
+import type { FileProgress, ImportProgress, Rejection } from './progress.js';
+import { countDone } from './progress-bar.js';
 
 const SHOWN = 12;
 const BAR_WIDTH = 24;
@@ -38,18 +39,26 @@ function rejected(rejections: readonly Rejection[]): string[] {
 }
 
 function jobs(
-  { total, places, rejected: bad, jobs: ran, seconds, starts }: ImportProgress,
+  { files, counted, rejected: bad, jobs: ran, seconds, starts }: ImportProgress,
   dead: readonly Rejection[],
 ): string[] {
-  const missing = total - places - bad;
-  const rate = `, ${numbers.format(Math.round(places / Math.max(seconds, 0.1)))} a second`;
+  const rows = counted.places + counted.districts + counted.regions;
+  const missing = countDone(files).total - rows - bad;
+  const rate = `, ${numbers.format(Math.round(rows / Math.max(seconds, 0.1)))} a second`;
   return [
     styleText('bold', 'Import'),
+    ...files.map((file) => `  ${file.file.padEnd(9)} ${column(counted[file.file])} rows${runs(file)}`),
     // the time between the starts counts, so a rate would say nothing
-    `  ${numbers.format(places)} places in ${seconds.toFixed(1)} s${starts > 1 ? `, in ${starts} starts` : rate}`,
+    `  ${numbers.format(rows)} rows in ${seconds.toFixed(1)} s${starts > 1 ? `, in ${starts} starts` : rate}`,
     `  ${numbers.format(ran.completed + dead.length)} jobs run, ${ran.retried} of them retried, ${dead.length} dead`,
     ...(missing > 0 ? [styleText('red', `  ${numbers.format(missing)} records are missing: a job is dead`)] : []),
   ];
+}
+
+/** Where the runs of a file's job have begun, when there were several. */
+function runs({ runsFrom }: FileProgress): string {
+  if (runsFrom.length < 2) return '';
+  return `, ${runsFrom.length} runs, from records ${runsFrom.map((from) => numbers.format(from)).join(', ')}`;
 }
 
 function column(count: number, width = 7): string {

@@ -31,6 +31,11 @@ export class LeaseEnd {
     return this.movedIn === null && performance.now() >= this.endsAt;
   }
 
+  /** The lease has an end, or may get one. */
+  get exists(): boolean {
+    return this.endsAt !== Infinity || this.movedIn !== null;
+  }
+
   /** @param askedAt `performance.now()` before the database was asked */
   set({ leaseLeftMs }: RunFacts, askedAt: number): void {
     this.endsAt = leaseLeftMs === null ? Infinity : askedAt + leaseLeftMs;

@@ -62,6 +62,11 @@ export class RunControl {
     return this.asked !== null;
   }
 
+  /** The lease of this run ends by itself: until its own end is written another runner may come and take the job. */
+  get leaseEnds(): boolean {
+    return this.leaseEnd.exists;
+  }
+
   /** As far as this process knows. */
   get maxAttempts(): number | null {
     return this.limit;
@@ -200,6 +205,7 @@ export class RunControl {
 
   private async predecessors(to: string): Promise<void> {
     await this.parts.settledBefore();
+    if (this.lost) throw new LeaseLostError(this.job.id, this.job.name);
     if (this.over) throw new InvalidTransitionError(this.job.id, 'settled: this run has ended', to);
   }
 

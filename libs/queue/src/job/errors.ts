@@ -121,7 +121,7 @@ export class TransactionAbortedError extends QueueError {
   constructor(moment: 'spawn' | 'commit', options?: ErrorOptions) {
     super(
       moment === 'spawn'
-        ? 'The job was not spawned: an earlier statement of this transaction failed. Do not swallow that error; roll back, or run the statement in a savepoint.'
+        ? 'Nothing was written: an earlier statement of this transaction failed. Do not swallow that error; roll back, or run the statement in a savepoint.'
         : 'The transaction was not committed: one of its statements failed and the error was swallowed, so the jobs spawned in it would have vanished. Let the error through, or run the statement in a savepoint.',
       options,
     );

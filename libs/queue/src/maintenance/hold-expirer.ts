@@ -1,4 +1,4 @@
-import { correctLanes, type FreedLaneRow, type LaneName } from '../statements/lanes.js';
+import { repairLanes, type FreedLaneRow, type LaneName } from '../statements/lanes.js';
 import { expireHolds, HOLDS_PER_EXPIRY } from '../statements/reservations.js';
 import { run } from '../statements/statement.js';
 import { ownChannel } from '../statements/transaction.js';
@@ -33,7 +33,7 @@ export class HoldExpirer {
       const freed = await this.transact(async (client): Promise<FreedLaneRow[]> => {
         const [, rows] = await Promise.all([
           run(client, ownChannel, { schema: client.schema, channel }),
-          run(client, correctLanes, { lanes: some }),
+          run(client, repairLanes, { lanes: some }),
         ]);
         return rows;
       });

@@ -116,7 +116,9 @@ export class JobRuns {
 
   async accept(jobs: readonly ClaimedJob[]): Promise<void> {
     await this.parts.policies.learn(jobs);
-    for (const job of this.lanes.add(jobs)) {
+    // A lease may have been lost meanwhile.
+    const held = jobs.filter(({ lease }) => this.parts.book.has(lease));
+    for (const job of this.lanes.add(held)) {
       this.suspectInHand ||= job.suspect;
       this.slots.take(job, this.handlerOf(job));
     }
@@ -157,13 +159,21 @@ export class JobRuns {
   /** The end of a run is written, or refused: its lane goes on, or ends. */
   settled({ run: { job, outcome, policy }, result }: Settled): void {
     if (job.seq === null) return;
-    if (result === 'lost')
-      this.lose(
-        ({ runner, lease, channel, key }) =>
-          runner === job.runner && lease === job.lease && channel === job.channel && key === job.key,
-      );
+    if (result === 'lost') this.refused(job);
     else this.lanes.settled(job, outcome, policy, result === 'completed-by-handler');
     this.startReady();
+  }
+
+  /** Nothing of the job's lane may go on here: what was taken ahead is withdrawn, what runs is told to stop. */
+  private refused(job: ClaimedJob): void {
+    const isOfLane = ({ runner, lease, channel, key }: LaneId): boolean =>
+      runner === job.runner && lease === job.lease && channel === job.channel && key === job.key;
+    this.lanes.refused(job);
+    for (const ahead of this.withdraw(isOfLane)) {
+      this.forget(ahead);
+      this.lanes.dropped(ahead);
+    }
+    this.runs.lose(isOfLane);
   }
 
   /** Handlers that run, or have ended within so many milliseconds. */
@@ -220,10 +230,12 @@ export class JobRuns {
     if (active.leaseEnded && !job.control.askedForCompletion) {
       this.lanes.expired(claimed);
       parts.ended({ job: claimed, outcome: EXPIRED, policy, durationMs });
-    } else if (active.leaseLost && !active.leaseEnded) parts.emit({ type: 'lease-lost', ...factsOf(claimed) });
-    else {
+    } else if (active.leaseLost && !active.leaseEnded) {
+      this.lanes.dropped(claimed);
+      parts.emit({ type: 'lease-lost', ...factsOf(claimed) });
+    } else {
       parts.ended({ job: claimed, outcome, policy, durationMs, written: this.errorHooks.of(handler, job) });
-      this.lanes.ended(claimed, outcome, policy, durationMs);
+      this.lanes.ended(claimed, outcome, policy, { durationMs, leaseEnds: job.control.leaseEnds });
     }
     this.startReady();
     if (this.slots.reserved || this.demand(true).limit > 0) parts.wanting();

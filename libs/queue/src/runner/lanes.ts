@@ -11,6 +11,8 @@ interface LaneRun {
   readonly key: string;
   readonly runner: string;
   readonly lease: number;
+  /** The job that is next, or runs; `null` when its handler has ended and no other has been taken. */
+  current: ClaimedJob | null;
   /** The jobs behind the current one, in order. */
   readonly followers: ClaimedJob[];
   /** Jobs whose handlers have ended well and whose end is being written. */
@@ -19,8 +21,17 @@ interface LaneRun {
   awaited: number | null;
   /** What its handlers have taken so far. */
   spentMs: number;
+  /** The end of one of its jobs was refused: nothing further starts, and the lane is given back when nothing runs. */
+  refused: boolean;
   /** Who may go on only when nothing is unwritten. */
   waiters: (() => void)[];
+}
+
+/** What is known of a run that has ended. */
+export interface RunFacts {
+  readonly durationMs: number;
+  /** Its lease had an end of its own: until its end is written, others may take the job. */
+  readonly leaseEnds: boolean;
 }
 
 export interface LanesParts {
@@ -67,12 +78,14 @@ export class Lanes {
   }
 
   /** A handler has ended, and its settlement is under way. */
-  ended(job: ClaimedJob, outcome: Outcome, policy: HandlerPolicy, durationMs: number): void {
+  ended(job: ClaimedJob, outcome: Outcome, policy: HandlerPolicy, { durationMs, leaseEnds }: RunFacts): void {
     const run = this.of(job);
+    if (run === undefined) return;
+    run.current = null;
     // Whether its own transaction has completed it only the database knows.
-    if (run === undefined || outcome.kind === 'unless-completed') return;
+    if (outcome.kind === 'unless-completed') return;
     run.spentMs += durationMs;
-    const goesOn = outcome.kind === 'completed' && !this.stopping && run.followers.length > 0;
+    const goesOn = outcome.kind === 'completed' && !leaseEnds && !this.stopping && run.followers.length > 0;
     if (!goesOn || run.spentMs > this.prefetchMs * TURN) {
       this.end(run, job.seq!, blockerOf(job, outcome, policy));
       return;
@@ -89,6 +102,28 @@ export class Lanes {
     if (outcome.kind !== 'unless-completed') this.written(run);
     else if (completedByHandler && !this.stopping && run.followers.length > 0) this.startNext(run);
     else this.end(run, job.seq!, completedByHandler ? null : blockerOf(job, endingOf(outcome), policy));
+  }
+
+  /**
+   * The end of a job was refused, although the lease may be there: the lane is still this process's, and only its owner
+   * gives it back.
+   */
+  refused(job: ClaimedJob): void {
+    const run = this.of(job);
+    if (run === undefined) return;
+    this.letGoTail(run);
+    run.refused = true;
+    this.release(run);
+    if (run.current === null) this.end(run, job.seq!, null);
+  }
+
+  /** A job will not be settled: it was taken ahead and withdrawn, or has ended after its lease was lost. */
+  dropped(job: ClaimedJob): void {
+    const run = this.of(job);
+    if (run?.refused !== true) return;
+    run.current = null;
+    this.parts.book.letGo(run.lease, 1);
+    this.end(run, job.seq! - 1, null);
   }
 
   /** Resolves when the ends of the jobs before this one are written, or never will be. */
@@ -126,6 +161,7 @@ export class Lanes {
 
   private startNext(run: LaneRun): void {
     const next = run.followers.shift()!;
+    run.current = next;
     this.slots.changeBehind(-1);
     this.slots.take(next, this.parts.handlerOf(next));
   }
@@ -154,7 +190,7 @@ export class Lanes {
     this.release(run);
     const { awaited } = run;
     run.awaited = null;
-    if (awaited === null) return;
+    if (awaited === null || run.refused) return;
     if (!this.stopping && run.followers.length > 0) this.startNext(run);
     else this.end(run, awaited, null);
   }
@@ -173,9 +209,13 @@ export type LaneId = Pick<ClaimedJob, 'runner' | 'lease' | 'channel' | 'key'>;
 
 const nameOf = ({ runner, lease, channel, key }: LaneId): string => `${runner}|${lease}|${channel}|${key}`;
 
-const newRun = ({ channel, key, runner, lease }: LaneId): LaneRun => ({
-  ...{ channel, key, runner, lease },
-  ...{ followers: [], unwritten: 0, awaited: null, spentMs: 0, waiters: [] },
+const newRun = (current: ClaimedJob): LaneRun => ({
+  channel: current.channel,
+  key: current.key,
+  runner: current.runner,
+  lease: current.lease,
+  current,
+  ...{ followers: [], unwritten: 0, awaited: null, spentMs: 0, refused: false, waiters: [] },
 });
 
 /** A dead job for which its lane waits, where the handler says so. */

@@ -227,7 +227,7 @@ export class QueueRunner {
   /** Lanes that go on: here, or where there is room. */
   private onLanesReady(messages: readonly string[]): void {
     this.tell(messages);
-    const full = this.claims.stopping || this.runs.demand(true).limit === 0;
+    const full = this.claims.stopping || this.runs.demand(true).limit < messages.length;
     const forOthers = messages.filter((message) => {
       const lane = parseWakeUp(message);
       return full || (lane?.kind === 'jobs' && !this.feeds.canRun(lane));

@@ -61,8 +61,9 @@ export class Slots {
     const ahead = mayTakeAhead ? this.rate.ahead(now) : 0;
     const startable = this.running + this.aheadCount;
     const inHand = startable + this.behind;
-    if (inHand >= min + (ahead * 3) / 4) return { limit: 0, slots: 0, run: 0 };
-    const limit = Math.min(MAX_CLAIM, max + ahead - inHand);
+    // What waits behind others of its lane must not keep the other slots empty.
+    if (startable >= min && inHand >= min + (ahead * 3) / 4) return { limit: 0, slots: 0, run: 0 };
+    const limit = Math.min(MAX_CLAIM, Math.max(max - startable, max + ahead - inHand));
     return { limit, slots: Math.max(0, max - startable), run: Math.min(MAX_CLAIM, this.rate.inTurn()) };
   }
 

@@ -66,7 +66,7 @@ export class Upkeep {
     this.turns.surveyed(rows);
     const [first] = rows;
     if (first?.endedHolds) await this.holds.turn();
-    if (rows.some(({ feed }) => feed?.stream === 'arrivals')) await this.sweep();
+    if (rows[0]?.ordered) await this.sweep();
     if (first?.nextHoldMicros) return Math.ceil((first.nextHoldMicros - first.nowMicros) / 1_000);
   }
 

@@ -5,7 +5,7 @@ import type { LeaseBook } from '../job/lease-book.js';
 import { endingOf } from '../job/outcome.js';
 import { RetryDelay } from '../job/retry-delay.js';
 import type { Connection } from '../postgres/connection.js';
-import { isRetryable } from '../postgres/sqlstate.js';
+import { isRetryable, isUnavailable } from '../postgres/sqlstate.js';
 import {
   completeJobs,
   endLeases,
@@ -16,6 +16,7 @@ import {
 } from '../statements/settle-jobs.js';
 import { endLanes, repairLanes, type FreedLaneRow, type LaneEnd, type LaneName } from '../statements/lanes.js';
 import { run, type SqlClient } from '../statements/statement.js';
+import { SURVEY_MESSAGE } from '../statements/wake-up.js';
 import {
   divide,
   settlementOf,
@@ -149,13 +150,15 @@ export class Settler {
   }
 
   private async writeUntilDone(batch: Batch): Promise<void> {
-    for (let repeated = false; ; repeated = true) {
+    for (let repeated = false; ;) {
       try {
         await this.write(batch, repeated);
         this.delay.reset();
         return;
       } catch (error) {
         if (this.stopSignal.signal.aborted) return;
+        // Of anything else it is sure that nothing was written.
+        repeated ||= isUnavailable(error);
         const { length } = batch.settlements;
         if (!isRetryable(error) && length > 0) return this.writeApart(batch, error);
         this.logger.warn(`Settling ${length} runs failed, will try again: ${messageOf(error)}`);
@@ -209,6 +212,8 @@ export class Settler {
     for (const lease of ended) this.book.close(lease);
     const [completed, finished, requeued, unsettled, freed, repaired] = answers;
     this.rested(freed, repaired);
+    // The first time may have told of lanes that are ready, and nobody has heard it.
+    if (repeated && lanes.length > 0) this.events.lanesReady([SURVEY_MESSAGE]);
     this.report(complete, completed[0] === 'all' ? 'all' : new Set(completed[0]), repeated);
     this.report(finish, new Set(finished), repeated);
     const places = new Map(requeued.map((row) => [row.id, row]));

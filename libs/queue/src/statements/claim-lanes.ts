@@ -40,60 +40,56 @@ interface Source {
  *
  * A job on its last attempt, like a suspect, is only taken as the head of a lane that starts at once; from the first
  * lane on for which there is no slot, the rest stays. A lane whose head must wait is written down with the time, so that
- * nobody has to look at it before. Durable: a lane's owner and its last seq must outlive a crash of the server.
+ * nobody has to look at it before. Lanes are written in the order of their keys, as whoever writes several of them does, so
+ * that nobody waits for another crosswise. Durable: a lane's owner and its last seq must outlive a crash of the server.
  */
 const leaseLanes = (schema: string, { candidates, lastLooked, complete, nextDue }: Source): string => `
   WITH ${candidates}, lane_job AS MATERIALIZED (
-    SELECT candidate.key AS lane_key, candidate.ordinal AS lane_ordinal, candidate.last_seq, job.*
+    SELECT candidate.key AS lane_key, candidate.ordinal AS lane_ordinal, candidate.last_seq, coalesce(job.step, 1) AS lane_step, job.*
     FROM candidate LEFT JOIN LATERAL (
-      SELECT ${jobColumns.join(', ')}, priority, position, seq, held_until, suspect
-      FROM ${schema}.job
-      WHERE channel = ${CHANNEL} AND key = candidate.key AND position IS NOT NULL
-      ORDER BY seq, position
-      LIMIT ${RUN}
+      SELECT *,
+        bool_and(
+          due_at <= statement_timestamp() AND held_until IS NULL AND NOT suspect AND name = ANY(${NAMES}::text[])
+          AND (step > 1 OR priority = ${PRIORITY})
+          AND (step = 1 OR attempt + 1 < coalesce(max_attempts, 2147483647))
+        ) OVER (ROWS UNBOUNDED PRECEDING) AS takes,
+        coalesce(seq, candidate.last_seq + count(*) FILTER (WHERE seq IS NULL) OVER (ROWS UNBOUNDED PRECEDING)) AS given_seq
+      FROM (
+        SELECT *, row_number() OVER () AS step
+        FROM (
+          SELECT ${jobColumns.join(', ')}, priority, position, seq, held_until, suspect
+          FROM ${schema}.job
+          WHERE channel = ${CHANNEL} AND key = candidate.key AND position IS NOT NULL
+          ORDER BY seq, position
+          LIMIT ${RUN}
+        ) AS first
+      ) AS walked
     ) AS job ON true
     LIMIT greatest(${LIMIT}::bigint, ${RUN}::bigint)
-  ), judged AS MATERIALIZED (
-    SELECT *, bool_and(
-        due_at <= statement_timestamp() AND held_until IS NULL AND NOT suspect AND name = ANY(${NAMES}::text[])
-        AND (step > 1 OR priority = ${PRIORITY})
-        AND (step = 1 OR attempt + 1 < coalesce(max_attempts, 2147483647))
-      ) OVER (PARTITION BY lane_ordinal ORDER BY step) AS takes
-    FROM (
-      SELECT *, row_number() OVER (PARTITION BY lane_ordinal ORDER BY seq, position) AS step FROM lane_job
-    ) AS walked
   ), cut AS MATERIALIZED (
     SELECT coalesce(min(lane_ordinal) FILTER (
         WHERE takes AND step = 1 AND lane_ordinal > ${SLOTS} AND attempt + 1 >= max_attempts
       ), 2147483647) AS at,
       coalesce(max(lane_ordinal), 0) AS reached
-    FROM judged
-  ), taken AS MATERIALIZED (
-    SELECT judged.*, coalesce(seq, last_seq + count(*) FILTER (WHERE seq IS NULL) OVER (PARTITION BY lane_ordinal ORDER BY step)) AS given_seq
-    FROM judged, cut
-    WHERE takes AND lane_ordinal < cut.at
-  ), owned AS (
-    INSERT INTO ${schema}.lane AS lane (channel, key, last_seq, runner_id, lease, priority, name)
-    SELECT ${CHANNEL}, lane_key, last_seq, ${RUNNER}, ${LEASE}, priority, name FROM taken WHERE step = 1
+    FROM lane_job
+  ), written AS (
+    INSERT INTO ${schema}.lane AS lane (channel, key, last_seq, runner_id, lease, priority, name, ready_at, head_position)
+    SELECT ${CHANNEL}, lane_key, last_seq,
+      CASE WHEN takes THEN ${RUNNER}::bigint END, CASE WHEN takes THEN ${LEASE}::integer END, coalesce(priority, ${PRIORITY}), name,
+      CASE WHEN takes IS NOT TRUE AND held_until IS NULL AND NOT suspect THEN greatest(due_at, statement_timestamp()) END,
+      CASE WHEN takes IS NOT TRUE THEN position END
+    FROM lane_job, cut
+    WHERE lane_step = 1 AND lane_ordinal < cut.at
+    ORDER BY lane_key
     ON CONFLICT (channel, key) DO UPDATE
     SET runner_id = excluded.runner_id, lease = excluded.lease, priority = excluded.priority, name = excluded.name,
-      ready_at = NULL, head_position = NULL
+      ready_at = excluded.ready_at, head_position = excluded.head_position
     WHERE lane.runner_id IS NULL AND lane.blocked_by IS NULL
-    RETURNING key
+    RETURNING key, runner_id IS NOT NULL AS owned, ${laneMessage('lane')} AS message
   ), granted AS MATERIALIZED (
-    SELECT *, row_number() OVER (ORDER BY lane_ordinal, step) AS ordinal, step = 1 AND lane_ordinal <= ${SLOTS} AS starts
-    FROM taken
-    WHERE coalesce(lane_key IN (SELECT key FROM owned), false)
-  ), refreshed AS (
-    INSERT INTO ${schema}.lane AS lane (channel, key, priority, name, ready_at, head_position)
-    SELECT ${CHANNEL}, lane_key, coalesce(priority, ${PRIORITY}), name,
-      CASE WHEN held_until IS NULL AND NOT suspect THEN greatest(due_at, statement_timestamp()) END, position
-    FROM judged, cut
-    WHERE step = 1 AND takes IS NOT TRUE AND lane_ordinal < cut.at
-    ON CONFLICT (channel, key) DO UPDATE
-    SET priority = excluded.priority, name = excluded.name, ready_at = excluded.ready_at, head_position = excluded.head_position
-    WHERE lane.runner_id IS NULL
-    RETURNING ${laneMessage('lane')} AS message
+    SELECT lane_job.*, row_number() OVER () AS ordinal, step = 1 AND lane_ordinal <= ${SLOTS} AS starts
+    FROM lane_job, cut
+    WHERE takes AND lane_ordinal < cut.at AND coalesce(lane_key IN (SELECT key FROM written WHERE owned), false)
   ), leased AS (
     INSERT INTO ${schema}.lease (runner_id, number, channel, priority, job_ids, runs, keys, seqs, started, hi_due_at, hi_id)
     SELECT ${RUNNER}, ${LEASE}, ${CHANNEL}, ${PRIORITY},
@@ -124,7 +120,7 @@ const leaseLanes = (schema: string, { candidates, lastLooked, complete, nextDue 
     CASE WHEN coalesce(ordinal, 1) = 1 THEN exhausted END,
     CASE WHEN coalesce(ordinal, 1) = 1 AND exhausted THEN (${nextDue}) END,
     NULL,
-    CASE WHEN coalesce(ordinal, 1) = 1 THEN (SELECT json_agg(message) FROM refreshed WHERE message IS NOT NULL) END,
+    CASE WHEN coalesce(ordinal, 1) = 1 THEN (SELECT json_agg(message) FROM written WHERE message IS NOT NULL) END,
     given_seq,
     paused
   FROM news LEFT JOIN granted AS job ON true
@@ -139,7 +135,7 @@ const values = (p: ClaimLanesParams): unknown[] => [
  * transaction that owns the channel. Indexes `lane_ready`, `job_lane`.
  */
 export const claimLanes = defineStatement<ClaimLanesParams, ClaimLanesRow>({
-  name: 'claim_lanes_v1',
+  name: 'claim_lanes_v2',
   text: (schema) =>
     leaseLanes(schema, {
       candidates: `candidate AS MATERIALIZED (

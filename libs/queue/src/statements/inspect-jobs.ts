@@ -150,10 +150,15 @@ const waiting = 'leased.id IS NULL AND held_until IS NULL';
  * Counts the jobs of every channel. Reads all live jobs: a statement for people and tests, not for a loop.
  */
 export const countChannels = defineStatement<{ names: readonly string[] }, ChannelStats>({
-  name: 'count_channels_v1',
+  name: 'count_channels_v2',
   text: (schema) => `
   WITH leased AS (
-    SELECT unnest(job_ids) AS id, unnest(runs) AS run FROM ${schema}.lease
+    SELECT held.id, held.run
+    FROM ${schema}.lease CROSS JOIN LATERAL unnest(lease.job_ids, lease.runs, lease.keys) AS held (id, run, key)
+    WHERE held.key IS NULL OR EXISTS (
+      SELECT FROM ${schema}.lane
+      WHERE lane.channel = lease.channel AND lane.key = held.key AND lane.runner_id = lease.runner_id AND lane.lease = lease.number
+    )
   ), live AS (
     SELECT job.channel,
       count(*) FILTER (WHERE leased.id IS NOT NULL) AS running,

@@ -157,34 +157,6 @@ const repair = (schema: string, relation: string): string => `
     AND (lane.head_position IS DISTINCT FROM excluded.head_position OR lane.ready_at IS NULL AND excluded.ready_at IS NOT NULL)
   RETURNING lane.channel, lane.key, ${laneMessage('lane')} AS message`;
 
-/**
- * Writes down the heads of lanes whose head was deleted while it waited; one in which nothing is left is idle. In a
- * transaction behind that one, which owns the channel: a claim that still saw the old head has written it down by now. A
- * lane with an owner is left to that. Indexes `lane_pkey`, `job_lane`.
- */
-export const correctLanes = defineStatement<{ lanes: readonly LaneName[] }, FreedLaneRow>({
-  name: 'correct_lanes_v1',
-  text: (schema) => `
-  UPDATE ${schema}.lane
-  SET head_position = head.position,
-    ready_at = CASE WHEN head.held_until IS NULL AND NOT head.suspect THEN greatest(head.due_at, clock_timestamp()) END,
-    priority = coalesce(head.priority, lane.priority),
-    name = coalesce(head.name, lane.name)
-  FROM (
-    SELECT asked.channel, asked.key, head.*
-    FROM (
-      SELECT channel COLLATE "C" AS channel, key COLLATE "C" AS key FROM unnest($1::text[], $2::text[]) AS asked (channel, key)
-    ) AS asked
-    LEFT JOIN LATERAL (${laneHead(schema, 'asked')}
-    ) AS head ON true
-  ) AS head
-  WHERE lane.channel = head.channel AND lane.key = head.key AND lane.runner_id IS NULL AND lane.blocked_by IS NULL
-    AND lane.head_position IS DISTINCT FROM head.position
-  RETURNING lane.channel, lane.key, ${laneMessage('lane')} AS message`,
-  values: ({ lanes }) => [lanes.map(({ channel }) => channel), lanes.map(({ key }) => key)],
-  row: freedLane,
-});
-
 export interface SweptRow {
   /** The last lane of the window, where the next one begins; `null` at the end of all. */
   readonly last: LaneName | null;
@@ -197,11 +169,12 @@ export const LANES_PER_SWEEP = 1_000;
 
 /**
  * Looks at lane after lane for jobs of which nobody knows: told of by a notification that was lost, and committed behind
- * the places to which claims have gone, left by a process that died, or behind a head that somebody has deleted. Window by window, without the claims' lock. A
+ * the places to which claims have gone, left by a process that died, or behind a head that somebody has deleted. A lane
+ * whose owner's lease is gone is given back, though nothing here ends a lease before its lanes. Window by window, without the claims' lock. A
  * loose walk: its cost grows with the lanes that have jobs, not with their jobs. Indexes `job_lane`, `lane_pkey`.
  */
 export const sweepLanes = defineStatement<{ after: LaneName | null }, SweptRow>({
-  name: 'sweep_lanes_v2',
+  name: 'sweep_lanes_v3',
   text: (schema) => `
   WITH RECURSIVE walk AS (
     (SELECT channel, key, 1 AS step
@@ -219,23 +192,29 @@ export const sweepLanes = defineStatement<{ after: LaneName | null }, SweptRow>(
       LIMIT 1
     ) AS next
     WHERE walk.step < ${LANES_PER_SWEEP}
-  ), forgotten AS MATERIALIZED (
-    SELECT walk.channel, walk.key
-    FROM walk
-    LEFT JOIN LATERAL (
-      SELECT lane.head_position, lane.ready_at, lane.runner_id IS NOT NULL OR lane.blocked_by IS NOT NULL AS taken
-      FROM ${schema}.lane
-      WHERE lane.channel = walk.channel AND lane.key = walk.key
-      LIMIT 1
+  ), known AS MATERIALIZED (
+    SELECT walk.channel, walk.key, lane.runner_id, lane.lease, lane.blocked_by, lane.head_position
+    FROM walk LEFT JOIN LATERAL (
+      SELECT * FROM ${schema}.lane WHERE lane.channel = walk.channel AND lane.key = walk.key LIMIT 1
     ) AS lane ON true
-    CROSS JOIN LATERAL (${laneHead(schema, 'walk')}
+  ), forgotten AS MATERIALIZED (
+    SELECT known.channel, known.key
+    FROM known CROSS JOIN LATERAL (${laneHead(schema, 'known')}
     ) AS head
-    WHERE lane.taken IS NOT TRUE AND lane.head_position IS DISTINCT FROM head.position
+    WHERE known.runner_id IS NULL AND known.blocked_by IS NULL AND known.head_position IS DISTINCT FROM head.position
+  ), ownerless AS MATERIALIZED (
+    SELECT channel, key, runner_id, lease, NULL::bigint AS last_seq, NULL::bigint AS blocker
+    FROM known
+    WHERE runner_id IS NOT NULL
+      AND NOT EXISTS (SELECT FROM ${schema}.lease WHERE lease.runner_id = known.runner_id AND lease.number = known.lease)
+  ), freed AS (${freeLanes(schema, 'ownerless')}
   ), repaired AS (${repair(schema, 'forgotten')}
   ), last AS (
     SELECT channel, key FROM walk WHERE step = ${LANES_PER_SWEEP}
   )
-  SELECT last.channel, last.key, (SELECT json_agg(message) FROM repaired WHERE message IS NOT NULL)
+  SELECT last.channel, last.key, (
+      SELECT json_agg(message) FROM (SELECT message FROM repaired UNION ALL SELECT message FROM freed) AS told WHERE message IS NOT NULL
+    )
   FROM (SELECT) AS always LEFT JOIN last ON true`,
   values: ({ after }) => [after?.channel ?? '', after?.key ?? ''],
   row: ([channel, key, messages]) => ({

@@ -60,7 +60,8 @@ export interface HeartbeatRow {
  * Keeps every lease of a process alive with one small statement: a counter goes up. It also records which jobs have
  * started, gives back leases whose claim was answered to nobody, and brings what the process must know: lost leases and
  * the counters of the others. Only numbers up to `highest` are judged, so that a list which is older than a claim
- * cannot drop that claim's lease. Modelled on the beat counters of Oban Pro's producers.
+ * cannot drop that claim's lease. The first end of a lease is asked for by its order: then no statistics make the planner
+ * read all jobs. Indexes `runner_pkey`, `lease_pkey`, `job_lease_end`. Modelled on the beat counters of Oban Pro's producers.
  */
 export const heartbeat = defineStatement<HeartbeatParams, HeartbeatRow>({
   name: 'heartbeat_v2',
@@ -91,7 +92,7 @@ export const heartbeat = defineStatement<HeartbeatParams, HeartbeatRow>({
       WHERE runner_id <> $1
         AND NOT EXISTS (SELECT FROM ${schema}.runner WHERE runner.id = lease.runner_id AND dead_at IS NULL)
     ),
-    EXISTS (SELECT FROM ${schema}.job WHERE lease_ends_at <= statement_timestamp())`,
+    (SELECT lease_ends_at <= statement_timestamp() FROM ${schema}.job WHERE lease_ends_at IS NOT NULL ORDER BY lease_ends_at LIMIT 1)`,
   values: ({ runner, held, highest, started }) => [runner, held, highest, started],
   row: ([alive, missing, dropped, peers, orphaned, expired]) => ({
     alive: alive as boolean,
@@ -99,7 +100,7 @@ export const heartbeat = defineStatement<HeartbeatParams, HeartbeatRow>({
     dropped: Number(dropped),
     peers: ((peers as [string, number, number][] | null) ?? []).map(([id, beat, ageMs]) => ({ id, beat, ageMs })),
     orphaned: orphaned as boolean,
-    expired: expired as boolean,
+    expired: expired === true,
   }),
 });
 

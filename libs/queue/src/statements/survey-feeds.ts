@@ -21,6 +21,8 @@ export interface SurveyRow {
   readonly feed: FeedHead | null;
   /** A job whose lease was lost is due. */
   readonly suspects: boolean;
+  /** There are ordered jobs. */
+  readonly ordered: boolean;
   /** There are jobs whose hold has ended. */
   readonly endedHolds: boolean;
   /** When the next hold will end, microseconds; `null`: there is none. */
@@ -69,7 +71,7 @@ const looseWalk = (name: string, table: string, predicate: string): string => `$
  * lanes that have an owner. Indexes `job_feed`, `job_key_feed`, `job_suspect`, `job_arrival`, `lane_ready`, `job_held`.
  */
 export const surveyFeeds = defineStatement<SurveyParams, SurveyRow>({
-  name: 'survey_feeds_v2',
+  name: 'survey_feeds_v3',
   text: (schema) => `
   WITH RECURSIVE ${looseWalk('feed', `${schema}.job`, inFeed)}
   ), ${looseWalk('arrival_feed', `${schema}.job`, inArrivals)}
@@ -87,7 +89,8 @@ export const surveyFeeds = defineStatement<SurveyParams, SurveyRow>({
     EXISTS (SELECT FROM ${schema}.job WHERE suspect AND due_at <= statement_timestamp() AND name = ANY ($1::text[])
       AND (id, run) NOT IN (SELECT unnest(lease.job_ids), unnest(lease.runs) FROM ${schema}.lease)),
     EXISTS (SELECT FROM ${schema}.job WHERE held_until <= statement_timestamp()),
-    (SELECT ${micros('held_until')} FROM ${schema}.job WHERE held_until > statement_timestamp() ORDER BY held_until LIMIT 1)
+    (SELECT ${micros('held_until')} FROM ${schema}.job WHERE held_until > statement_timestamp() ORDER BY held_until LIMIT 1),
+    (SELECT true FROM ${schema}.job WHERE position IS NOT NULL ORDER BY channel, key LIMIT 1)
   FROM (SELECT) AS always
   LEFT JOIN (
     SELECT 'jobs' AS stream, feed.channel, feed.priority, handlers.number, head.due_at, head.id, head.name, (
@@ -147,9 +150,10 @@ export const surveyFeeds = defineStatement<SurveyParams, SurveyRow>({
     arrivals.map(({ after }) => after.micros),
     arrivals.map(({ after }) => after.id),
   ],
-  row: ([now, stream, channel, priority, group, due, id, name, keyed, suspects, endedHolds, nextHold]) => ({
+  row: ([now, stream, channel, priority, group, due, id, name, keyed, suspects, endedHolds, nextHold, ordered]) => ({
     nowMicros: Number(now),
     suspects: suspects as boolean,
+    ordered: ordered === true,
     endedHolds: endedHolds as boolean,
     nextHoldMicros: nextHold === null ? null : Number(nextHold),
     feed:
