@@ -116,7 +116,7 @@ describe('ordered and unordered jobs of one channel', () => {
     const { app, work } = await startLanes(turn, { queue: { concurrency: 1 } });
     await drained();
     expect(payloadsOf(work).indexOf('single')).toBeLessThan(500);
-    if (inLane) expect(seqsOf(work, 'long')).toEqual(upTo(1_000));
+    expect(seqsOf(work, 'long')).toEqual(inLane ? upTo(1_000) : []);
     await app.close();
   });
 });
@@ -139,7 +139,7 @@ describe('a paused channel', () => {
     expect(payloadsOf(work)).toEqual(['running', 'marker']);
     await app.queue.resume('work');
     await drained();
-    expect(payloadsOf(work).toSorted()).toEqual(['another lane', 'follower', 'marker', 'running']);
+    expect(new Set(payloadsOf(work))).toEqual(new Set(['another lane', 'follower', 'marker', 'running']));
     await app.close();
   });
 });
