@@ -265,6 +265,29 @@ describe('without notifications', () => {
     await proxy.close();
   });
 
+  it('a lane whose job commits late, while nobody listens, is found as soon as somebody listens again', async () => {
+    const { app, work } = await startLanes();
+    const listens = (times: number): Promise<boolean> =>
+      until(() => app.events.filter((event) => event.type === 'listening' && event.listening).length === times, {
+        what: `it listens for the ${times}. time`,
+      });
+    await listens(1);
+    const sender = await startSender();
+    await sender.dataSource.transaction(async (manager) => {
+      await sender.jobs.spawn('work', 'late', { key: 'late', manager });
+      // The runner looks at what has arrived, and is through with it.
+      await app.jobs.spawn('work', 'early', { key: 'early' });
+      await until(() => app.events.some(({ type }) => type === 'completed'), { what: 'a later job is completed' });
+      await tables.sql(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name = 'nestmq listen'`);
+    });
+    await listens(2);
+    await until(() => payloadsOf(work).includes('late'), { what: 'the late job runs' });
+    await drained();
+    await sender.close();
+    await app.close();
+  });
+
   it('lanes that plain SQL has filled are found by polling, also one that is known and rests', async () => {
     const { app, work } = await startLanes(undefined, { queue: { pollMs: 100 } });
     await app.jobs.spawn('work', 1, { key: 'lane' });
