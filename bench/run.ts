@@ -7,8 +7,10 @@ import { SERVER_SETTINGS, startServer, type BenchServer } from './server.js';
 import { parseSettings, USAGE, type Settings } from './settings.js';
 import type { Workload } from './workload.js';
 import { backlog } from './workloads/backlog.js';
+import { blockedLanes } from './workloads/blocked-lanes.js';
 import { drain } from './workloads/drain.js';
 import { idle } from './workloads/idle.js';
+import { laneSpawn } from './workloads/lane-spawn.js';
 import { latency } from './workloads/latency.js';
 import { ordered } from './workloads/ordered.js';
 import { pinned } from './workloads/pinned.js';
@@ -23,6 +25,8 @@ const WORKLOADS: readonly Workload[] = [
   latency,
   sustained,
   ordered,
+  blockedLanes,
+  laneSpawn,
   pinned,
   backlog,
   idle,

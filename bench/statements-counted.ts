@@ -16,15 +16,22 @@ export interface ClaimCounts {
   readonly millisPerClaim: number;
 }
 
+/** @throws {Error} when there was none */
+export async function readClaims(database: BenchDatabase): Promise<ClaimCounts> {
+  const counts = await countClaims(database);
+  if (counts.claims === 0)
+    throw new Error('No claim is in pg_stat_statements: is it still an INSERT INTO nestmq.lease?');
+  return counts;
+}
+
 /** Claims are told by what only they do: they insert a lease. */
-export async function readClaims({ admin }: BenchDatabase): Promise<ClaimCounts> {
+export async function countClaims({ admin }: BenchDatabase): Promise<ClaimCounts> {
   const { rows } = await admin.query<{ claims: number; millis: number }>(
     `SELECT coalesce(sum(calls), 0)::float AS claims, coalesce(sum(total_exec_time), 0) AS millis
     ${OF_THE_DATABASE} AND query ~ 'INTO nestmq.lease' AND query !~ 'WHERE suspect'`,
   );
   const { claims, millis } = rows[0]!;
-  if (claims === 0) throw new Error('No claim is in pg_stat_statements: is it still an INSERT INTO nestmq.lease?');
-  return { claims, millisPerClaim: millis / claims };
+  return { claims, millisPerClaim: millis / Math.max(1, claims) };
 }
 
 export interface StatementCounts {
