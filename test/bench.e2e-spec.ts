@@ -7,6 +7,7 @@ import { promisify } from 'node:util';
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { parseSettings } from '../bench/settings.js';
+import { OrderWatch } from '../bench/order-watch.js';
 import { percentilesOf, spreadOf } from '../bench/statistics.js';
 import { Tally } from '../bench/tally.js';
 
@@ -42,6 +43,9 @@ const ROWS: Record<string, { nestmq: number; raw: number }> = {
   'spawn-single': { nestmq: 6, raw: 9 },
   latency: { nestmq: 2, raw: 1 },
   sustained: { nestmq: 2, raw: 2 },
+  ordered: { nestmq: 6, raw: 0 },
+  'blocked-lanes': { nestmq: 12, raw: 0 },
+  'lane-spawn': { nestmq: 2, raw: 0 },
   pinned: { nestmq: 2, raw: 2 },
   backlog: { nestmq: 3, raw: 0 },
   idle: { nestmq: 1, raw: 0 },
@@ -53,7 +57,7 @@ describe('the benchmark, in its tiny form', () => {
 
   beforeAll(async () => {
     ended = await bench('--jobs', '100', '--seconds', '1', '--repeat', '1', '--json', json);
-  }, 120_000);
+  }, 240_000);
 
   afterAll(() => rm(json, { force: true }));
 
@@ -147,6 +151,27 @@ describe('the tally of the benchmark', () => {
 
   it('does not wait for ever for a job that is lost', async () => {
     await expect(tallyOf(0, 1).reached(3, 10)).rejects.toThrow('2 of 3 jobs have run, and no other for 10 ms.');
+  });
+});
+
+describe('the watch over the order of the benchmark', () => {
+  const watchOf = (...starts: [key: string, n: number, seq: number | null][]): OrderWatch => {
+    const watch = new OrderWatch();
+    for (const start of starts) watch.started(...start);
+    return watch;
+  };
+
+  it('is content when the jobs of each key started in order, with a number each', () => {
+    expect(() => watchOf(['a', 0, 1], ['b', 1, 5], ['a', 2, 2], ['b', 9, 6]).check()).not.toThrow();
+  });
+
+  it.each([
+    ['a job that passed another', [['a', 1, 1], ['a', 0, 2]], '1 jobs started out of order. The first one, a: job 0 (seq 2) behind job 1 (seq 1).'], // prettier-ignore
+    ['a job that started twice', [['a', 0, 1], ['a', 0, 1]], '1 jobs started out of order'], // prettier-ignore
+    ['a gap in the numbers', [['a', 0, 1], ['a', 1, 3]], '1 jobs started out of order'], // prettier-ignore
+    ['a job without a number', [['a', 0, null]], '1 jobs started out of order'],
+  ] as [string, [string, number, number | null][], string][])('tells of %s', (_, starts, message) => {
+    expect(() => watchOf(...starts).check()).toThrow(message);
   });
 });
 
