@@ -23,7 +23,19 @@ export type Proof =
 const STATEMENTS = 'libs/queue/src/statements';
 const QUIET = ['--no-faults', '--seconds', '20', '--drain-seconds', '40'] as const;
 /** Nothing is found by polling, nothing by the look around that a rescue brings. */
-const UNPOLLED = [...QUIET, '--poll-ms', '60000', '--stall-seconds', '10', '--runners', '2', '--deadly', '1000000'];
+const UNPOLLED = [
+  ...QUIET,
+  '--poll-ms',
+  '60000',
+  '--stall-seconds',
+  '10',
+  '--runners',
+  '2',
+  '--live-jobs',
+  '8',
+  '--deadly',
+  '1000000',
+];
 
 const noLock: Patch = {
   file: `${STATEMENTS}/transaction.ts`,
