@@ -116,7 +116,7 @@ describe('ordered and unordered jobs of one channel', () => {
     const { app, work } = await startLanes(turn, { queue: { concurrency: 1 } });
     await drained();
     expect(payloadsOf(work).indexOf('single')).toBeLessThan(500);
-    if (inLane) expect(seqsOf(work, 'long')).toEqual(upTo(1_000));
+    expect(seqsOf(work, 'long')).toEqual(inLane ? upTo(1_000) : []);
     await app.close();
   });
 });
@@ -139,7 +139,7 @@ describe('a paused channel', () => {
     expect(payloadsOf(work)).toEqual(['running', 'marker']);
     await app.queue.resume('work');
     await drained();
-    expect(payloadsOf(work).toSorted()).toEqual(['another lane', 'follower', 'marker', 'running']);
+    expect(new Set(payloadsOf(work))).toEqual(new Set(['another lane', 'follower', 'marker', 'running']));
     await app.close();
   });
 });
@@ -195,8 +195,9 @@ describe('the concurrency', () => {
     );
     // The head is of the full handler: what stands behind it has to wait, whatever its own handler.
     await app.jobs.spawn('quick', 'behind', { key: 'slow 5' });
-    await until(() => two.quick.length === 30, { what: 'all lanes of the other handler are through' });
-    expect(two.slow).toHaveLength(2);
+    await until(() => two.quick.length === 30 && two.slow.length >= 2, {
+      what: 'all lanes of the other handler are through',
+    });
     open();
     await drained();
     expect(two.most).toBe(2);
@@ -263,6 +264,29 @@ describe('without notifications', () => {
     ]);
     await app.close();
     await proxy.close();
+  });
+
+  it('a lane whose job commits late, while nobody listens, is found as soon as somebody listens again', async () => {
+    const { app, work } = await startLanes();
+    const listens = (times: number): Promise<boolean> =>
+      until(() => app.events.filter((event) => event.type === 'listening' && event.listening).length === times, {
+        what: `it listens for the ${times}. time`,
+      });
+    await listens(1);
+    const sender = await startSender();
+    await sender.dataSource.transaction(async (manager) => {
+      await sender.jobs.spawn('work', 'late', { key: 'late', manager });
+      // The runner looks at what has arrived, and is through with it.
+      await app.jobs.spawn('work', 'early', { key: 'early' });
+      await until(() => app.events.some(({ type }) => type === 'completed'), { what: 'a later job is completed' });
+      await tables.sql(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name = 'nestmq listen'`);
+    });
+    await listens(2);
+    await until(() => payloadsOf(work).includes('late'), { what: 'the late job runs' });
+    await drained();
+    await sender.close();
+    await app.close();
   });
 
   it('lanes that plain SQL has filled are found by polling, also one that is known and rests', async () => {

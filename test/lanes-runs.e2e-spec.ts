@@ -1,4 +1,5 @@
 import { beforeEach, describe, expect, it, jest } from '@jest/globals';
+import type { HandlerOptions } from 'nestmq';
 import { POLLING_OFF, startApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
 import { openSession } from './support/engine.js';
@@ -21,8 +22,11 @@ beforeEach(async () => {
 });
 
 /** A runner that knows how quick its handler is, and leases lanes for many jobs. */
-async function startQuick(behaviour: Behaviour = () => undefined) {
-  const Work = laneWith({ backoff: { type: 'fixed', base: 1, jitter: 0 } }, ({ key }) => key === 'warm' && undefined);
+async function startQuick(behaviour: Behaviour, options: HandlerOptions = {}) {
+  const Work = laneWith(
+    { backoff: { type: 'fixed', base: 1, jitter: 0 }, ...options },
+    ({ key }) => key === 'warm' && undefined,
+  );
   const app = await startApp({ ...database, queue: { ...POLLING_OFF, prefetchMs: 1_000 }, providers: [Work] });
   const work = app.get(Work);
   await app.jobs.spawnMany(upTo(100).map((payload) => ({ name: 'work', payload, key: 'warm' })));
@@ -104,6 +108,23 @@ describe('a lane that is leased for many jobs', () => {
     expect(starts.map((step) => step.endsWith('starts'))).toEqual(starts.map((_, index) => index % 2 === 0));
     const effects = await tables.sql<{ id: string }>('SELECT job_id::text AS id FROM effect ORDER BY job_id');
     expect(effects.map(({ id }) => id)).toEqual(ids.filter((_, index) => (index + 1) % 10 === 0));
+    await app.close();
+  });
+
+  it('counts against the limit of its handler also while the end of one job is written, before the next starts', async () => {
+    let [now, most] = [0, 0];
+    const complete: Behaviour = async (job) => {
+      most = Math.max(most, (now += 1));
+      await app.dataSource.transaction((manager) => job.complete({ manager }));
+      now -= 1;
+    };
+    const { app, work } = await startQuick(complete, { concurrency: 1 });
+    await app.queue.pause('work');
+    await app.jobs.spawnMany(upTo(60).map((payload) => ({ name: 'work', payload, key: `lane ${payload % 6}` })));
+    await app.queue.resume('work');
+    await drained();
+    expect(most).toBe(1);
+    expect(payloadsOf(work, 'lane 0')).toEqual(upTo(10).map((n) => 6 * n));
     await app.close();
   });
 });

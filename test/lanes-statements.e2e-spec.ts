@@ -193,6 +193,11 @@ describe('sweepLanes', () => {
     await insert(...upTo(2_500).map((n) => `lane ${String(n).padStart(4, '0')}`));
     await tables.sql(`INSERT INTO nestmq.lane (channel, key, blocked_by) VALUES ('c', 'lane 0007', 1)`);
     await tables.sql(`INSERT INTO nestmq.lane (channel, key, runner_id, lease) VALUES ('c', 'lane 0008', 1, 1)`);
+    await tables.sql(`
+      INSERT INTO nestmq.lease (runner_id, number, channel, priority, job_ids, runs, keys, seqs, started, hi_due_at, hi_id)
+      VALUES (1, 1, 'c', 0, '{0}', '{0}', '{lane 0008}', '{1}', 1, 'epoch', 0)`);
+    // Its lease is gone, and nobody has given it back.
+    await tables.sql(`INSERT INTO nestmq.lane (channel, key, runner_id, lease) VALUES ('c', 'lane 0009', 1, 2)`);
     let after: { channel: string; key: string } | null = null;
     const found: string[] = [];
     do {

@@ -152,7 +152,7 @@ describe('lanes', () => {
     const app = await startApp({ ...database, queue, providers: [Work] });
     for (const key of ['a', 'b', 'c']) await app.jobs.spawn('work', key, { key });
     await until(() => app.get(Work).runs.length === 3, { what: 'all three run at once' });
-    expect(payloadsOf(app.get(Work)).toSorted()).toEqual(['a', 'b', 'c']);
+    expect(new Set(payloadsOf(app.get(Work)))).toEqual(new Set(['a', 'b', 'c']));
     open();
     await drained();
     await app.close();

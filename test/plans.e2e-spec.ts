@@ -1,6 +1,7 @@
 import { beforeAll, describe, expect, it, jest } from '@jest/globals';
 import { checkpointJob, findRun } from '../libs/queue/src/statements/checkpoint-job.js';
-import { claimJobs, claimJobsByKey, claimSuspect } from '../libs/queue/src/statements/claim-jobs.js';
+import { claimJobs, claimJobsByKey } from '../libs/queue/src/statements/claim-jobs.js';
+import { claimSuspect } from '../libs/queue/src/statements/claim-suspect.js';
 import { clearJobs } from '../libs/queue/src/statements/clear-jobs.js';
 import { insertJobs } from '../libs/queue/src/statements/insert-jobs.js';
 import { getJob } from '../libs/queue/src/statements/inspect-jobs.js';

@@ -1,6 +1,6 @@
 import { beforeEach, describe, expect, it } from '@jest/globals';
 import type { ClaimedJob } from '../libs/queue/src/job/job.js';
-import { claimSuspect } from '../libs/queue/src/statements/claim-jobs.js';
+import { claimSuspect } from '../libs/queue/src/statements/claim-suspect.js';
 import { rescueJobs } from '../libs/queue/src/statements/rescue-jobs.js';
 import {
   declareDead,

@@ -1,5 +1,6 @@
 import type { NewJob } from '../../libs/queue/src/statements/insert-jobs.js';
-import { claimJobs, claimJobsByKey, claimSuspect } from '../../libs/queue/src/statements/claim-jobs.js';
+import { claimJobs, claimJobsByKey } from '../../libs/queue/src/statements/claim-jobs.js';
+import { claimSuspect } from '../../libs/queue/src/statements/claim-suspect.js';
 import { claimArrivals, claimLanes } from '../../libs/queue/src/statements/claim-lanes.js';
 import { insertJobs, insertJobsInTransaction } from '../../libs/queue/src/statements/insert-jobs.js';
 import { pruneJobs } from '../../libs/queue/src/statements/prune-jobs.js';

@@ -66,8 +66,14 @@ type SettlementEvent =
       readonly jobs: readonly { readonly id: string; readonly run: number }[];
     }
   | { readonly type: 'unleased'; readonly runner: string; readonly lease: number; readonly xid: number }
-  /** A job was put back, by its runner or by a rescuer: this run of it is over. */
-  | { readonly type: 'requeued'; readonly id: string; readonly run: number; readonly xid: number }
+  /** A job was put back, by its runner or by a rescuer: this run of it is over. `lapsed`: its lease had an end, which had passed. */
+  | {
+      readonly type: 'requeued';
+      readonly id: string;
+      readonly run: number;
+      readonly xid: number;
+      readonly lapsed?: boolean;
+    }
   /** The end of a job. */
   | {
       readonly type: 'settled';

@@ -55,6 +55,9 @@ class Handlers {
         return pause(60_000);
       case 'return':
         return pause(ms);
+      case 'lapse':
+        await job.keepAlive(50);
+        return pause(ms);
       case 'throw':
         await pause(ms);
         throw new Error('told to throw');

@@ -86,7 +86,8 @@ async function call(random: Random, transactionName: string, manager?: EntityMan
 
 function item(random: Random, payload: Task) {
   const retries = Number(random.pick({ '2': 60, '4': 30, '0': 10 }));
-  const delay = random.chance(0.05) ? { delay: random.between(1, 150) } : {};
+  const delayMs = Number(random.pick({ '0': 94, '100': 5, '2000': 1 })) * random.next();
+  const delay = delayMs >= 1 ? { delay: Math.round(delayMs) } : {};
   const common = { channel: 'history', payload, retries, ...delay };
   if (LANES > 0 && random.chance(0.75))
     return { ...common, name: 'ordered', ordered: true, key: `lane ${random.between(1, LANES)}` };

@@ -14,7 +14,6 @@ import type { Settings } from './settings.js';
 import { installWitness, readLog } from './witness.js';
 
 const LANES = { few: 4, many: 200, none: 0 } as const;
-/** Jobs that wait at once, so that lanes have something to run on. */
 const LIVE_JOBS = { few: 300, many: 1_500, none: 300 } as const;
 
 /** One round in a migrated database that is empty: load and faults, then quiet, then the verdict. */
@@ -54,11 +53,16 @@ export async function playRound(url: string, settings: Settings): Promise<Round 
 
 const round = ({ seed }: Settings, { faults }: Fleet): Pick<Round, 'seed' | 'faults'> => ({ seed, faults });
 
-function startSpawners(url: string, { spawners, lanes, deadly }: Settings, random: Random, built: string): Child[] {
+function startSpawners(
+  url: string,
+  { spawners, lanes, liveJobs, deadly }: Settings,
+  random: Random,
+  built: string,
+): Child[] {
   return Array.from({ length: spawners }, () => {
     const env = {
       ...{ URL: url, LANES: String(LANES[lanes]), SEED: String(random.between(0, 2 ** 31)) },
-      ...{ LIVE_JOBS: String(LIVE_JOBS[lanes]), DEADLY: String(1 / deadly) },
+      ...{ LIVE_JOBS: String(liveJobs ?? LIVE_JOBS[lanes]), DEADLY: String(1 / deadly) },
     };
     return forkProcess('history-spawner.ts', env, built);
   });

@@ -20,6 +20,8 @@ export interface Settings {
   readonly stallSeconds: number;
   /** How long it may take until every job has ended; then the verdict is about what has happened so far. */
   readonly drainSeconds: number;
+  /** Jobs that wait at once, about; `null`: so many that the lanes have something to run on. */
+  readonly liveJobs: number | null;
   /** Of so many jobs one kills its process, each time it runs. */
   readonly deadly: number;
   /** Where the log of a round is written, `null`: only after a violation, to a file of its own. */
@@ -42,12 +44,13 @@ export const DEFAULTS: Settings = {
   pollMs: 2_000,
   stallSeconds: 30,
   drainSeconds: 600,
+  liveJobs: null,
   deadly: 2_000,
   log: null,
 };
 
 export const USAGE =
-  'npm run history -- [--seconds 30] [--seed 1] [--rounds 1] [--lanes few|many|none] [--runs 1|20] [--no-faults] [--runners 3] [--spawners 2] [--lease-ms 1000] [--poll-ms 2000] [--stall-seconds 30] [--drain-seconds 600] [--deadly 2000] [--log file]';
+  'npm run history -- [--seconds 30] [--seed 1] [--rounds 1] [--lanes few|many|none] [--runs 1|20] [--no-faults] [--runners 3] [--spawners 2] [--lease-ms 1000] [--poll-ms 2000] [--stall-seconds 30] [--drain-seconds 600] [--live-jobs 300] [--deadly 2000] [--log file]';
 
 /** @throws {Error} naming the wrong argument */
 export function parseSettings(args: readonly string[]): Settings {
@@ -61,6 +64,7 @@ export function parseSettings(args: readonly string[]): Settings {
         'poll-ms': text,
         'stall-seconds': text,
         'drain-seconds': text,
+        'live-jobs': text,
         deadly: text,
         log: text,
         'no-faults': { type: 'boolean' },
@@ -80,6 +84,7 @@ export function parseSettings(args: readonly string[]): Settings {
     pollMs: number(values['poll-ms'], 'poll-ms') ?? DEFAULTS.pollMs,
     stallSeconds: number(values['stall-seconds'], 'stall-seconds') ?? DEFAULTS.stallSeconds,
     drainSeconds: number(values['drain-seconds'], 'drain-seconds') ?? DEFAULTS.drainSeconds,
+    liveJobs: number(values['live-jobs'], 'live-jobs') ?? DEFAULTS.liveJobs,
     deadly: number(values.deadly, 'deadly') ?? DEFAULTS.deadly,
     log: values.log ?? null,
   };

@@ -1,7 +1,7 @@
 import type { Random } from './random.js';
 
-/** What a run is to do. `die`: it kills its own process. */
-export type Deed = 'return' | 'throw' | 'reject' | 'complete' | 'roll back' | 'complete and throw' | 'die';
+/** What a run is to do. `die`: it kills its own process. `lapse`: it gives its lease an end, which may come first. */
+export type Deed = 'return' | 'lapse' | 'throw' | 'reject' | 'complete' | 'roll back' | 'complete and throw' | 'die';
 
 /** Payload of a job of the harness. */
 export interface Task {
@@ -15,7 +15,8 @@ export interface Task {
 }
 
 const DEEDS: Readonly<Record<Deed, number>> = {
-  return: 50,
+  return: 44,
+  lapse: 6,
   complete: 25,
   throw: 12,
   'roll back': 6,

@@ -21,7 +21,7 @@ const WITNESSES: readonly Witness[] = [
     type: 'requeued',
     of: 'UPDATE ON nestmq.job',
     when: 'OLD.run <> NEW.run',
-    facts: `'id', OLD.id::text, 'run', OLD.run`,
+    facts: `'id', OLD.id::text, 'run', OLD.run, 'lapsed', coalesce(OLD.lease_ends_at <= clock_timestamp(), false)`,
   },
   { type: 'deleted', of: 'DELETE ON nestmq.job', facts: `'id', OLD.id::text, 'run', OLD.run, 'seq', OLD.seq` },
   {

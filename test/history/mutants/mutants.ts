@@ -23,7 +23,19 @@ export type Proof =
 const STATEMENTS = 'libs/queue/src/statements';
 const QUIET = ['--no-faults', '--seconds', '20', '--drain-seconds', '40'] as const;
 /** Nothing is found by polling, nothing by the look around that a rescue brings. */
-const UNPOLLED = [...QUIET, '--poll-ms', '60000', '--stall-seconds', '10', '--runners', '2', '--deadly', '1000000'];
+const UNPOLLED = [
+  ...QUIET,
+  '--poll-ms',
+  '60000',
+  '--stall-seconds',
+  '10',
+  '--runners',
+  '2',
+  '--live-jobs',
+  '8',
+  '--deadly',
+  '1000000',
+];
 
 const noLock: Patch = {
   file: `${STATEMENTS}/transaction.ts`,
@@ -101,7 +113,7 @@ export const MUTANTS: readonly Mutant[] = [
         replace: 'AND key = candidate.key AND position IS NOT NULL AND due_at <= statement_timestamp()',
       },
     ],
-    proofs: [{ history: [...QUIET, '--lanes', 'few', '--runs', '20'] }],
+    proofs: [{ history: [...QUIET, '--lanes', 'few', '--runs', '20', '--live-jobs', '40'] }],
   },
   {
     name: 'the recorded start of jobs',
@@ -152,6 +164,9 @@ export const MUTANTS: readonly Mutant[] = [
         replace: '',
       },
     ],
-    proofs: [{ history: [...UNPOLLED, '--lanes', 'many'] }],
+    proofs: [
+      { test: ['test/lanes-rest.e2e-spec.ts', 'is found behind that without a poll'] },
+      { history: [...UNPOLLED, '--lanes', 'many'] },
+    ],
   },
 ];

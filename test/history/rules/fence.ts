@@ -26,12 +26,12 @@ export const completionsAreOfRunsThatEnded: Rule = function* (history) {
   }
 };
 
-/** A job goes back when its handler threw, when it was never started, or when its runner is gone. */
+/** A job goes back when its handler threw, when it was never started, or when its runner or its lease is gone. */
 export const runsGoBackThatEnded: Rule = function* ({ jobs }) {
   for (const job of jobs.values()) {
     for (const requeued of job.requeued) {
       const run = job.runs.find(({ run: stamp, start }) => stamp === requeued.run && start.tick < requeued.tick);
-      if (!run || run.lostWith) continue;
+      if (!run || run.lostWith || requeued.lapsed) continue;
       const threw = run.end?.how === 'threw' && run.end.tick < requeued.tick;
       if (!threw) yield fenced(job, `run ${run.run} was put back at ${requeued.tick}, while it was running`);
     }

@@ -1,7 +1,8 @@
 import type { ClaimedJob } from '../job/job.js';
 import type { LeaseBook } from '../job/lease-book.js';
 import type { Connection } from '../postgres/connection.js';
-import { claimJobs, claimJobsByKey, claimSuspect, type ClaimRow, type FeedNews } from '../statements/claim-jobs.js';
+import { claimJobs, claimJobsByKey, type ClaimRow, type FeedNews } from '../statements/claim-jobs.js';
+import { claimSuspect } from '../statements/claim-suspect.js';
 import { claimArrivals, claimLanes, type ClaimLanesRow } from '../statements/claim-lanes.js';
 import { run } from '../statements/statement.js';
 import { beginOwning, beginOwningSuspects } from '../statements/transaction.js';

@@ -19,6 +19,8 @@ interface LaneRun {
   unwritten: number;
   /** Number of a job that took long: the next one starts when all ends are written. */
   awaited: number | null;
+  /** A handler's limit counts a job that is to start when ends are written: whose room is kept for it meanwhile. */
+  keptRoomOf: RegisteredHandler | null;
   /** What its handlers have taken so far. */
   spentMs: number;
   /** The end of one of its jobs was refused: nothing further starts, and the lane is given back when nothing runs. */
@@ -83,7 +85,10 @@ export class Lanes {
     if (run === undefined) return;
     run.current = null;
     // Whether its own transaction has completed it only the database knows.
-    if (outcome.kind === 'unless-completed') return;
+    if (outcome.kind === 'unless-completed') {
+      this.keepRoom(run);
+      return;
+    }
     run.spentMs += durationMs;
     const goesOn = outcome.kind === 'completed' && !leaseEnds && !this.stopping && run.followers.length > 0;
     if (!goesOn || run.spentMs > this.prefetchMs * TURN) {
@@ -92,7 +97,10 @@ export class Lanes {
     }
     run.unwritten += 1;
     if (durationMs <= this.prefetchMs) this.startNext(run);
-    else run.awaited = job.seq;
+    else {
+      run.awaited = job.seq;
+      this.keepRoom(run);
+    }
   }
 
   /** The end of a job is written. */
@@ -162,6 +170,7 @@ export class Lanes {
   private startNext(run: LaneRun): void {
     const next = run.followers.shift()!;
     run.current = next;
+    this.giveRoom(run);
     this.slots.changeBehind(-1);
     this.slots.take(next, this.parts.handlerOf(next));
   }
@@ -180,8 +189,21 @@ export class Lanes {
 
   private letGoTail(run: LaneRun): void {
     const { length } = run.followers.splice(0);
+    this.giveRoom(run);
     this.slots.changeBehind(-length);
     this.parts.book.letGo(run.lease, length);
+  }
+
+  private keepRoom(run: LaneRun): void {
+    const [next] = run.followers;
+    if (next === undefined || run.keptRoomOf !== null) return;
+    run.keptRoomOf = this.parts.handlerOf(next);
+    this.slots.keepRoom(run.keptRoomOf);
+  }
+
+  private giveRoom(run: LaneRun): void {
+    if (run.keptRoomOf !== null) this.slots.giveRoom(run.keptRoomOf);
+    run.keptRoomOf = null;
   }
 
   private written(run: LaneRun): void {
@@ -215,7 +237,7 @@ const newRun = (current: ClaimedJob): LaneRun => ({
   runner: current.runner,
   lease: current.lease,
   current,
-  ...{ followers: [], unwritten: 0, awaited: null, spentMs: 0, refused: false, waiters: [] },
+  ...{ followers: [], unwritten: 0, awaited: null, keptRoomOf: null, spentMs: 0, refused: false, waiters: [] },
 });
 
 /** A dead job for which its lane waits, where the handler says so. */

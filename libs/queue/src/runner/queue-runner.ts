@@ -321,7 +321,7 @@ export class QueueRunner {
     const events = {
       wakeUp: (wakeUp: WakeUp) => this.wakeUps.hear(wakeUp),
       // What was sent while nobody listened is found now, not at the next turn.
-      connected: () => this.upkeep.poll.hurry(),
+      connected: () => this.upkeep.catchUp(),
       listening: (listening: boolean) => this.parts.emit({ type: 'listening', listening }),
     };
     return new Listener(settings, events, this.logger);

@@ -76,7 +76,7 @@ export class Slots {
   take(job: ClaimedJob, handler: RegisteredHandler): void {
     if (job.suspect) this.ahead.splice(this.next, 0, job);
     else this.ahead.push(job);
-    if (handler.concurrency !== null) this.perHandler.set(handler, (this.perHandler.get(handler) ?? 0) + 1);
+    this.keepRoom(handler);
   }
 
   /** The next job that has a free slot. */
@@ -94,9 +94,19 @@ export class Slots {
     return job;
   }
 
+  /** Keeps the room that a job of this handler had for the one behind it in its lane, which is taken later. */
+  keepRoom(handler: RegisteredHandler): void {
+    if (handler.concurrency !== null) this.perHandler.set(handler, (this.perHandler.get(handler) ?? 0) + 1);
+  }
+
+  /** The job for which room was kept is taken now, or never. */
+  giveRoom(handler: RegisteredHandler): void {
+    if (handler.concurrency !== null) this.perHandler.set(handler, (this.perHandler.get(handler) ?? 1) - 1);
+  }
+
   end(handler: RegisteredHandler, durationMs: number): void {
     this.running -= 1;
-    this.leave(handler);
+    this.giveRoom(handler);
     this.rate.end(durationMs);
   }
 
@@ -111,11 +121,7 @@ export class Slots {
     const withdrawn = waiting.filter(which);
     this.ahead = waiting.filter((job) => !which(job));
     this.next = 0;
-    for (const job of withdrawn) this.leave(handlerOf(job));
+    for (const job of withdrawn) this.giveRoom(handlerOf(job));
     return withdrawn;
-  }
-
-  private leave(handler: RegisteredHandler): void {
-    if (handler.concurrency !== null) this.perHandler.set(handler, (this.perHandler.get(handler) ?? 1) - 1);
   }
 }

@@ -37,6 +37,8 @@ export class Upkeep {
   private surveys = 0;
   /** Where the last sweep ended. */
   private sweptTo: LaneName | null = null;
+  /** All lanes are to be looked at, without a pause. */
+  private sweepsAll = false;
 
   constructor(
     private readonly settings: UpkeepSettings,
@@ -59,6 +61,16 @@ export class Upkeep {
     for (const loop of [this.poll, this.rescue, this.prune]) loop.start();
   }
 
+  /**
+   * Nobody has listened for a while: what was sent meanwhile is found now. Of a lane's jobs that committed late, behind
+   * the place to which looks have gone, only a sweep knows.
+   */
+  catchUp(): void {
+    this.sweepsAll = true;
+    this.sweptTo = null;
+    this.poll.hurry();
+  }
+
   /** @returns in how many milliseconds the next hold ends: it may keep jobs behind it from running */
   private async survey(): Promise<number | void> {
     const asked = this.settings.survey();
@@ -67,16 +79,19 @@ export class Upkeep {
     const [first] = rows;
     if (first?.endedHolds) await this.holds.turn();
     if (rows[0]?.ordered) await this.sweep();
+    else this.sweepsAll = false;
     if (first?.nextHoldMicros) return Math.ceil((first.nextHoldMicros - first.nowMicros) / 1_000);
   }
 
   /** Now and then, the next window of lanes: where there are none, nothing is asked. */
   private async sweep(): Promise<void> {
     this.surveys += 1;
-    if (this.surveys % SURVEYS_PER_SWEEP !== 0) return;
+    if (!this.sweepsAll && this.surveys % SURVEYS_PER_SWEEP !== 0) return;
     const { sweptTo: after } = this;
     const [row] = await this.transact((client) => run(client, sweepLanes, { after }));
     this.sweptTo = row?.last ?? null;
+    this.sweepsAll &&= this.sweptTo !== null;
+    if (this.sweepsAll) this.poll.hurry();
     if (row && row.messages.length > 0) this.turns.lanesFreed(row.messages);
   }
 }
