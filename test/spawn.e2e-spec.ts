@@ -64,6 +64,8 @@ describe('spawn', () => {
         result: null,
         suspect: false,
         runner: null,
+        seq: null,
+        progress: null,
       });
     }));
 

@@ -1,5 +1,5 @@
 import { describe, expect, it } from '@jest/globals';
-import type { Position } from '../job/job.js';
+import { comparePositions, type Position } from '../job/job.js';
 import type { WakeUp } from '../statements/wake-up.js';
 import type { Feed } from './feed.js';
 import { Feeds, type HandlerGroup } from './feeds.js';
@@ -183,5 +183,12 @@ describe('Feeds', () => {
     feeds.tell(news({ channel: 'fast' }));
     expect(channelsOf(feeds.next(8, 0))).toEqual(['fast']);
     expect(channelsOf(feeds.next(8, 1))).toEqual(['once', 'fast']);
+  });
+
+  it('look at arrivals from the beginning, whatever they are told of first: a survey looks behind their position only', () => {
+    const feeds = new Feeds([SHARED], null);
+    feeds.tell({ ...news({ position: { micros: 900, id: '9' } }), stream: 'arrivals' });
+    const [feed] = feeds.next(8, 1);
+    expect(comparePositions(feed!.after, { micros: 1, id: '1' })).toBeLessThan(0);
   });
 });

@@ -15,6 +15,9 @@ export interface HandlerGroup {
 
 type News = Extract<WakeUp, { kind: 'jobs' }>;
 
+/** Before every job. */
+const BEGINNING: Position = { micros: 0, id: '0' };
+
 /** Which feed. */
 type Address = Pick<Feed, 'channel' | 'priority' | 'stream' | 'group'>;
 
@@ -217,7 +220,8 @@ export class Feeds {
     const known = this.find(address);
     if (known !== undefined) return known;
     const { channel, priority, stream, group } = address;
-    const feed = new Feed(channel, priority, group, stream, first);
+    // Surveys look behind the position only, so nothing may stand before that of a new one.
+    const feed = new Feed(channel, priority, group, stream, stream === 'arrivals' ? BEGINNING : first);
     const feeds = this.channels.get(channel);
     if (feeds === undefined) this.channels.set(channel, [feed]);
     else {
