@@ -93,13 +93,8 @@ export const MUTANTS: readonly Mutant[] = [
     patches: [
       {
         file: `${STATEMENTS}/claim-lanes.ts`,
-        find: 'ORDER BY seq, position\n      LIMIT ${RUN}',
+        find: 'ORDER BY seq, position\n          LIMIT ${RUN}',
         replace: 'ORDER BY due_at LIMIT ${RUN}',
-      },
-      {
-        file: `${STATEMENTS}/claim-lanes.ts`,
-        find: 'row_number() OVER (PARTITION BY lane_ordinal ORDER BY seq, position)',
-        replace: 'row_number() OVER (PARTITION BY lane_ordinal ORDER BY due_at)',
       },
     ],
     proofs: [{ history: [...QUIET, '--lanes', 'few'] }],
@@ -113,7 +108,7 @@ export const MUTANTS: readonly Mutant[] = [
         replace: 'AND key = candidate.key AND position IS NOT NULL AND due_at <= statement_timestamp()',
       },
     ],
-    proofs: [{ history: [...QUIET, '--lanes', 'few', '--runs', '20', '--live-jobs', '40'] }],
+    proofs: [{ test: ['test/lanes-retries.e2e-spec.ts', 'holds its lane until it is due, however long'] }],
   },
   {
     name: 'the recorded start of jobs',
@@ -126,7 +121,7 @@ export const MUTANTS: readonly Mutant[] = [
     name: 'the recorded start of suspects',
     patches: [
       {
-        file: `${STATEMENTS}/claim-jobs.ts`,
+        file: `${STATEMENTS}/claim-suspect.ts`,
         find: 'THEN ARRAY[given_seq] END, 1, due_at',
         replace: 'THEN ARRAY[given_seq] END, 0, due_at',
       },
