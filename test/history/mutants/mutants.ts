@@ -89,7 +89,7 @@ export const MUTANTS: readonly Mutant[] = [
     proofs: [{ history: [...QUIET, '--lanes', 'few'] }],
   },
   {
-    name: 'the head rule: the lowest first',
+    name: 'the head rule',
     patches: [
       {
         file: `${STATEMENTS}/claim-lanes.ts`,
@@ -98,17 +98,6 @@ export const MUTANTS: readonly Mutant[] = [
       },
     ],
     proofs: [{ history: [...QUIET, '--lanes', 'few'] }],
-  },
-  {
-    name: 'the head rule: a waiting head holds its lane',
-    patches: [
-      {
-        file: `${STATEMENTS}/claim-lanes.ts`,
-        find: 'AND key = candidate.key AND position IS NOT NULL',
-        replace: 'AND key = candidate.key AND position IS NOT NULL AND due_at <= statement_timestamp()',
-      },
-    ],
-    proofs: [{ history: [...QUIET, '--lanes', 'few', '--runs', '20', '--live-jobs', '40'] }],
   },
   {
     name: 'the recorded start of jobs',
