@@ -116,11 +116,17 @@ export class ClaimLoop {
 
   private async claimSuspect(): Promise<void> {
     const { claimer, feeds, runs } = this.parts;
-    const job = await claimer.claimSuspect();
+    // Before the answer, so that what is told of meanwhile is not forgotten.
+    this.suspectsMayWait = false;
+    const job = await claimer.claimSuspect().catch((error: unknown) => {
+      this.suspectsMayWait = true;
+      throw error;
+    });
     runs.endReservation();
-    if (job !== undefined) await this.accept([job]);
-    else {
-      this.suspectsMayWait = false;
+    if (job !== undefined) {
+      this.suspectsMayWait = true;
+      await this.accept([job]);
+    } else {
       this.suspectsSkipped = !feeds.haveRoom();
       runs.startReady();
     }
