@@ -71,12 +71,13 @@ export class Claimer {
     }
   }
 
-  /** Divides the demand evenly; two feeds of one group of handlers do not take its room twice. */
+  /** Divides the demand evenly; two feeds do not take the same room twice. */
   private share(feeds: readonly Feed[], { limit, slots, run }: Demand): [Feed, Demand][] {
-    const taken = new Map<number, number>();
+    const taken = new Map<number | string, number>();
     return feeds.flatMap((feed, index): [Feed, Demand][] => {
       const left = feeds.length - index;
-      const room = this.feeds.group(feed).capacity() - (taken.get(feed.group) ?? 0);
+      const { capacity, sharedRoom = feed.group } = this.feeds.group(feed);
+      const room = capacity() - (taken.get(sharedRoom) ?? 0);
       const share = {
         limit: Math.min(room, Math.ceil(limit / left)),
         slots: Math.min(room, Math.ceil(slots / left)),
@@ -85,7 +86,7 @@ export class Claimer {
       if (share.limit <= 0) return [];
       limit -= share.limit;
       slots -= share.slots;
-      taken.set(feed.group, (taken.get(feed.group) ?? 0) + share.limit);
+      taken.set(sharedRoom, (taken.get(sharedRoom) ?? 0) + share.limit);
       return [[feed, share]];
     });
   }

@@ -11,6 +11,8 @@ export interface HandlerGroup {
   readonly channel: string | null;
   /** How many more of its jobs this process may take now. */
   readonly capacity: () => number;
+  /** Groups of one text share their capacity. */
+  readonly sharedRoom?: string;
 }
 
 type News = Extract<WakeUp, { kind: 'jobs' }>;

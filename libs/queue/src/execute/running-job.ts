@@ -16,6 +16,8 @@ export class RunningJob implements Job {
   readonly control: RunControl;
   /** Why the run was told to stop. */
   abortReason: Error | undefined;
+  /** Its handler goes on, and nobody waits for it. */
+  givenUp = false;
   private controller: AbortController | undefined;
   private parsed: { readonly payload: unknown } | undefined;
 
@@ -83,6 +85,10 @@ export class RunningJob implements Job {
     this.controller ??= new AbortController();
     if (this.abortReason && !this.controller.signal.aborted) this.controller.abort(this.abortReason);
     return this.controller.signal;
+  }
+
+  get manager(): EntityManager {
+    return this.control.own.manager;
   }
 
   abort(reason: Error): void {

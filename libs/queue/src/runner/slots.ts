@@ -7,6 +7,8 @@ export interface SlotsSettings {
   readonly min: number;
   readonly max: number;
   readonly prefetchMs: number;
+  /** How many runs may be transactions at once: each takes a connection of the application's pool. */
+  readonly maxTransactions: number;
 }
 
 /** One claim takes no more: its lease row has to stay within a page. */
@@ -22,6 +24,8 @@ export class Slots {
   private behind = 0;
   /** A slot is kept free for a suspect, which is claimed only when it can start at once. */
   reserved = false;
+  /** Taken, of transactional handlers. */
+  private transactions = 0;
   private readonly perHandler = new Map<RegisteredHandler, number>();
   private readonly rate: RateMeter;
 
@@ -48,7 +52,18 @@ export class Slots {
 
   /** How many more jobs of a handler with a limit of its own may be taken. */
   room(handler: RegisteredHandler): number {
-    return (handler.concurrency ?? Infinity) - (this.perHandler.get(handler) ?? 0);
+    const room = (handler.concurrency ?? Infinity) - (this.perHandler.get(handler) ?? 0);
+    return handler.isolation === null ? room : Math.min(room, this.roomForTransactions);
+  }
+
+  /** How many more jobs of transactional handlers may be taken. */
+  get roomForTransactions(): number {
+    return this.settings.maxTransactions - this.transactions;
+  }
+
+  /** Whether there may be more slots than transactions. */
+  get limitsTransactions(): boolean {
+    return this.settings.maxTransactions < this.settings.max;
   }
 
   /**
@@ -96,11 +111,13 @@ export class Slots {
 
   /** Keeps the room that a job of this handler had for the one behind it in its lane, which is taken later. */
   keepRoom(handler: RegisteredHandler): void {
+    if (handler.isolation !== null) this.transactions += 1;
     if (handler.concurrency !== null) this.perHandler.set(handler, (this.perHandler.get(handler) ?? 0) + 1);
   }
 
   /** The job for which room was kept is taken now, or never. */
   giveRoom(handler: RegisteredHandler): void {
+    if (handler.isolation !== null) this.transactions -= 1;
     if (handler.concurrency !== null) this.perHandler.set(handler, (this.perHandler.get(handler) ?? 1) - 1);
   }
 

@@ -1,0 +1,193 @@
+import type { DataSource, EntityManager, QueryRunner } from 'typeorm';
+import { DatabaseUnavailableError, TransactionAbortedError } from '../job/errors.js';
+import type { IsolationLevel } from '../job/handler.js';
+import { endsWithin } from '../job/time-limit.js';
+import type { SqlQuery } from '../statements/statement.js';
+import { beginRun, commit, rollback } from '../statements/transaction.js';
+import { QueryBundle } from './query-bundle.js';
+import { asQueueError, sqlStateOf } from './sqlstate.js';
+import { endTransaction, hasEnded } from './transaction-client.js';
+
+/** The part of pg's client that we use; structural, since an application may have another copy of pg, or the native one. */
+interface PgClient {
+  query(query: unknown): Promise<{ command?: string }>;
+  end(): Promise<void>;
+  readonly processID?: number | null;
+  readonly readyForQuery?: boolean | null;
+  readonly pipeline?: boolean;
+  readonly connection?: { readonly bind?: unknown; readonly stream?: { readonly localPort?: number } };
+}
+
+/** The server's side of a connection, by which another one may end it. */
+export interface Backend {
+  readonly pid: number;
+  /** Our port, as the server sees it unless something stands between; −1 of a socket file. */
+  readonly port: number;
+}
+
+/** A rollback that takes longer waits behind a statement that does not end. */
+const ROLLBACK_LIMIT_MS = 5_000;
+
+/** What TypeORM opens a transaction with. */
+const START = 'START TRANSACTION';
+const SET_LEVEL = 'SET TRANSACTION ISOLATION LEVEL ';
+
+/** A statement that is sent with the COMMIT has failed: nothing is committed. */
+export class RefusedCommitError extends Error {}
+
+/**
+ * A transaction on a connection of the application's pool, as TypeORM knows them, with its subscribers and savepoints. It
+ * says its level in the statement that opens it, and its last statements go out together with its COMMIT. From then on
+ * nothing else goes through its manager: it would be committed by itself.
+ */
+export class ManagedTransaction {
+  /** What goes out before the COMMIT, `null`: nobody may commit. */
+  private last: readonly SqlQuery[] | null = null;
+  private committed = false;
+  private readonly send: QueryRunner['query'];
+
+  private constructor(
+    private readonly queryRunner: QueryRunner,
+    private readonly client: PgClient,
+    private readonly begin: string,
+  ) {
+    this.send = queryRunner.query.bind(queryRunner) as QueryRunner['query'];
+    queryRunner.query = ((...query: Parameters<QueryRunner['query']>) => this.route(...query)) as QueryRunner['query'];
+  }
+
+  /** @throws {DatabaseUnavailableError} */
+  static async open(dataSource: DataSource, isolation: IsolationLevel): Promise<ManagedTransaction> {
+    const queryRunner = dataSource.createQueryRunner();
+    try {
+      const client = (await queryRunner.connect()) as PgClient;
+      const transaction = new ManagedTransaction(queryRunner, client, beginRun(isolation));
+      await queryRunner.startTransaction();
+      return transaction;
+    } catch (error) {
+      await queryRunner.release();
+      throw asQueueError(error);
+    }
+  }
+
+  get manager(): EntityManager {
+    return this.queryRunner.manager;
+  }
+
+  /**
+   * Sends the statements and COMMIT in one round trip.
+   *
+   * @throws {RefusedCommitError} when one of the statements has failed by a division by zero, which is how they refuse
+   * @throws {DatabaseUnavailableError} when only the database knows whether it is committed
+   */
+  async commit(last: readonly SqlQuery[]): Promise<void> {
+    if (this.queryRunner.isReleased) throw new DatabaseUnavailableError({ cause: BROKEN });
+    this.last = last;
+    try {
+      await this.queryRunner.commitTransaction();
+    } catch (error) {
+      // What a subscriber throws behind the COMMIT changes nothing.
+      if (!this.committed) throw asQueueError(error);
+    }
+    if (!this.committed) throw new Error(NESTED);
+    await this.queryRunner.release();
+  }
+
+  /** Never throws. Answers the server's side of the connection when that has to be ended, since it is busy. */
+  async rollback(atOnce: boolean): Promise<Backend | null> {
+    const { queryRunner, client } = this;
+    endTransaction(queryRunner);
+    if (queryRunner.isReleased) return null;
+    const busy = client.readyForQuery === false;
+    const undone =
+      (!atOnce || !busy) &&
+      (await endsWithin(
+        ROLLBACK_LIMIT_MS,
+        this.rollBack().catch(() => undefined),
+      ));
+    if (!undone) client.end().catch(() => undefined);
+    await queryRunner.release();
+    return undone ? null : backendOf(client);
+  }
+
+  /** Where the server has rolled back already it only says so. */
+  private async rollBack(): Promise<void> {
+    const { queryRunner } = this;
+    // Each of TypeORM's ends one savepoint, where the handler has left some open.
+    for (let savepoints = 0; queryRunner.isTransactionActive && savepoints < 100; savepoints++) {
+      await queryRunner.rollbackTransaction();
+    }
+  }
+
+  private route(...query: Parameters<QueryRunner['query']>): Promise<unknown> {
+    const [text] = query;
+    if (text.startsWith(rollback)) {
+      if (text === rollback) endTransaction(this.queryRunner);
+      return this.send(...query);
+    }
+    if (hasEnded(this.queryRunner)) return Promise.reject(new Error(ENDED));
+    if (text === commit) return this.commitWithLast();
+    if (text === START) return this.send(this.begin);
+    // The DataSource's own level, instead of which ours is said.
+    if (text.startsWith(SET_LEVEL)) return Promise.resolve();
+    return this.send(...query);
+  }
+
+  private async commitWithLast(): Promise<void> {
+    if (this.last === null) throw new Error(NOT_YOURS);
+    endTransaction(this.queryRunner);
+    const queries = [...this.last, { text: commit }];
+    const answer = this.canBundle ? await this.sendBundle(queries) : await this.sendInTurn(queries);
+    // The server's answer to a COMMIT after a failed statement.
+    if (answer === 'ROLLBACK') throw new TransactionAbortedError('run');
+    this.committed = true;
+  }
+
+  /** Not with the native client, and not where the application's connections are pipelined anyway. */
+  private get canBundle(): boolean {
+    return this.client.pipeline !== true && typeof this.client.connection?.bind === 'function';
+  }
+
+  private async sendBundle(queries: readonly { text: string }[]): Promise<string | undefined> {
+    const bundle = new QueryBundle(queries);
+    try {
+      void this.client.query(bundle);
+      await bundle.ended;
+    } catch (error) {
+      throw refusal(error, bundle.done.length < queries.length - 1);
+    }
+    return bundle.done.at(-1);
+  }
+
+  private async sendInTurn(queries: readonly { text: string }[]): Promise<string | undefined> {
+    const last = queries.length - 1;
+    for (const query of queries.slice(0, last)) {
+      await this.client.query(query).catch((error: unknown) => {
+        throw refusal(error, true);
+      });
+    }
+    return (await this.client.query(queries[last]!)).command;
+  }
+}
+
+const BROKEN = new Error('the connection of the transaction has ended');
+
+const NESTED =
+  'The handler has returned while a transaction inside of job.manager was still open: await it. The run was rolled back.';
+
+const NOT_YOURS =
+  'The transaction of job.manager is committed when the handler returns, and rolled back when it throws: do not end it yourself.';
+
+const ENDED = 'The transaction of the run has ended: nothing is written through job.manager any more.';
+
+/** @param early before the COMMIT */
+function refusal(error: unknown, early: boolean): unknown {
+  const state = sqlStateOf(error);
+  if (early && state === '22012') return new RefusedCommitError('refused', { cause: error });
+  if (state === '25P02') return new TransactionAbortedError('run', { cause: error });
+  return error;
+}
+
+function backendOf({ processID, connection }: PgClient): Backend | null {
+  if (typeof processID !== 'number') return null;
+  return { pid: processID, port: connection?.stream?.localPort ?? -1 };
+}
