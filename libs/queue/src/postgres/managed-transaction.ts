@@ -138,7 +138,7 @@ export class ManagedTransaction {
     const queries = [...this.last, { text: commit }];
     const answer = this.canBundle ? await this.sendBundle(queries) : await this.sendInTurn(queries);
     // The server's answer to a COMMIT after a failed statement.
-    if (answer === 'ROLLBACK') throw new TransactionAbortedError('run');
+    if (answer === rollback) throw new TransactionAbortedError('run');
     this.committed = true;
   }
 

@@ -193,7 +193,7 @@ export class Settler {
   private async write({ runner, settlements, lanes, ended }: Batch, repeated: boolean): Promise<void> {
     const { complete, finish, requeue, confirm, nothing } = divide(settlements);
     if (nothing.length === settlements.length && lanes.length + ended.length + this.resting.length === 0) {
-      return this.written(nothing);
+      return this.report(nothing, 'all', repeated);
     }
     const resting = this.resting.splice(0);
     const answers = await this.transact(resting, (client) => {
@@ -213,12 +213,12 @@ export class Settler {
       ]);
     });
     for (const lease of ended) this.book.close(lease);
-    this.written(nothing);
     const [completed, finished, requeued, unsettled, freed, repaired] = answers;
     this.rested(freed, repaired);
     // The first time may have told of lanes that are ready, and nobody has heard it.
     if (repeated && lanes.length > 0) this.events.lanesReady([SURVEY_MESSAGE]);
     this.report(complete, completed[0] === 'all' ? 'all' : new Set(completed[0]), repeated);
+    this.report(nothing, 'all', repeated);
     this.report(finish, new Set(finished), repeated);
     const places = new Map(requeued.map((row) => [row.id, row]));
     this.report(requeue, new Set(places.keys()), repeated, places);
@@ -243,11 +243,6 @@ export class Settler {
 
   private async endLeases(client: SqlClient, runner: string, leases: readonly number[]): Promise<unknown> {
     return leases.length > 0 ? run(client, endLeases, { runner, leases }) : undefined;
-  }
-
-  /** By the runs' own transactions. */
-  private written(settlements: readonly Settlement[]): void {
-    for (const { run: ended } of settlements) this.events.settled({ run: ended, result: 'written' });
   }
 
   /** A batch that was sent twice may have been written the first time: then its runs are missing, and are not lost. */
