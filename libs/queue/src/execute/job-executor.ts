@@ -92,7 +92,9 @@ export class JobExecutor {
 
   private async invoke(execution: Execution): Promise<unknown> {
     const { timeoutMs } = execution.policy;
-    return timeoutMs === null ? this.call(execution) : this.callWithin(timeoutMs, execution);
+    if (timeoutMs !== null) return this.callWithin(timeoutMs, execution);
+    if (execution.handler.isolation === null) return this.call(execution);
+    return Promise.race([this.call(execution), execution.job.untilAbandoned()]);
   }
 
   private async call({ job, handler }: Execution): Promise<unknown> {
@@ -107,18 +109,15 @@ export class JobExecutor {
     const { job } = execution;
     const expired = new JobTimeoutError(job.name, timeoutMs);
     let timer: NodeJS.Timeout | undefined;
-    const givenUp = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      job.abort(expired);
       timer = setTimeout(() => {
-        job.abort(expired);
-        timer = setTimeout(() => {
-          job.givenUp = true;
-          this.events.stuck(job);
-          reject(expired);
-        }, this.abortGraceMs);
-      }, timeoutMs);
-    });
+        this.events.stuck(job);
+        job.abandon(expired);
+      }, this.abortGraceMs);
+    }, timeoutMs);
     try {
-      return await Promise.race([this.call(execution), givenUp]);
+      return await Promise.race([this.call(execution), job.untilAbandoned()]);
     } finally {
       clearTimeout(timer);
     }

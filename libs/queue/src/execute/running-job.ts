@@ -18,6 +18,7 @@ export class RunningJob implements Job {
   abortReason: Error | undefined;
   /** Its handler goes on, and nobody waits for it. */
   givenUp = false;
+  private onAbandoned: ((reason: Error) => void) | undefined;
   private controller: AbortController | undefined;
   private parsed: { readonly payload: unknown } | undefined;
 
@@ -89,6 +90,17 @@ export class RunningJob implements Job {
 
   get manager(): EntityManager {
     return this.control.own.manager;
+  }
+
+  /** Ends the run although its handler goes on. */
+  abandon(reason: Error): void {
+    this.givenUp = true;
+    this.onAbandoned?.(reason);
+  }
+
+  /** Rejects when nobody waits for the handler any more. */
+  untilAbandoned(): Promise<never> {
+    return new Promise((_, reject) => (this.onAbandoned = reject));
   }
 
   abort(reason: Error): void {

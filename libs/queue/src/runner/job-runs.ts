@@ -187,7 +187,10 @@ export class JobRuns {
   /** Waits for the running handlers; when the grace is over it aborts them and waits a little longer. */
   async drain(graceMs: number, abortWaitMs: number): Promise<void> {
     if (await this.runs.idle(graceMs)) return;
-    this.runs.abortAll(new QueueClosedError('The job was still running'));
+    const reason = new QueueClosedError('The job was still running');
+    this.runs.abortAll(reason);
+    if (await this.runs.idle(abortWaitMs)) return;
+    this.runs.abandonTransactions(reason);
     await this.runs.idle(abortWaitMs);
   }
 

@@ -4,7 +4,8 @@ import type { ClaimedJob } from '../job/job.js';
 import { Slots } from './slots.js';
 
 const job = (id: number): ClaimedJob => ({ id: String(id) }) as ClaimedJob;
-const handler = (concurrency: number | null = null): RegisteredHandler => ({ concurrency, isolation: null }) as RegisteredHandler;
+const handler = (concurrency: number | null = null): RegisteredHandler =>
+  ({ concurrency, isolation: null }) as RegisteredHandler;
 const jobs = (count: number): ClaimedJob[] => Array.from({ length: count }, (_, id) => job(id));
 
 function filled(count: number, settings = { min: 2, max: 4, prefetchMs: 0, maxTransactions: 8 }): Slots {
