@@ -98,6 +98,7 @@ export class ManagedTransaction {
     endTransaction(queryRunner);
     if (queryRunner.isReleased) return null;
     const busy = client.readyForQuery === false;
+    const backend = backendOf(client);
     const undone =
       (!atOnce || !busy) &&
       (await endsWithin(
@@ -106,7 +107,7 @@ export class ManagedTransaction {
       ));
     if (!undone) client.end().catch(() => undefined);
     await queryRunner.release();
-    return undone ? null : backendOf(client);
+    return undone ? null : backend;
   }
 
   /** Where the server has rolled back already it only says so. */
