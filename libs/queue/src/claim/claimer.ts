@@ -76,17 +76,18 @@ export class Claimer {
     const taken = new Map<number | string, number>();
     return feeds.flatMap((feed, index): [Feed, Demand][] => {
       const left = feeds.length - index;
-      const { capacity, sharedRoom = feed.group } = this.feeds.group(feed);
-      const room = capacity() - (taken.get(sharedRoom) ?? 0);
+      const { capacity, startable, sharedRoom = feed.group } = this.feeds.group(feed);
+      const before = taken.get(sharedRoom) ?? 0;
+      const room = capacity() - before;
       const share = {
         limit: Math.min(room, Math.ceil(limit / left)),
-        slots: Math.min(room, Math.ceil(slots / left)),
+        slots: Math.max(0, Math.min(startable === undefined ? room : startable() - before, Math.ceil(slots / left))),
         run,
       };
       if (share.limit <= 0) return [];
       limit -= share.limit;
       slots -= share.slots;
-      taken.set(sharedRoom, (taken.get(sharedRoom) ?? 0) + share.limit);
+      taken.set(sharedRoom, before + share.limit);
       return [[feed, share]];
     });
   }

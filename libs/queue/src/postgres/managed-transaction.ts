@@ -4,13 +4,13 @@ import type { IsolationLevel } from '../job/handler.js';
 import { endsWithin } from '../job/time-limit.js';
 import type { SqlQuery } from '../statements/statement.js';
 import { beginRun, commit, rollback } from '../statements/transaction.js';
-import { QueryBundle } from './query-bundle.js';
+import { sendTogether, type BundleError, type Query, type QueryingClient } from './query-bundle.js';
 import { asQueueError, sqlStateOf } from './sqlstate.js';
 import { endTransaction, hasEnded } from './transaction-client.js';
 
 /** The part of pg's client that we use; structural, since an application may have another copy of pg, or the native one. */
-interface PgClient {
-  query(query: unknown): Promise<{ command?: string }>;
+interface PgClient extends QueryingClient {
+  query(query: unknown, ...more: unknown[]): Promise<{ command?: string }>;
   end(): Promise<void>;
   readonly processID?: number | null;
   readonly readyForQuery?: boolean | null;
@@ -25,6 +25,12 @@ export interface Backend {
   readonly port: number;
 }
 
+export interface ManagedTransactionSettings {
+  readonly dataSource: DataSource;
+  readonly schema: string;
+  readonly namedStatements: boolean;
+}
+
 /** A rollback that takes longer waits behind a statement that does not end. */
 const ROLLBACK_LIMIT_MS = 5_000;
 
@@ -37,30 +43,44 @@ export class RefusedCommitError extends Error {}
 
 /**
  * A transaction on a connection of the application's pool, as TypeORM knows them, with its subscribers and savepoints. It
- * says its level in the statement that opens it, and its last statements go out together with its COMMIT. From then on
- * nothing else goes through its manager: it would be committed by itself.
+ * costs no round trip of its own: the statement that opens it, and says its level, goes out with the first one of the
+ * handler, and the COMMIT with the last ones of ours. From then on nothing else goes through its manager: it would be
+ * committed by itself.
  */
 export class ManagedTransaction {
   /** What goes out before the COMMIT, `null`: nobody may commit. */
   private last: readonly SqlQuery[] | null = null;
   private committed = false;
+  /** The statement that opens it, until it is sent. */
+  private opening: Query | null;
   private readonly send: QueryRunner['query'];
 
   private constructor(
     private readonly queryRunner: QueryRunner,
     private readonly client: PgClient,
-    private readonly begin: string,
+    begin: Query,
   ) {
+    this.opening = begin;
+    if (this.canBundle) {
+      const opened = this.openedBefore(client);
+      queryRunner.connect = () => Promise.resolve(this.opening === null ? client : opened);
+    }
     this.send = queryRunner.query.bind(queryRunner) as QueryRunner['query'];
     queryRunner.query = ((...query: Parameters<QueryRunner['query']>) => this.route(...query)) as QueryRunner['query'];
   }
 
   /** @throws {DatabaseUnavailableError} */
-  static async open(dataSource: DataSource, isolation: IsolationLevel): Promise<ManagedTransaction> {
+  static async open(
+    { dataSource, schema, namedStatements }: ManagedTransactionSettings,
+    isolation: IsolationLevel,
+  ): Promise<ManagedTransaction> {
     const queryRunner = dataSource.createQueryRunner();
     try {
       const client = (await queryRunner.connect()) as PgClient;
-      const transaction = new ManagedTransaction(queryRunner, client, beginRun(isolation));
+      const transaction = new ManagedTransaction(queryRunner, client, {
+        ...(namedStatements && { name: `${schema}.${isolation}` }),
+        text: beginRun(isolation),
+      });
       await queryRunner.startTransaction();
       return transaction;
     } catch (error) {
@@ -123,11 +143,12 @@ export class ManagedTransaction {
     const [text] = query;
     if (text.startsWith(rollback)) {
       if (text === rollback) endTransaction(this.queryRunner);
+      if (this.opening !== null) return Promise.resolve();
       return this.send(...query);
     }
     if (hasEnded(this.queryRunner)) return Promise.reject(new Error(ENDED));
     if (text === commit) return this.commitWithLast();
-    if (text === START) return this.send(this.begin);
+    if (text === START) return this.canBundle ? Promise.resolve() : this.openNow();
     // The DataSource's own level, instead of which ours is said.
     if (text.startsWith(SET_LEVEL)) return Promise.resolve();
     return this.send(...query);
@@ -136,11 +157,37 @@ export class ManagedTransaction {
   private async commitWithLast(): Promise<void> {
     if (this.last === null) throw new Error(NOT_YOURS);
     endTransaction(this.queryRunner);
-    const queries = [...this.last, { text: commit }];
-    const answer = this.canBundle ? await this.sendBundle(queries) : await this.sendInTurn(queries);
+    const answer = this.canBundle ? await this.sendBundle(this.last) : await this.sendInTurn(this.last);
     // The server's answer to a COMMIT after a failed statement.
-    if (answer === rollback) throw new TransactionAbortedError('run');
+    if (answer.command === rollback) throw new TransactionAbortedError('run');
     this.committed = true;
+  }
+
+  /** The client, whose first statement opens the transaction too. */
+  private openedBefore(client: PgClient): PgClient {
+    const query = (...call: Parameters<PgClient['query']>): unknown => this.queryFirst(client, call);
+    return new Proxy(client, { get: (target, name) => (name === 'query' ? query : Reflect.get(target, name)) });
+  }
+
+  private queryFirst(client: PgClient, call: Parameters<PgClient['query']>): unknown {
+    const [query, values, callback] = call;
+    const { opening } = this;
+    this.opening = null;
+    if (opening === null) return client.query(...call);
+    // A cursor, or what else sends itself, stands behind it in the client's queue.
+    if (!isSingle(query) || typeof values === 'function' || callback !== undefined) {
+      client.query(opening).catch(() => undefined);
+      return client.query(...call);
+    }
+    return sendTogether(client, [opening, query as Query], values as unknown[]).catch((error: BundleError) => {
+      throw error.cause;
+    });
+  }
+
+  private async openNow(): Promise<void> {
+    const { opening } = this;
+    this.opening = null;
+    if (opening !== null) await this.client.query(opening);
   }
 
   /** Not with the native client, and not where the application's connections are pipelined anyway. */
@@ -148,26 +195,32 @@ export class ManagedTransaction {
     return this.client.pipeline !== true && typeof this.client.connection?.bind === 'function';
   }
 
-  private async sendBundle(queries: readonly { text: string }[]): Promise<string | undefined> {
-    const bundle = new QueryBundle(queries);
+  private async sendBundle(last: readonly SqlQuery[]): Promise<{ command?: string }> {
+    const first = this.opening === null ? last : [this.opening, ...last];
+    this.opening = null;
     try {
-      void this.client.query(bundle);
-      await bundle.ended;
+      return await sendTogether(this.client, [...first, commit]);
     } catch (error) {
-      throw refusal(error, bundle.done.length < queries.length - 1);
+      const { done, cause } = error as BundleError;
+      throw refusal(cause, done < first.length);
     }
-    return bundle.done.at(-1);
   }
 
-  private async sendInTurn(queries: readonly { text: string }[]): Promise<string | undefined> {
-    const last = queries.length - 1;
-    for (const query of queries.slice(0, last)) {
+  private async sendInTurn(last: readonly SqlQuery[]): Promise<{ command?: string }> {
+    for (const query of last) {
       await this.client.query(query).catch((error: unknown) => {
         throw refusal(error, true);
       });
     }
-    return (await this.client.query(queries[last]!)).command;
+    return this.client.query(commit);
   }
+}
+
+/** One statement, and neither a cursor nor what may be several in one text. */
+function isSingle(query: unknown): boolean {
+  const text: unknown = typeof query === 'string' ? query : (query as { text?: unknown } | null)?.text;
+  const sendsItself = typeof (query as { submit?: unknown } | null)?.submit === 'function';
+  return typeof text === 'string' && !sendsItself && !text.includes(';');
 }
 
 const BROKEN = new Error('the connection of the transaction has ended');

@@ -1,60 +1,118 @@
 import pg from 'pg';
-import type { SqlQuery } from '../statements/statement.js';
 
 /** The part of pg's connection that sends messages; pg's own `Query` is written against it, in every copy of pg. */
 interface PgConnection {
   readonly stream: { cork?(): void; uncork?(): void };
-  readonly parsedStatements: Record<string, string | undefined>;
-  /** Since 8.19 of pg: those of which the server's answer is not there yet. */
+  /** Those of which the server's answer is not there yet. */
   readonly submittedNamedStatements?: Record<string, string | undefined>;
   sync(): void;
 }
 
 /** A query of pg, as it is while it is sent and answered. */
-interface SentQuery {
+interface PgQuery {
   readonly name?: string;
   readonly text: string;
+  readonly _result: unknown;
+  binary: boolean;
+  callback: Callback;
   submit(connection: PgConnection): Error | null;
-  handleCommandComplete(message: { text: string }, connection: PgConnection): void;
+  handleRowDescription(message: unknown): void;
+  handleDataRow(message: unknown): void;
+  handlePortalSuspended(connection: PgConnection): void;
+  handleEmptyQuery(connection: PgConnection): void;
+  handleCommandComplete(message: unknown, connection: PgConnection): void;
+  handleCopyInResponse(connection: PgConnection): void;
+  handleCopyData(message: unknown, connection: PgConnection): void;
+  handleReadyForQuery(connection: PgConnection): void;
 }
 
-interface QueryHandlers {
-  name: string | undefined;
-  text: string;
-  callback: (error: Error | null) => void;
+type Callback = (error: unknown, result?: unknown) => void;
+
+/** What `client.query` takes beside its values. */
+export type Query = string | { readonly name?: string; readonly text: string; readonly values?: readonly unknown[] };
+
+/** A client of pg, whichever copy of pg it is of. */
+export interface QueryingClient {
+  query(query: unknown, ...more: unknown[]): unknown;
 }
 
 /**
- * Several statements that a client sends at once and that the server answers together: it does none of those behind one
- * that fails. For `client.query`, which takes an object with a `submit` as it takes pg-cursor. Rows are not read.
+ * Sends several statements at once, none a list of them in one text, which the server answers together: it does none of
+ * those behind one that fails.
+ *
+ * @returns how many were done, and the answer to the last one, as `client.query` would answer it
+ * @throws {BundleError} whose `cause` is the error of the statement that has failed
  */
-export class QueryBundle implements QueryHandlers {
-  /** Set by pg too, which wraps it where queries have a time limit. */
-  callback: (error: Error | null) => void;
-  /** The server's word on each statement that it has done: `COMMIT`, `DELETE 1`. */
-  readonly done: string[] = [];
-  readonly ended: Promise<void>;
-  private readonly queries: readonly SentQuery[];
+export async function sendTogether<T>(
+  client: QueryingClient,
+  queries: readonly Query[],
+  values?: readonly unknown[],
+): Promise<T> {
+  const bundle = new QueryBundle(queries, values);
+  return new Promise<T>((resolve, reject) => {
+    bundle.callback = (error, result) => {
+      if (error === null) resolve(result as T);
+      else reject(new BundleError(bundle.done, error));
+    };
+    client.query(bundle);
+  });
+}
 
-  constructor(queries: readonly (SqlQuery | { readonly name?: string; readonly text: string })[]) {
-    // A name, or values, make it a prepared one: only these can be sent without waiting for the one before.
-    this.queries = queries.map((query) => new pg.Query({ ...query, queryMode: 'extended' } as never) as never);
-    let settle!: (error: Error | null) => void;
-    this.ended = new Promise((resolve, reject) => (settle = (error) => (error === null ? resolve() : reject(error))));
-    this.callback = settle;
+/** One of the statements of a bundle has failed. */
+export class BundleError extends Error {
+  constructor(
+    /** How many were done before. */
+    readonly done: number,
+    override readonly cause: unknown,
+  ) {
+    super('a statement has failed', { cause });
+  }
+}
+
+/** For `client.query`, which takes any object with a `submit`, as it takes the one of pg-cursor. */
+class QueryBundle {
+  done = 0;
+  /** Set by pg too, which wraps it where queries have a time limit. */
+  callback: Callback = () => undefined;
+  private readonly queries: readonly PgQuery[];
+  private readonly last: PgQuery;
+
+  /** @param values of the last query */
+  constructor(queries: readonly Query[], values?: readonly unknown[]) {
+    const end = queries.length - 1;
+    this.queries = queries.map((query, index) => {
+      // Plain text would not be seen by the server any more behind a statement that has failed, nor the Sync in it.
+      const config = { ...(typeof query === 'string' ? { text: query } : query), queryMode: 'extended' };
+      return new pg.Query(config as never, (index === end ? values : undefined) as never) as unknown as PgQuery;
+    });
+    this.last = this.queries[end]!;
+    this.last.callback = (error, result) => this.callback(error, result);
   }
 
   /** Of the statement that is being answered: pg notes by it what the server has parsed. */
   get name(): string | undefined {
-    return this.current?.name;
+    return this.current.name;
   }
 
   get text(): string {
-    return this.current?.text ?? '';
+    return this.current.text;
   }
 
-  private get current(): SentQuery | undefined {
-    return this.queries[this.done.length];
+  /** pg puts its own way to read types into it. */
+  get _result(): unknown {
+    return this.last._result;
+  }
+
+  get binary(): boolean {
+    return this.last.binary;
+  }
+
+  set binary(binary: boolean) {
+    this.last.binary = binary;
+  }
+
+  private get current(): PgQuery {
+    return this.queries[this.done] ?? this.last;
   }
 
   submit(connection: PgConnection): Error | null {
@@ -63,10 +121,10 @@ export class QueryBundle implements QueryHandlers {
     const withoutSync = Object.create(connection, { sync: { value: () => undefined } }) as PgConnection;
     stream.cork?.();
     try {
-      for (const [index, query] of this.queries.entries()) {
-        const refused = query.submit(index === this.queries.length - 1 ? connection : withoutSync);
+      for (const query of this.queries) {
+        const refused = query.submit(query === this.last ? connection : withoutSync);
         if (refused === null) continue;
-        if (index > 0) connection.sync();
+        if (query !== this.queries[0]) connection.sync();
         return refused;
       }
     } finally {
@@ -75,29 +133,42 @@ export class QueryBundle implements QueryHandlers {
     return null;
   }
 
-  handleRowDescription(): void {}
-
-  handleDataRow(): void {}
-
-  handleEmptyQuery(): void {}
-
-  handlePortalSuspended(): void {}
-
-  handleCopyInResponse(): void {}
-
-  handleCopyData(): void {}
-
-  handleCommandComplete({ text }: { text: string }): void {
-    this.done.push(text);
+  handleRowDescription(message: unknown): void {
+    this.current.handleRowDescription(message);
   }
 
-  handleError(error: Error, connection: PgConnection): void {
+  handleDataRow(message: unknown): void {
+    this.current.handleDataRow(message);
+  }
+
+  handlePortalSuspended(connection: PgConnection): void {
+    this.current.handlePortalSuspended(connection);
+  }
+
+  handleEmptyQuery(connection: PgConnection): void {
+    this.current.handleEmptyQuery(connection);
+  }
+
+  handleCommandComplete(message: unknown, connection: PgConnection): void {
+    this.current.handleCommandComplete(message, connection);
+    if (this.current !== this.last) this.done += 1;
+  }
+
+  handleCopyInResponse(connection: PgConnection): void {
+    this.current.handleCopyInResponse(connection);
+  }
+
+  handleCopyData(message: unknown, connection: PgConnection): void {
+    this.current.handleCopyData(message, connection);
+  }
+
+  handleError(error: unknown, connection: PgConnection): void {
     // What stands behind the failed one was not even parsed.
     for (const { name } of this.queries) if (name !== undefined) delete connection.submittedNamedStatements?.[name];
     this.callback(error);
   }
 
-  handleReadyForQuery(): void {
-    this.callback(null);
+  handleReadyForQuery(connection: PgConnection): void {
+    this.last.handleReadyForQuery(connection);
   }
 }

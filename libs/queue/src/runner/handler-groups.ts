@@ -19,12 +19,16 @@ export function handlerGroups(handlers: readonly RegisteredHandler[], slots: Slo
       names: namesOf(handler),
       channel: handler.channel,
       capacity: () => slots.room(handler),
-      ...(transactional(handler) && { sharedRoom: TRANSACTIONS }),
+      ...(transactional(handler) && shared(slots)),
     })),
   ];
 }
 
-const TRANSACTIONS = 'transactions';
+/** What groups have in common whose runs are transactions. */
+const shared = (slots: Slots): Pick<HandlerGroup, 'sharedRoom' | 'startable'> => ({
+  sharedRoom: 'transactions',
+  startable: () => slots.startableTransactions,
+});
 
 function transactionGroup(handlers: readonly RegisteredHandler[], slots: Slots): HandlerGroup {
   const [channel, ...more] = new Set(handlers.map((handler) => handler.channel));
@@ -32,7 +36,7 @@ function transactionGroup(handlers: readonly RegisteredHandler[], slots: Slots):
     names: handlers.flatMap(namesOf),
     channel: more.length === 0 ? channel! : null,
     capacity: () => slots.roomForTransactions,
-    sharedRoom: TRANSACTIONS,
+    ...shared(slots),
   };
 }
 

@@ -4,7 +4,7 @@ import type { Completion, RunTransaction } from '../job/run-port.js';
 import type { Connection } from '../postgres/connection.js';
 import { RefusedCommitError, type ManagedTransaction } from '../postgres/managed-transaction.js';
 import { endBackend } from '../statements/end-backend.js';
-import { completeAllJobs, finishAllJobs } from '../statements/settle-jobs.js';
+import { completeAllJobs, completeOneJob, finishAllJobs } from '../statements/settle-jobs.js';
 import { run, type SqlClient, type SqlQuery } from '../statements/statement.js';
 import { keepToIndexes } from '../statements/transaction.js';
 import { completed } from './settlement.js';
@@ -52,7 +52,8 @@ export class CompletingTransaction implements RunTransaction {
     const client = this.client as SqlClient;
     return [
       ...(completions.length > 0 ? [keepToIndexes.query(client, {})] : []),
-      ...(deleted.length > 0 ? [completeAllJobs.query(client, { runner, entries: deleted })] : []),
+      ...(deleted.length === 1 ? [completeOneJob.query(client, { runner, fence: deleted[0]! })] : []),
+      ...(deleted.length > 1 ? [completeAllJobs.query(client, { runner, entries: deleted })] : []),
       ...(kept.length > 0 ? [finishAllJobs.query(client, { runner, entries: kept })] : []),
     ];
   }

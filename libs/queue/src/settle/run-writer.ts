@@ -57,7 +57,7 @@ export class RunWriter implements RunPort {
   async begin(isolation: IsolationLevel): Promise<RunTransaction> {
     const leave = await this.pool.enter();
     try {
-      const transaction = await ManagedTransaction.open(this.settings.dataSource, isolation);
+      const transaction = await ManagedTransaction.open(this.settings, isolation);
       return new CompletingTransaction(transaction, this.settings, this.connection, leave);
     } catch (error) {
       leave();

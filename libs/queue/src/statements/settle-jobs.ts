@@ -145,6 +145,22 @@ export const completeAllJobs = defineStatement<Fenced<unknown>, true>({
   row: () => true,
 });
 
+/** The same for one job, at less than half the cost. Indexes `job_pkey`, `lease_pkey`. */
+export const completeOneJob = defineStatement<{ runner: string; fence: RunFence }, true>({
+  name: 'complete_one_job_v1',
+  text: (schema) => `
+  WITH completed AS (
+    DELETE FROM ${schema}.job
+    WHERE id = $2::bigint
+      AND run = $3::integer
+      AND EXISTS (SELECT FROM ${schema}.lease WHERE runner_id = $1::bigint AND number = $4::integer)
+    RETURNING id
+  )
+  SELECT 1 / count(*) FROM completed`,
+  values: ({ runner, fence: { id, run, lease } }) => [runner, id, run, lease],
+  row: () => true,
+});
+
 /** The same for jobs that are kept. Indexes `job_pkey`, `lease_pkey`. */
 export const finishAllJobs = defineStatement<Fenced<FinishEntry>, true>({
   name: 'finish_all_jobs_v1',
