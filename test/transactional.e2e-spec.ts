@@ -1,4 +1,4 @@
-import { beforeEach, describe, expect, it } from '@jest/globals';
+import { describe, expect, it } from '@jest/globals';
 import { RejectJob, RetryAfter, SnoozeJob, type Job } from 'nestmq';
 import type { EntityManager } from 'typeorm';
 import { useDatabase } from './support/database.js';

@@ -38,7 +38,6 @@ interface Application {
 
 export const transactional: Workload = {
   name: 'transactional',
-  countStatements: true,
   description: 'preloaded jobs whose handlers write one row each in their transaction, beside the same two statements',
   async run(bench) {
     const { database, settings } = bench;
@@ -52,15 +51,13 @@ export const transactional: Workload = {
       { system: 'nestmq', name, run: (jobs) => runJobs(database, app, jobs) },
       { system: 'raw SQL', name: `${name}, ${floor.name}`, run: (jobs) => runPairs(database, floor, jobs) },
     ]);
-    const { rows } = await database.admin.query(`SELECT calls, round(total_exec_time::numeric,1) AS ms, round((total_exec_time/calls*1000)::numeric,1) AS us, round(max_exec_time::numeric,1) AS max, left(regexp_replace(query, '\\s+', ' ', 'g'), 110) AS q FROM pg_stat_statements ORDER BY total_exec_time DESC LIMIT 22`);
-    console.table(rows);
     await app.close();
   },
 };
 
 async function startApplication(url: string): Promise<Application> {
   @Module({
-    imports: [TypeOrmModule.forRoot({ type: 'postgres', url }), QueueModule.forRoot({prefetchMs: 40})],
+    imports: [TypeOrmModule.forRoot({ type: 'postgres', url }), QueueModule.forRoot()],
     providers: [Receipts],
   })
   class BenchModule {}

@@ -10,7 +10,8 @@ interface PgConnection {
 
 /** A query of pg, as it is while it is sent and answered. */
 interface PgQuery {
-  readonly name?: string;
+  name?: string;
+  queryMode: string;
   readonly text: string;
   readonly _result: unknown;
   binary: boolean;
@@ -69,6 +70,21 @@ export class BundleError extends Error {
   }
 }
 
+/** Plain text would not be seen by the server any more behind a statement that has failed: everything is prepared. */
+function make(query: Query, values: readonly unknown[] | undefined): PgQuery {
+  const made = new pg.Query(query as never, values as never) as unknown as PgQuery;
+  made.queryMode = 'extended';
+  return made;
+}
+
+/** The same, without the price that pg takes for an object. */
+function makeUnread(query: Query): PgQuery {
+  if (typeof query === 'string') return make(query, undefined);
+  const made = make(query.text, query.values);
+  if (query.name !== undefined) made.name = query.name;
+  return made;
+}
+
 /** For `client.query`, which takes any object with a `submit`, as it takes the one of pg-cursor. */
 class QueryBundle {
   done = 0;
@@ -80,11 +96,7 @@ class QueryBundle {
   /** @param values of the last query */
   constructor(queries: readonly Query[], values?: readonly unknown[]) {
     const end = queries.length - 1;
-    this.queries = queries.map((query, index) => {
-      // Plain text would not be seen by the server any more behind a statement that has failed, nor the Sync in it.
-      const config = { ...(typeof query === 'string' ? { text: query } : query), queryMode: 'extended' };
-      return new pg.Query(config as never, (index === end ? values : undefined) as never) as unknown as PgQuery;
-    });
+    this.queries = queries.map((query, index) => (index === end ? make(query, values) : makeUnread(query)));
     this.last = this.queries[end]!;
     this.last.callback = (error, result) => this.callback(error, result);
   }
