@@ -3,7 +3,14 @@ import type { StandardSchemaV1 } from '@standard-schema/spec';
 import { resolveBackoff } from '../job/backoff.js';
 import { durationMs } from '../job/duration.js';
 import { InvalidOptionsError } from '../job/errors.js';
-import type { HandlerOptions, HandlerPolicy, HandlerPreset, OnDead, RegisteredHandler } from '../job/handler.js';
+import type {
+  HandlerOptions,
+  HandlerPolicy,
+  HandlerPreset,
+  IsolationLevel,
+  OnDead,
+  RegisteredHandler,
+} from '../job/handler.js';
 import type { Job } from '../job/job.js';
 import { checkBoolean, checkInteger, checkName, checkPriority, checkRetries } from '../job/names.js';
 import { dtoSchema, type DtoClass } from './dto-schema.js';
@@ -18,6 +25,8 @@ const LIBRARY_DEFAULTS = {
   keepAlive: true,
   ordered: false,
   onDead: 'skip',
+  transactional: false,
+  isolation: 'READ COMMITTED',
 } as const satisfies HandlerOptions;
 
 const KNOWN_OPTIONS = new Set<string>([
@@ -36,6 +45,8 @@ const KNOWN_OPTIONS = new Set<string>([
   'preset',
   'instance',
   'completion',
+  'transactional',
+  'isolation',
   'keepAlive',
   'onError',
   'isRetryable',
@@ -74,6 +85,7 @@ export function resolveHandler(
     backoffFunction: typeof options.backoff === 'function' ? options.backoff : null,
     schema: options.schema === undefined ? null : checkSchema(options.schema, at('schema')),
     completion: checkCompletion(options.completion, at('completion')),
+    isolation: resolveIsolation(options, at),
     onError: checkFunction(options.onError, at('onError')),
     isRetryable: checkFunction(options.isRetryable, at('isRetryable')),
     label,
@@ -151,6 +163,18 @@ function checkSchema(schema: unknown, option: string): StandardSchemaV1 {
 function checkCompletion(completion: unknown, option: string): 'auto' | 'manual' {
   if (completion === 'auto' || completion === 'manual') return completion;
   throw new InvalidOptionsError(option, completion, 'Give "auto" or "manual".');
+}
+
+const LEVELS: readonly unknown[] = ['READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE'] satisfies IsolationLevel[];
+
+function resolveIsolation(
+  { transactional, isolation }: HandlerOptions,
+  at: (option: string) => string,
+): IsolationLevel | null {
+  if (!LEVELS.includes(isolation)) {
+    throw new InvalidOptionsError(at('isolation'), isolation, `Give one of ${LEVELS.join(', ')}.`);
+  }
+  return checkBoolean(transactional, at('transactional')) ? (isolation as IsolationLevel) : null;
 }
 
 function checkFunction<F>(given: F | undefined, option: string): F | null {
