@@ -91,7 +91,7 @@ const after = { micros: 0, id: '0' };
 const job = {
   ordered: false,
   ...{ channel: 'c1', key: '', name: 'n', priority: 0, maxAttempts: 5, policyId: null, backoff: null, delayMs: 0 },
-  ...{ runAtMs: null, holdMs: null, payload: '{"n":1}', bytes: null, metadata: null },
+  ...{ runAtMs: null, holdMs: null, payload: '{"n":1}', bytes: null, metadata: null, idempotency: null },
 };
 
 const held = Array.from({ length: 100 }, (_, index) => String(FIRST_HELD + index));

@@ -31,6 +31,7 @@ export { Reservation } from './spawn/reservation.js';
 export type {
   HandlerMethod,
   HoldOption,
+  IdempotencyScope,
   JobSpawnOptions,
   PayloadOf,
   SpawnItem,
@@ -50,6 +51,7 @@ export type { RunOneOptions, RunOneResult } from './job/run-one.js';
 export type { DeadReason } from './job/outcome.js';
 
 export { ChannelBusyError, JobDeadError, JobNotFoundError, WaitTimeoutError } from './job/control-errors.js';
+export { IdempotencyConflictError } from './job/idempotency-errors.js';
 export {
   DatabaseUnavailableError,
   DuplicateHandlerError,
