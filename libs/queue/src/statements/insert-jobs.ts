@@ -31,8 +31,8 @@ export interface NewJob {
 export interface Idempotency {
   /** Unique in the channel, among the live jobs at least. */
   readonly key: string;
-  /** Of the job's name, payload and bytes: 52 bits. */
-  readonly hash: number;
+  /** Of the job's name, payload and bytes, by `contentHash`. */
+  readonly hash: string;
   /** The key outlives the job: for so many milliseconds from the insert, or for ever. `null`: it ends with the job. */
   readonly lastsMs: number | null;
   /** An earlier job with other content is an error. */

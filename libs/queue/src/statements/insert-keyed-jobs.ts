@@ -44,6 +44,17 @@ const holder = (schema: string, channel: string, key: string): string => `
 
 const lasts = '(lasting.expires_at IS NULL OR lasting.expires_at > statement_timestamp())';
 
+/** Notes keys that outlive their job, where no other job has taken them meanwhile; `e` is -1 where that is for ever. */
+const note = (schema: string, rows: string): string => `
+    INSERT INTO ${schema}.idempotency_key AS noted (channel, key, job_id, payload_hash, expires_at)
+    SELECT channel, key, id, g, clock_timestamp() + nullif(e, -1) * interval '1 millisecond'
+    FROM ${rows}
+    ORDER BY channel COLLATE "C", key COLLATE "C"
+    ON CONFLICT (key, channel) DO UPDATE
+    SET job_id = excluded.job_id, payload_hash = excluded.payload_hash, created_at = clock_timestamp(), expires_at = excluded.expires_at
+    WHERE noted.expires_at <= statement_timestamp()
+    RETURNING job_id`;
+
 /**
  * Inserts the jobs whose key is free, and notes the keys that outlive their job. What decides is the unique index of live
  * jobs, and for lasting keys that of `idempotency_key` too: whoever comes second waits there for the end of the first
@@ -51,11 +62,11 @@ const lasts = '(lasting.expires_at IS NULL OR lasting.expires_at > statement_tim
  *
  * @param waiting a CTE that is to be evaluated before any lock is waited for
  */
-const insertion = (schema: string, waiting: string | null): string => `item AS MATERIALIZED (
+const insertion = (schema: string, waiting: string): string => `item AS MATERIALIZED (
     SELECT coalesce(given, nextval('${schema}.job_id_seq')) AS id, clock_timestamp() AS sent_at, item.*
-    FROM ${waiting === null ? '' : `${waiting}, `}ROWS FROM (
-      json_to_recordset($1) AS (${FIELDS}, i text, g bigint, e bigint, f boolean, s boolean, given bigint)
-    ) WITH ORDINALITY AS item (${NAMES}, i, g, e, f, s, given, ordinal)
+    FROM ${waiting}, ROWS FROM (
+      json_to_recordset($1) AS (${FIELDS}, i text, g text, e bigint, given bigint)
+    ) WITH ORDINALITY AS item (${NAMES}, i, g, e, given, ordinal)
     ORDER BY ordinal
   ), inserted AS (
     INSERT INTO ${schema}.job (${COLUMNS}, idempotency_key, idempotency_hash)
@@ -65,69 +76,84 @@ const insertion = (schema: string, waiting: string | null): string => `item AS M
       SELECT true FROM ${schema}.idempotency_key AS lasting WHERE lasting.channel = c AND lasting.key = i AND ${lasts}
     ) IS NULL
     ORDER BY c COLLATE "C", i COLLATE "C", ordinal
-    ON CONFLICT (channel, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
+    ON CONFLICT (idempotency_key, channel) WHERE idempotency_key IS NOT NULL DO NOTHING
     RETURNING ${RETURNED}
-  ), noted AS (
-    INSERT INTO ${schema}.idempotency_key AS lasting (channel, key, job_id, payload_hash, expires_at)
-    SELECT c, i, item.id, g, clock_timestamp() + e * interval '1 millisecond'
+  ), lasting AS MATERIALIZED (
+    SELECT c AS channel, i AS key, item.id, g, e
     FROM item JOIN inserted ON inserted.id = item.id
-    WHERE e IS NOT NULL OR f
-    ORDER BY c COLLATE "C", i COLLATE "C"
-    ON CONFLICT (channel, key) DO UPDATE
-    SET job_id = excluded.job_id, payload_hash = excluded.payload_hash, created_at = clock_timestamp(), expires_at = excluded.expires_at
-    WHERE lasting.expires_at <= statement_timestamp()
-    RETURNING job_id
+    WHERE e IS NOT NULL
+  ), noted AS (${note(schema, 'lasting')}
   ), surplus AS MATERIALIZED (
-    SELECT item.id
-    FROM item JOIN inserted ON inserted.id = item.id
-    WHERE (e IS NOT NULL OR f) AND item.id NOT IN (SELECT job_id FROM noted)
+    SELECT id FROM lasting WHERE id NOT IN (SELECT job_id FROM noted)
   ), wake_up AS (${wakeUps(FREE)}
   )`;
 
-/** All ids in the order given, and of which of them there is a job now: `null` for all of them. */
-const ANSWERS = `(SELECT string_agg(id::text, ',' ORDER BY ordinal) FROM item),
-    (SELECT CASE WHEN count(*) < (SELECT count(*) FROM item) THEN coalesce(string_agg(id::text, ','), '') END FROM inserted)`;
-
-function keyedRow(ids: unknown, inserted: unknown, known: ReadonlyMap<number, JobId>): KeyedRow['answers'] {
-  const isInserted = inserted === null ? null : new Set(inserted === '' ? [] : splitIds(inserted));
-  return splitIds(ids).map((id, index) => {
-    const isNew = isInserted === null || isInserted.has(id);
-    return { id: isNew ? id : (known.get(index + 1) ?? null), isNew };
-  });
-}
-
 /**
- * Inserts jobs with idempotency keys outside of a caller's transaction, all or none: fails with {@link REFUSED} when a key
- * was taken by somebody whom its snapshot does not show, or by a job with other content where that is an error. Then
- * `findKeys` tells which, or it is sent again. Indexes `job_idempotency`, `idempotency_key_pkey`.
+ * Inserts jobs with idempotency keys outside of a caller's transaction, all or none. What it sees holds a key; when
+ * somebody whom its snapshot does not show took one meanwhile it fails at the unique index, and refuses itself
+ * ({@link REFUSED}) when a lasting key was taken so, or a job's content is another where that is an error. Then `findKeys`
+ * tells why, or it is sent again. Indexes `job_idempotency`, `idempotency_key_pkey`.
  */
 export const insertKeyedJobs = defineStatement<KeyedParams, KeyedRow>({
   name: 'insert_keyed_jobs_v1',
   text: (schema) => `
-  WITH ${insertion(schema, null)}, known AS MATERIALIZED (
-    SELECT ordinal, found.id, coalesce(s AND found.hash <> g, false) AS conflict
-    FROM item LEFT JOIN LATERAL (${holder(schema, 'item.c', 'item.i')}
-    ) AS found ON true
-    WHERE item.id NOT IN (SELECT id FROM inserted)
+  WITH inserted AS (
+    INSERT INTO ${schema}.job (${COLUMNS}, idempotency_key, idempotency_hash)
+    SELECT ${values('clock_timestamp()')}, i, g
+    FROM (
+      SELECT nextval('${schema}.job_id_seq') AS id, item.*
+      FROM ROWS FROM (
+        json_to_recordset($1) AS (${FIELDS}, i text, g text)
+      ) WITH ORDINALITY AS item (${NAMES}, i, g, ordinal)
+      WHERE (SELECT true FROM ${schema}.job WHERE job.channel = item.c AND job.idempotency_key = item.i) IS NULL
+        AND (
+          NOT EXISTS (SELECT FROM ${schema}.idempotency_key)
+          OR (SELECT true FROM ${schema}.idempotency_key AS lasting WHERE lasting.channel = item.c AND lasting.key = item.i AND ${lasts}) IS NULL
+        )
+      ORDER BY ordinal
+    ) AS numbered
+    RETURNING ${RETURNED}, idempotency_key
+  ), known AS MATERIALIZED (
+    SELECT ordinal, found.id, s AND found.hash <> g AS conflict
+    FROM ROWS FROM (
+      json_to_recordset($1) AS (c text, i text, g text, s boolean)
+    ) WITH ORDINALITY AS item (c, i, g, s, ordinal)
+    CROSS JOIN LATERAL (${holder(schema, 'item.c', 'item.i')}
+    ) AS found
+    WHERE (SELECT count(*) FROM inserted) < $2::integer
+  ), lasting AS MATERIALIZED (
+    SELECT inserted.channel, inserted.idempotency_key AS key, inserted.id, g, e
+    FROM json_to_recordset($1) AS item (c text, i text, g text, e bigint)
+    JOIN inserted ON inserted.channel = item.c AND inserted.idempotency_key = item.i
+    WHERE $3::boolean AND e IS NOT NULL
+  ), noted AS (${note(schema, 'lasting')}
+  ), wake_up AS (${wakeUps(FREE)}
   )
-  SELECT ${ANSWERS},
-    (SELECT json_object_agg(ordinal, id::text) FROM known),
-    1 / CASE WHEN EXISTS (SELECT FROM known WHERE id IS NULL OR conflict) OR EXISTS (SELECT FROM surplus) THEN 0 ELSE 1 END,
+  SELECT (SELECT string_agg(id::text, ',') FROM inserted), (SELECT json_object_agg(ordinal, id::text) FROM known),
+    1 / CASE WHEN EXISTS (SELECT FROM known WHERE conflict) OR (SELECT count(*) FROM noted) < (SELECT count(*) FROM lasting) THEN 0 ELSE 1 END,
     (SELECT json_agg(message) FROM wake_up)`,
-  values: ({ jobs }) => [encodeKeyedJobs(jobs)],
-  row: ([ids, inserted, known, , messages]) => ({
-    answers: keyedRow(
-      ids,
-      inserted,
-      new Map(Object.entries((known as object | null) ?? {}).map(([ordinal, id]) => [Number(ordinal), id as JobId])),
-    ),
+  values: ({ jobs }) => [encodeKeyedJobs(jobs), jobs.length, jobs.some(isLasting)],
+  row: ([inserted, known, , messages], { jobs }) => ({
+    answers: answersOf(jobs.length, splitIds(inserted), (known as Record<string, JobId> | null) ?? {}),
     surplus: [],
     wakeUps: (messages as string[] | null) ?? [],
   }),
 });
 
-/** SQLSTATE of a division by zero: how a statement refuses itself, and with it the transaction that was sent with it. */
-export const REFUSED = '22012';
+const isLasting = ({ idempotency }: NewJob): boolean => idempotency !== null && idempotency.lastsMs !== null;
+
+/** New ids stand in the order of the jobs that are not known. */
+function answersOf(count: number, inserted: readonly JobId[], known: Readonly<Record<string, JobId>>): KeyedRow['answers'] {
+  if (inserted.length === count) return inserted.map((id) => ({ id, isNew: true }));
+  let next = 0;
+  return Array.from({ length: count }, (_, index) => {
+    const id = known[index + 1];
+    return id === undefined ? { id: inserted[next++]!, isNew: true } : { id, isNew: false };
+  });
+}
+
+/** SQLSTATEs of `insertKeyedJobs`: a division by zero, by which it refuses itself, and what the unique index says. */
+export const REFUSED: ReadonlySet<string> = new Set(['22012', '23505']);
 
 /** Jobs up to which a plan is kept. More are planned for the tables as they are, since a caller's planner cannot be told. */
 const JOBS_PER_KEPT_PLAN = 20;
@@ -151,16 +177,17 @@ export const insertKeyedJobsInTransaction = defineStatement<
       set_config('lock_timeout', least($3::integer, nullif(extract(epoch FROM before::interval) * 1000, 0)::integer)::text, true) AS during
     FROM own
   ), ${insertion(schema, 'waiting')}, ${telling(schema)}
-  SELECT ${ANSWERS},
+  SELECT (SELECT string_agg(id::text, ',' ORDER BY ordinal) FROM item),
+    (SELECT string_agg(id::text, ',') FROM inserted),
     (SELECT string_agg(id::text, ',') FROM surplus),
     (SELECT count(*) FROM sent), (SELECT count(*) FROM remembered),
     set_config('lock_timeout', (SELECT before FROM waiting), true)`,
   values: ({ jobs, notifyChannel, waitMs }) => [encodeKeyedJobs(jobs), notifyChannel, waitMs],
-  row: ([ids, inserted, surplus]) => ({
-    answers: keyedRow(ids, inserted, new Map()),
-    surplus: splitIds(surplus),
-    wakeUps: [],
-  }),
+  row: ([ids, inserted, surplus]) => {
+    const isInserted = new Set(splitIds(inserted));
+    const answers = splitIds(ids).map((id) => (isInserted.has(id) ? { id, isNew: true } : { id: null, isNew: false }));
+    return { answers, surplus: splitIds(surplus), wakeUps: [] };
+  },
 });
 
 export interface KeyHolder {
@@ -168,7 +195,7 @@ export interface KeyHolder {
   readonly index: number;
   readonly id: JobId;
   /** Of its name, payload and bytes. */
-  readonly hash: number;
+  readonly hash: string;
 }
 
 /**
@@ -184,7 +211,7 @@ export const findKeys = defineStatement<{ channels: readonly string[]; keys: rea
   CROSS JOIN LATERAL (${holder(schema, 'wanted.channel', 'wanted.key')}
   ) AS found`,
   values: ({ channels, keys }) => [channels, keys],
-  row: ([ordinal, id, hash]) => ({ index: Number(ordinal) - 1, id: id as JobId, hash: Number(hash) }),
+  row: ([ordinal, id, hash]) => ({ index: Number(ordinal) - 1, id: id as JobId, hash: hash as string }),
 });
 
 /** Deletes jobs that this very transaction has inserted, and their keys. Indexes `job_pkey`, `idempotency_key_pkey`. */
@@ -216,9 +243,9 @@ export const drawIds = defineStatement<{ count: number }, JobId[]>({
 
 /**
  * Opens a transaction that inserts jobs with keys, on a connection that others use too: it waits hardly at all for a key
- * that somebody has, and is sent again later. Its lists are joined by hashes, tables are read by their indexes.
+ * that somebody has, and is sent again later. Tables are read by their indexes.
  */
-export const beginKeyed = `${beginPlain}; SET LOCAL lock_timeout = 5; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_mergejoin = off; SET LOCAL jit = off`;
+export const beginKeyed = `${beginPlain}; SET LOCAL lock_timeout = 5; SET LOCAL enable_seqscan = off`;
 
 function encodeKeyedJobs(jobs: readonly KeyedJob[]): string {
   return `[${jobs.map(encodeKeyedJob).join(',')}]`;
@@ -229,7 +256,7 @@ function encodeKeyedJob(job: KeyedJob): string {
   if (job.id !== undefined) text += `,"given":${job.id}`;
   if (job.idempotency === null) return `${text}}`;
   const { key, hash, lastsMs, strict } = job.idempotency;
-  text += `,"i":${JSON.stringify(key)},"g":${hash}`;
-  if (lastsMs !== null) text += lastsMs === Infinity ? ',"f":true' : `,"e":${lastsMs}`;
+  text += `,"i":${JSON.stringify(key)},"g":"${hash}"`;
+  if (lastsMs !== null) text += `,"e":${lastsMs === Infinity ? -1 : lastsMs}`;
   return strict ? `${text},"s":true}` : `${text}}`;
 }
