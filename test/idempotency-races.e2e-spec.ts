@@ -129,9 +129,10 @@ describe('50 parallel spawns without a transaction', () => {
               await jobs.spawn(Mailer, 'welcome', 1, { idempotencyKey, scope: 'forever' }),
             ]),
           );
-        const answers = [
-          ...(await Promise.all([spawnAll(one, keys), spawnAll(other, keys.toReversed())])).flat(),
-        ] as [string, SpawnResult][];
+        const answers = [...(await Promise.all([spawnAll(one, keys), spawnAll(other, keys.toReversed())])).flat()] as [
+          string,
+          SpawnResult,
+        ][];
         for (const key of keys) {
           const ofKey = answers.filter(([name]) => name === key).map(([, answer]) => answer);
           expect(ofKey.map(({ isNew }) => isNew).toSorted()).toEqual([false, true]);

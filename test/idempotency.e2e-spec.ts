@@ -177,7 +177,11 @@ describe('the key of a job that has ended', () => {
       expect(again.isNew).toBe(true);
       expect(again.id).not.toBe(first.active.id);
       await until(() => tables.drained(), { what: 'it has run' });
-      expect(get(Worker).runs.map(({ payload }) => payload).toSorted()).toEqual(['active', 'active', 'forever']);
+      expect(
+        get(Worker)
+          .runs.map(({ payload }) => payload)
+          .toSorted(),
+      ).toEqual(['active', 'active', 'forever']);
     });
   });
 
@@ -287,7 +291,10 @@ describe('spawnMany with idempotency keys', () => {
 
   it('takes 12 000 keys in one call, ids in the order of the items, and finds them all again', () =>
     withSender(async ({ jobs: spawner, dataSource }) => {
-      const items = Array.from({ length: 12_000 }, (_, n) => ({ payload: n, idempotencyKey: `${(n * 7919) % 12_000}` }));
+      const items = Array.from({ length: 12_000 }, (_, n) => ({
+        payload: n,
+        idempotencyKey: `${(n * 7919) % 12_000}`,
+      }));
       const first = await spawner.spawnMany(Mailer, 'welcome', items);
       const ids = first.map(({ id }) => Number(id));
       expect(first.every(({ isNew }) => isNew)).toBe(true);
@@ -323,7 +330,11 @@ describe('a spawn without a key', () => {
 
   it('has no entry in the index of keys', () =>
     withSender(async ({ jobs: spawner }) => {
-      await spawner.spawnMany(Mailer, 'welcome', Array.from({ length: 3_000 }, () => ({ payload: 1 })));
+      await spawner.spawnMany(
+        Mailer,
+        'welcome',
+        Array.from({ length: 3_000 }, () => ({ payload: 1 })),
+      );
       expect(await tables.number(`SELECT pg_relation_size('nestmq.job_idempotency')`)).toBe(8_192);
     }));
 });

@@ -10,7 +10,15 @@ export { getJobSpawnerToken, getQueueToken } from './queue.module-definition.js'
 export type { Concurrency, QueueInstanceOptions, QueueOptions, Shutdown } from './queue.options.js';
 
 export { JobHandler } from './handlers/job-handler.decorator.js';
-export type { ErrorContext, ErrorHook, HandlerClass, HandlerOptions, HandlerPreset, OnDead } from './job/handler.js';
+export type {
+  ErrorContext,
+  ErrorHook,
+  HandlerClass,
+  HandlerOptions,
+  HandlerPreset,
+  OnDead,
+  PayloadUpgrade,
+} from './job/handler.js';
 export type { BackoffFunction, BackoffOptions, BackoffType } from './job/backoff.js';
 export type { Duration } from './job/duration.js';
 
@@ -51,6 +59,7 @@ export type { RunOneOptions, RunOneResult } from './job/run-one.js';
 export type { DeadReason } from './job/outcome.js';
 
 export { ChannelBusyError, JobDeadError, JobNotFoundError, WaitTimeoutError } from './job/control-errors.js';
+export { PayloadVersionError } from './job/version-errors.js';
 export { IdempotencyConflictError } from './job/idempotency-errors.js';
 export {
   DatabaseUnavailableError,

@@ -5,6 +5,7 @@ import type { Checkpoint, Progress, RunFacts, RunPort } from '../job/run-port.js
 import type { Connection } from '../postgres/connection.js';
 import { hasOpenTransaction, transactionClient } from '../postgres/transaction-client.js';
 import { checkpointJob, findRun, type FencedRun } from '../statements/checkpoint-job.js';
+import { storePolicies } from '../statements/policies.js';
 import { reportProgress } from '../statements/report-progress.js';
 import { completeJobs, finishJobs } from '../statements/settle-jobs.js';
 import { run, type SqlClient } from '../statements/statement.js';
@@ -24,6 +25,9 @@ export interface RunWriterSettings {
  * settles, where it goes out at once and never waits for a row that a handler has locked.
  */
 export class RunWriter implements RunPort {
+  /** Stored by this process. */
+  private readonly policies = new Set<string>();
+
   constructor(
     private readonly settings: RunWriterSettings,
     private readonly connection: Connection,
@@ -48,6 +52,12 @@ export class RunWriter implements RunPort {
 
   async checkpoint(job: ClaimedJob, checkpoint: Checkpoint, manager?: EntityManager): Promise<RunFacts> {
     const params = { ...runOf(job), checkpoint };
+    const { policy } = checkpoint;
+    if (policy && !this.policies.has(policy.id)) {
+      // In no transaction of the handler: others store the same one, and would wait for its end.
+      await this.connection.transaction((client) => run(client, storePolicies, { policies: [policy] }));
+      this.policies.add(policy.id);
+    }
     const [facts] = await this.write(manager, (client) => run(client, checkpointJob, params));
     if (facts === undefined) throw new LeaseLostError(job.id, job.name);
     return facts;

@@ -87,7 +87,9 @@ export const FIELDS =
 
 export const NAMES = 'c, k, n, p, a, h, b, d, t, u, j, js, x, m, ms, o';
 
-export const values = (now: string): string => `id, CASE WHEN o THEN id END, c, coalesce(k, ''), n, coalesce(p, 0), a, h, b,
+export const values = (
+  now: string,
+): string => `id, CASE WHEN o THEN id END, c, coalesce(k, ''), n, coalesce(p, 0), a, h, b,
       CASE WHEN d IS NULL AND t IS NULL THEN ${now}
         ELSE greatest(${now} + coalesce(d, 0) * interval '1 millisecond', ${timeOf('t')}) END,
       ${now} + u * interval '1 millisecond',

@@ -143,7 +143,11 @@ export const insertKeyedJobs = defineStatement<KeyedParams, KeyedRow>({
 const isLasting = ({ idempotency }: NewJob): boolean => idempotency !== null && idempotency.lastsMs !== null;
 
 /** New ids stand in the order of the jobs that are not known. */
-function answersOf(count: number, inserted: readonly JobId[], known: Readonly<Record<string, JobId>>): KeyedRow['answers'] {
+function answersOf(
+  count: number,
+  inserted: readonly JobId[],
+  known: Readonly<Record<string, JobId>>,
+): KeyedRow['answers'] {
   if (inserted.length === count) return inserted.map((id) => ({ id, isNew: true }));
   let next = 0;
   return Array.from({ length: count }, (_, index) => {

@@ -42,8 +42,7 @@ export function defineStatement<Params, Row>(definition: StatementDefinition<Par
   return {
     row: definition.row,
     query: (client, params) => ({
-      ...(client.namedStatements &&
-        !definition.isUnnamed?.(params) && { name: `${client.schema}.${definition.name}` }),
+      ...(client.namedStatements && !definition.isUnnamed?.(params) && { name: `${client.schema}.${definition.name}` }),
       text: textFor(client.schema),
       values: definition.values(params),
       rowMode: 'array',
