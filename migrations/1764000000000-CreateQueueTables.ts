@@ -153,6 +153,7 @@ export class CreateQueueTables implements MigrationInterface {
       CREATE TABLE ${schema}.finished_job (
         id bigint NOT NULL,
         state text COLLATE "C" NOT NULL,
+        run integer NOT NULL DEFAULT 0,
         attempt integer NOT NULL,
         max_attempts integer,
         priority smallint NOT NULL,
@@ -160,6 +161,9 @@ export class CreateQueueTables implements MigrationInterface {
         created_at timestamptz NOT NULL,
         finished_at timestamptz NOT NULL DEFAULT clock_timestamp(),
         delete_at timestamptz,
+        taken_until timestamptz,
+        takes integer,
+        resolved_at timestamptz,
         policy_id bigint,
         position bigint,
         seq bigint,
@@ -172,6 +176,7 @@ export class CreateQueueTables implements MigrationInterface {
         backoff json,
         reason text,
         last_error text,
+        note text,
         result json,
         CONSTRAINT finished_job_pkey PRIMARY KEY (id),
         CONSTRAINT finished_job_state_check CHECK (state IN ('completed', 'cancelled', 'dead', 'reprocessing', 'resolved', 'discarded'))
@@ -180,6 +185,13 @@ export class CreateQueueTables implements MigrationInterface {
       `CREATE INDEX finished_job_delete_at ON ${schema}.finished_job (delete_at) WHERE delete_at IS NOT NULL`,
       // count_channels: dead jobs of a channel
       `CREATE INDEX finished_job_channel ON ${schema}.finished_job (channel, state, finished_at)`,
+      // Dead letters, by each way in which they are asked for. Jobs that were completed or cancelled pay nothing for them.
+      `CREATE INDEX finished_job_dead ON ${schema}.finished_job (finished_at, id) WHERE state IN ('dead', 'reprocessing')`,
+      `CREATE INDEX finished_job_dead_channel ON ${schema}.finished_job (channel, finished_at, id)
+        WHERE state IN ('dead', 'reprocessing')`,
+      `CREATE INDEX finished_job_dead_lane ON ${schema}.finished_job (channel, key, finished_at, id)
+        WHERE state IN ('dead', 'reprocessing')`,
+      `CREATE INDEX finished_job_closed ON ${schema}.finished_job (finished_at, id) WHERE state IN ('resolved', 'discarded')`,
       `
       CREATE TABLE ${schema}.handler_policy (
         id bigint NOT NULL,

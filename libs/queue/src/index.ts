@@ -6,7 +6,7 @@ export {
   type QueueModuleOptions,
   type QueueOptionsFactory,
 } from './queue.module.js';
-export { getJobSpawnerToken, getQueueToken } from './queue.module-definition.js';
+export { getDeadLettersToken, getJobSpawnerToken, getQueueToken } from './queue.module-definition.js';
 export type { Concurrency, QueueInstanceOptions, QueueOptions, Shutdown } from './queue.options.js';
 
 export { JobHandler } from './handlers/job-handler.decorator.js';
@@ -40,6 +40,17 @@ export type {
 } from './spawn/spawn-options.js';
 
 export { Queue, type ListLanesOptions } from './inspect/queue.js';
+export {
+  DeadLetters,
+  type DeadLetterPage,
+  type LetterBulkOptions,
+  type LetterNoteOptions,
+  type ListDeadLettersOptions,
+  type TakeOptions,
+} from './inspect/dead-letters.js';
+export type { DeadLetterFilter } from './inspect/letter-filter.js';
+export type { DeadLetterTarget } from './inspect/letter-writer.js';
+export type { DeadLetter, DeadLetterState } from './statements/dead-letters.js';
 export type { LaneBlock, LaneRecord } from './statements/list-lanes.js';
 export type { ClearOptions } from './inspect/clear-channels.js';
 export type { WaitOptions } from './inspect/job-waiter.js';

@@ -12,6 +12,7 @@ import type { DataSource, EntityManager } from 'typeorm';
 import { HandlerRegistry } from './handlers/handler.registry.js';
 import { Policies } from './handlers/policies.js';
 import { JobWaiter } from './inspect/job-waiter.js';
+import { DeadLetters } from './inspect/dead-letters.js';
 import { Queue } from './inspect/queue.js';
 import { DatabaseUnavailableError, InvalidOptionsError, messageOf, SchemaMissingError } from './job/errors.js';
 import type { QueueEvent } from './job/events.js';
@@ -20,7 +21,7 @@ import type { LoopBoard } from './maintenance/loop-board.js';
 import { Connection } from './postgres/connection.js';
 import { connectionOptionsOf, listenOptionsOf } from './postgres/connection-options.js';
 import { Notifier } from './postgres/notifier.js';
-import { withPoolClient } from './postgres/pool-client.js';
+import { withPoolClient, withPoolTransaction } from './postgres/pool-client.js';
 import { TransactionWatch } from './postgres/transaction-watch.js';
 import type { ResolvedQueueOptions } from './queue.options.js';
 import { QueueRunner, type RunnerParts, type RunnerSettings } from './runner/queue-runner.js';
@@ -59,6 +60,7 @@ export class QueueInstance
 {
   readonly spawner: JobSpawner;
   readonly queue: Queue;
+  readonly deadLetters: DeadLetters;
   private readonly logger: Logger;
   private readonly events = new Subject<QueueEvent>();
   private readonly registry: HandlerRegistry;
@@ -112,6 +114,11 @@ export class QueueInstance
       running: () => (this.runner?.running ?? 0) + this.singleRuns.running,
       idle: (timeoutMs) => this.idle(timeoutMs),
       runOne: (channels) => this.singleRuns.runOne(channels),
+    });
+    this.deadLetters = new DeadLetters({
+      keepMs: options.finishedRetentionMs,
+      write: (work, begin) => withPoolTransaction(dataSource, { schema, namedStatements }, work, begin),
+      wake,
     });
   }
 

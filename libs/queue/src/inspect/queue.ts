@@ -9,9 +9,9 @@ import { MAX_TIMER_MS } from '../job/time-limit.js';
 import { pauseChannel, resumeChannel } from '../statements/channels.js';
 import { listLiveChannels } from '../statements/clear-jobs.js';
 import { countChannels, getJob, type ChannelStats, type JobRecord } from '../statements/inspect-jobs.js';
-import { listLanes, unblockLane, type LaneRecord } from '../statements/list-lanes.js';
+import { listLanes, type LaneRecord } from '../statements/list-lanes.js';
 import { run, type SqlClient } from '../statements/statement.js';
-import { begin, beginOwningAll } from '../statements/transaction.js';
+import { beginOwningAll } from '../statements/transaction.js';
 import { SURVEY_MESSAGE } from '../statements/wake-up.js';
 import { clearChannels, type ClearOptions } from './clear-channels.js';
 import type { JobWaiter, WaitOptions } from './job-waiter.js';
@@ -131,18 +131,6 @@ export class Queue {
       names: this.ports.names(),
     };
     return this.ports.read((client) => run(client, listLanes, params));
-  }
-
-  /**
-   * Lets a lane go on that waits because of a dead job (`onDead: 'block'`). The dead job stays as it is.
-   *
-   * @returns `false` when it was not blocked
-   */
-  async unblock(channel: string, key = ''): Promise<boolean> {
-    const lane = { channel: checkName(channel, 'channel'), key: checkKey(key, 'key') };
-    const messages = await this.ports.write((client) => run(client, unblockLane, lane), begin);
-    this.ports.wake(messages.flatMap((message) => message ?? []));
-    return messages.length > 0;
   }
 
   /**

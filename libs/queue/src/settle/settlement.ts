@@ -48,7 +48,7 @@ export function settlementOf(run: EndedRun): Settlement {
     case 'released':
       return requeue(run, fence, { attempt: job.attempt - 1, delayMs: null, error: null });
     case 'dead':
-      return { run, write: 'finish', entry: dead(fence, job, outcome.reason, outcome.error, policy.deadRetentionMs) };
+      return { run, write: 'finish', entry: dead(fence, job, outcome.reason, outcome.error, keepDeadMs(job, policy)) };
     case 'expired':
       return { run, write: 'confirm', entry: fence, otherwise: null };
     case 'unless-completed':
@@ -59,6 +59,11 @@ export function settlementOf(run: EndedRun): Settlement {
         otherwise: { ...settlementOf({ ...run, outcome: outcome.otherwise }), run, unsure: true },
       };
   }
+}
+
+/** A dead job for which its lane waits is kept until a person has decided. */
+function keepDeadMs({ seq }: ClaimedJob, { onDead, deadRetentionMs }: HandlerPolicy): number | null {
+  return seq !== null && onDead === 'block' ? null : deadRetentionMs;
 }
 
 function requeue(run: EndedRun, fence: RunFence, entry: Omit<RequeueEntry, 'seq'>): Settlement {

@@ -134,7 +134,10 @@ export class Settler {
   private takeBatch(): Batch {
     const [first] = this.waiting;
     const runner = (first && runnerOf(first)) ?? this.endedLeases[0]?.runner ?? '0';
-    const entries = this.waiting.slice(0, BATCH).filter((entry) => runnerOf(entry) === runner);
+    // A lane's end goes with the end of its job: until then nobody can tell whether a dead one blocks it.
+    let size = BATCH;
+    while (this.waiting[size]?.write === 'end-lane') size += 1;
+    const entries = this.waiting.slice(0, size).filter((entry) => runnerOf(entry) === runner);
     const taken = new Set(entries);
     this.waiting = this.waiting.filter((settlement) => !taken.has(settlement));
     const ended = this.endedLeases.filter((lease) => lease.runner === runner).map(({ lease }) => lease);

@@ -23,7 +23,7 @@ export const LEASES_PER_RESCUE = 50;
  * started. `rescueLanes`, in the same transaction and behind this, gives the lanes back and ends their leases. Safe with several rescuers at once. Indexes `job_pkey`, `lease_pkey`, `lane_pkey`.
  */
 export const rescueJobs = defineStatement<Record<string, never>, RescuedRow>({
-  name: 'rescue_jobs_v2',
+  name: 'rescue_jobs_v3',
   text: (schema) => `
   WITH lost AS MATERIALIZED (
     SELECT lease.runner_id, lease.number, lease.channel, lease.job_ids, lease.runs, lease.keys, lease.seqs, lease.started,
@@ -60,12 +60,12 @@ export const rescueJobs = defineStatement<Record<string, never>, RescuedRow>({
     RETURNING job.*, locked.attempt AS attempts, locked.runner_id, locked.number, locked.seq AS given_seq
   ), kept AS (
     INSERT INTO ${schema}.finished_job (
-      id, state, attempt, max_attempts, priority, due_at, created_at, delete_at, policy_id, position, seq,
+      id, run, state, attempt, max_attempts, priority, due_at, created_at, delete_at, policy_id, position, seq,
       channel, key, name, payload, payload_bytes, metadata, backoff, reason, last_error
     )
     SELECT
-      dead.id, 'dead', attempts, max_attempts, priority, due_at, dead.created_at,
-      clock_timestamp() + handler_policy.dead_retention_ms * interval '1 millisecond', policy_id, position, given_seq,
+      dead.id, dead.run, 'dead', attempts, max_attempts, priority, due_at, dead.created_at,
+      CASE WHEN position IS NULL OR on_dead = 'skip' THEN clock_timestamp() + dead_retention_ms * interval '1 millisecond' END, policy_id, position, given_seq,
       channel, key, dead.name, payload, payload_bytes, metadata, dead.backoff, 'lease expired',
       coalesce(last_error, 'The process that ran this job ended, or lost its connection, in the middle of it.')
     FROM dead LEFT JOIN ${schema}.handler_policy ON handler_policy.id = dead.policy_id
@@ -107,7 +107,7 @@ export const rescueJobs = defineStatement<Record<string, never>, RescuedRow>({
  * `lane_pkey`, `job_pkey`, `job_lane`.
  */
 export const rescueLanes = defineStatement<Record<string, never>, FreedLaneRow>({
-  name: 'rescue_lanes_v1',
+  name: 'rescue_lanes_v2',
   text: (schema) => `
   WITH lost AS MATERIALIZED (
     SELECT lease.runner_id, lease.number, lease.channel, lease.job_ids, lease.runs, lease.keys, lease.seqs
@@ -128,7 +128,7 @@ export const rescueLanes = defineStatement<Record<string, never>, FreedLaneRow>(
     SELECT owned.channel, owned.key, owned.runner_id, owned.number AS lease, max(owned.seq) AS last_seq,
       min(finished_job.id) FILTER (WHERE handler_policy.on_dead = 'block') AS blocker
     FROM owned
-    LEFT JOIN ${schema}.finished_job ON finished_job.id = owned.job_id AND finished_job.state = 'dead'
+    LEFT JOIN ${schema}.finished_job ON finished_job.id = owned.job_id AND finished_job.state IN ('dead', 'reprocessing')
     LEFT JOIN ${schema}.handler_policy ON handler_policy.id = finished_job.policy_id
     GROUP BY owned.channel, owned.key, owned.runner_id, owned.number
     HAVING NOT bool_or(untouched)

@@ -82,7 +82,7 @@ export interface FinishEntry {
  * by: it is being completed by its handler's transaction, or rescued. Index `job_pkey`.
  */
 export const finishJobs = defineStatement<Fenced<FinishEntry>, TakenRow>({
-  name: 'finish_jobs_v2',
+  name: 'finish_jobs_v3',
   text: (schema) => `
   WITH ${heldLeases(schema)}, done AS (
     SELECT *
@@ -95,11 +95,11 @@ export const finishJobs = defineStatement<Fenced<FinishEntry>, TakenRow>({
     RETURNING job.*, held.state, held.attempt AS attempts, held.reason, held.error, held.result, held.keep_ms, held.given_seq
   )
   INSERT INTO ${schema}.finished_job (
-    id, state, attempt, max_attempts, priority, due_at, created_at, delete_at, policy_id, position, seq,
+    id, run, state, attempt, max_attempts, priority, due_at, created_at, delete_at, policy_id, position, seq,
     channel, key, name, payload, payload_bytes, metadata, backoff, reason, last_error, result
   )
   SELECT
-    id, state, attempts, max_attempts, priority, due_at, created_at,
+    id, run, state, attempts, max_attempts, priority, due_at, created_at,
     clock_timestamp() + keep_ms * interval '1 millisecond', policy_id, position, given_seq,
     channel, key, name, payload, payload_bytes, metadata, backoff, reason, coalesce(error, last_error), result
   FROM gone
@@ -189,7 +189,7 @@ export interface UnsettledRow {
  * What is left out was completed. Indexes `job_pkey`, `finished_job_pkey`.
  */
 export const findUnsettled = defineStatement<Fenced<unknown>, UnsettledRow>({
-  name: 'find_unsettled_v2',
+  name: 'find_unsettled_v3',
   text: (schema) => `
   WITH ${heldLeases(schema)}, done AS MATERIALIZED (
     SELECT * FROM unnest($2::bigint[], $3::integer[], $4::integer[]) AS done (id, run, lease)
@@ -199,7 +199,7 @@ export const findUnsettled = defineStatement<Fenced<unknown>, UnsettledRow>({
   UNION ALL
   SELECT finished_job.id, false
   FROM done JOIN ${schema}.finished_job ON finished_job.id = done.id
-  WHERE finished_job.state = 'dead'`,
+  WHERE finished_job.state <> 'completed'`,
   values: ({ runner, entries }) => [runner, ...fenceColumns(entries)],
   row: ([id, mine]) => ({ id: id as JobId, mine: mine as boolean }),
 });
