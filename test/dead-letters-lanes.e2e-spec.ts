@@ -212,7 +212,9 @@ describe('a job that has just died', () => {
       `INSERT INTO nestmq.lease (runner_id, number, channel, priority, job_ids, runs, keys, seqs, started, hi_due_at, hi_id)
        VALUES (77, 1, 'work', 0, ARRAY[7], ARRAY[3], ARRAY['lane'], ARRAY[1], 1, 'epoch', 0)`,
     );
-    await tables.sql(`INSERT INTO nestmq.lane (channel, key, last_seq, runner_id, lease, name) VALUES ('work', 'lane', 1, 77, 1, 'work')`);
+    await tables.sql(
+      `INSERT INTO nestmq.lane (channel, key, last_seq, runner_id, lease, name) VALUES ('work', 'lane', 1, 77, 1, 'work')`,
+    );
     const discarding = app.deadLetters.discard('7');
     let over = false;
     void discarding.finally(() => (over = true)).catch(() => undefined);

@@ -95,7 +95,9 @@ describe('deadLetters.list', () => {
 
   it('shows dead and taken letters unless a state is asked for, and never what was completed or cancelled', async () => {
     await bury(
-      (['completed', 'cancelled', 'dead', 'reprocessing', 'resolved', 'discarded'] as const).map((state) => ({ state })),
+      (['completed', 'cancelled', 'dead', 'reprocessing', 'resolved', 'discarded'] as const).map((state) => ({
+        state,
+      })),
     );
     const app = await startDesk();
     const listed = async (filter?: DeadLetterFilter) => idsOf((await app.deadLetters.list(filter)).letters);
@@ -147,7 +149,11 @@ describe('deadLetters.list', () => {
   ] satisfies [string, DeadLetterFilter][])('%s goes by pages, the longest dead first', async (_, filter) => {
     // Several died in the same moment.
     await bury(
-      upTo(25).map((n) => ({ key: 'k', age: 100 - Math.floor(n / 4), state: n % 2 === 0 && 'state' in filter ? 'resolved' : 'dead' })),
+      upTo(25).map((n) => ({
+        key: 'k',
+        age: 100 - Math.floor(n / 4),
+        state: n % 2 === 0 && 'state' in filter ? 'resolved' : 'dead',
+      })),
     );
     const app = await startDesk();
     const pages: string[][] = [];
@@ -240,7 +246,10 @@ describe('deadLetters.take', () => {
     expect(first).toMatchObject({ id: '2' });
     await tables.sql(`UPDATE nestmq.finished_job SET taken_until = now() - interval '1 ms'`);
     const again = await app.deadLetters.take();
-    expect(again).toMatchObject([{ id: '1', take: 2 }, { id: '2', take: 2 }]);
+    expect(again).toMatchObject([
+      { id: '1', take: 2 },
+      { id: '2', take: 2 },
+    ]);
     for (const end of ['resolve', 'reject', 'discard', 'requeue'] as const) {
       await expect(app.deadLetters[end](first!)).rejects.toThrow(InvalidTransitionError);
     }
@@ -277,7 +286,10 @@ describe('a letter', () => {
   ];
 
   it.each(transitions)('that is %s: %s makes it %s, by its id and by a filter', async (from, end, to) => {
-    await bury([{ state: from, takenUntil: '1 hour' }, { state: from, takenUntil: '1 hour' }]);
+    await bury([
+      { state: from, takenUntil: '1 hour' },
+      { state: from, takenUntil: '1 hour' },
+    ]);
     const app = await startDesk();
     if (to === null) {
       await expect(app.deadLetters[end]('1')).rejects.toMatchObject({
@@ -296,7 +308,12 @@ describe('a letter', () => {
   });
 
   it('that somebody has taken is his to requeue or discard, and nobody else’s until the time is over', async () => {
-    await bury([{}, {}, { state: 'reprocessing', takenUntil: '-1 second' }, { state: 'reprocessing', takenUntil: '-1 second' }]);
+    await bury([
+      {},
+      {},
+      { state: 'reprocessing', takenUntil: '-1 second' },
+      { state: 'reprocessing', takenUntil: '-1 second' },
+    ]);
     const app = await startDesk();
     const [one, other] = await app.deadLetters.take({ ids: ['1', '2'] });
     const [listed] = (await app.deadLetters.list({ ids: ['1'] })).letters;
@@ -415,7 +432,11 @@ describe('a bulk operation', () => {
   );
 
   it('cleans up what is resolved or discarded and nothing else', async () => {
-    await bury((['dead', 'reprocessing', 'resolved', 'discarded', 'completed', 'cancelled'] as const).map((state) => ({ state })));
+    await bury(
+      (['dead', 'reprocessing', 'resolved', 'discarded', 'completed', 'cancelled'] as const).map((state) => ({
+        state,
+      })),
+    );
     const app = await startDesk();
     expect(await app.deadLetters.cleanup()).toBe(2);
     expect(await states()).toEqual(['dead', 'reprocessing', 'completed', 'cancelled']);
@@ -434,7 +455,9 @@ describe('a requeued job', () => {
     await expect(app.queue.waitFor(id)).rejects.toThrow(JobDeadError);
     for (const round of [1, 2]) {
       expect(await app.deadLetters.requeue(id)).toBe(1);
-      await until(() => app.events.filter(({ type }) => type === 'dead').length === round + 1, { what: 'it died again' });
+      await until(() => app.events.filter(({ type }) => type === 'dead').length === round + 1, {
+        what: 'it died again',
+      });
       await expect(app.queue.waitFor(id)).rejects.toThrow(JobDeadError);
     }
     expect(work.runs.map(({ attempt }) => attempt)).toEqual([1, 2, 1, 2, 1, 2]);

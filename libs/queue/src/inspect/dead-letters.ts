@@ -12,9 +12,15 @@ import {
 } from '../statements/dead-letters.js';
 import { endLetters, rejectLetters, requeueLetters } from '../statements/end-letters.js';
 import { run, type SqlClient } from '../statements/statement.js';
-import { begin } from '../statements/transaction.js';
+import { beginOrdered } from '../statements/transaction.js';
 import { ALL_STATES, conditionsOf, cursorOf, placeOf, type DeadLetterFilter } from './letter-filter.js';
-import { bulkLimitOf, LETTERS_PER_CHUNK, LetterWriter, type DeadLetterTarget, type LetterPorts } from './letter-writer.js';
+import {
+  bulkLimitOf,
+  LETTERS_PER_CHUNK,
+  LetterWriter,
+  type DeadLetterTarget,
+  type LetterPorts,
+} from './letter-writer.js';
 
 export interface DeadLettersPorts extends LetterPorts {
   /** How long resolved and discarded letters are kept. */
@@ -212,7 +218,7 @@ export class DeadLetters {
   }
 
   private transact<T>(work: (client: SqlClient) => Promise<T>): Promise<T> {
-    return this.ports.write(work, begin);
+    return this.ports.write(work, beginOrdered);
   }
 }
 

@@ -21,7 +21,7 @@ import {
   type LetterStateRow,
 } from '../statements/end-letters.js';
 import { run, type SqlClient } from '../statements/statement.js';
-import { begin } from '../statements/transaction.js';
+import { begin, beginOrdered } from '../statements/transaction.js';
 import { conditionsOf, MAX_IDS, type DeadLetterFilter } from './letter-filter.js';
 
 /** The letters of a bulk operation: an id, a letter, several of them, or whatever fits a filter. */
@@ -82,7 +82,7 @@ export class LetterWriter {
     for (let done = 0; ;) {
       const limit = Math.min(LETTERS_PER_CHUNK, most - done);
       const params: LetterConditions = { ...conditions, after, untilMicros, limit };
-      const found: FoundLetter[] = await this.ports.write((client) => run(client, statement, params), begin);
+      const found: FoundLetter[] = await this.ports.write((client) => run(client, statement, params), beginOrdered);
       done += await this.writeChunk(
         found.map(({ id }) => ({ id, take: null })),
         work,

@@ -94,7 +94,8 @@ const values = (c: LetterConditions): unknown[] => [
  * the statistics say.
  */
 const SCOPES: Readonly<Record<LetterScope, { readonly condition: string; readonly order: string }>> = {
-  ids: { condition: 'AND id = ANY ($10::bigint[])', order: `finished_at + interval '0', ` },
+  // No index of states is to be thought of, where the key leads there.
+  ids: { condition: 'AND id = ANY ($10::bigint[])', order: '' },
   lane: {
     condition: 'AND channel >= $3 AND channel <= $3 AND key >= $4 AND key <= $4',
     order: 'channel, key, ',
@@ -112,9 +113,9 @@ const PARTS = {
 const letters = (schema: string, scope: LetterScope, part: keyof typeof PARTS, columns: string): string => `
     SELECT ${columns}
     FROM ${schema}.finished_job
-    WHERE ${PARTS[part].states}
+    WHERE ${scope === 'ids' ? PARTS[part].states.replace('state', `(state || '')`) : PARTS[part].states}
       AND ${PARTS[part].asked}
-      AND state = ANY ($1::text[])
+      AND ${scope === 'ids' ? `(state || '')` : 'state'} = ANY ($1::text[])
       ${part === 'open' ? SCOPES[scope].condition : scope === 'ids' ? SCOPES.ids.condition : ''}
       AND (finished_at, id) > (${timeOf('$11')}, $12::bigint)
       AND finished_at <= coalesce(${timeOf('$13')}, 'infinity')
@@ -130,7 +131,7 @@ const letters = (schema: string, scope: LetterScope, part: keyof typeof PARTS, c
 
 const page = (schema: string, scope: LetterScope, part: keyof typeof PARTS, columns = '*'): string =>
   `${letters(schema, scope, part, columns)}
-    ORDER BY ${part === 'open' || scope === 'ids' ? SCOPES[scope].order : ''}finished_at, id
+    ORDER BY ${part === 'open' ? SCOPES[scope].order : ''}finished_at, id
     LIMIT $14`;
 
 const bothParts = (schema: string, scope: LetterScope, columns = '*'): string => `

@@ -65,21 +65,23 @@ export const lockLanes = defineStatement<{ ids: readonly JobId[] }, true>({
  * under the lease in which it died is left: until that lane is given back it is not known whether the letter blocks it.
  */
 const locked = (schema: string, mayBe: string): string => `wanted AS MATERIALIZED (
-    SELECT wanted.id, wanted.take, EXISTS (
-      SELECT
-      FROM ${schema}.finished_job
-      JOIN ${schema}.lane ON lane.channel = finished_job.channel AND lane.key = finished_job.key
-      JOIN ${schema}.lease ON lease.runner_id = lane.runner_id AND lease.number = lane.lease
-      WHERE finished_job.id = wanted.id
-        AND finished_job.position IS NOT NULL
-        AND lease.runs[array_position(lease.job_ids, finished_job.id)] = finished_job.run
-    ) AS busy
+    SELECT wanted.id, wanted.take, leased.busy IS NOT NULL AS busy, lane.blocked_by IS NOT NULL AND lane.blocked_by = wanted.id AS blocks
     FROM unnest($1::bigint[], $2::integer[]) AS wanted (id, take)
+    LEFT JOIN LATERAL (
+      SELECT channel, key, run FROM ${schema}.finished_job WHERE finished_job.id = wanted.id AND position IS NOT NULL LIMIT 1
+    ) AS ordered ON true
+    LEFT JOIN LATERAL (
+      SELECT runner_id, lease, blocked_by FROM ${schema}.lane WHERE lane.channel = ordered.channel AND lane.key = ordered.key LIMIT 1
+    ) AS lane ON true
+    LEFT JOIN LATERAL (
+      SELECT true AS busy
+      FROM ${schema}.lease
+      WHERE lease.runner_id = lane.runner_id AND lease.number = lane.lease
+        AND lease.runs[array_position(lease.job_ids, wanted.id)] = ordered.run
+      LIMIT 1
+    ) AS leased ON true
   ), letter AS MATERIALIZED (
-    SELECT finished_job.*, finished_job.position IS NOT NULL AND EXISTS (
-      SELECT FROM ${schema}.lane
-      WHERE lane.channel = finished_job.channel AND lane.key = finished_job.key AND lane.blocked_by = finished_job.id
-    ) AS blocks
+    SELECT finished_job.*, wanted.blocks
     FROM wanted JOIN ${schema}.finished_job ON finished_job.id = wanted.id
     WHERE NOT wanted.busy AND ${mayBe}
     ORDER BY finished_job.id
