@@ -269,43 +269,48 @@ describe('deadLetters.take', () => {
 });
 
 describe('a letter', () => {
-  const transitions: [DeadLetterState, 'resolve' | 'reject' | 'discard' | 'requeue', string | null][] = [
-    ['dead', 'resolve', null],
-    ['dead', 'reject', null],
+  type End = 'resolve' | 'reject' | 'discard' | 'requeue';
+
+  const allowed: [DeadLetterState, End, string][] = [
     ['dead', 'discard', 'discarded'],
     ['dead', 'requeue', 'waiting'],
     ['reprocessing', 'resolve', 'resolved'],
     ['reprocessing', 'reject', 'dead'],
-    ['reprocessing', 'discard', null],
-    ['reprocessing', 'requeue', null],
-    ...(['resolved', 'discarded'] as const).flatMap((state) =>
-      (['resolve', 'reject', 'discard', 'requeue'] as const).map(
-        (end): [DeadLetterState, 'resolve' | 'reject' | 'discard' | 'requeue', null] => [state, end, null],
-      ),
-    ),
   ];
 
-  it.each(transitions)('that is %s: %s makes it %s, by its id and by a filter', async (from, end, to) => {
-    await bury([
-      { state: from, takenUntil: '1 hour' },
-      { state: from, takenUntil: '1 hour' },
-    ]);
+  const refused = (['dead', 'reprocessing', 'resolved', 'discarded'] as const).flatMap((state) =>
+    (['resolve', 'reject', 'discard', 'requeue'] as const)
+      .filter((end) => !allowed.some(([from, how]) => from === state && how === end))
+      .map((end): [DeadLetterState, End] => [state, end]),
+  );
+
+  const twoOf = (state: DeadLetterState): Promise<string[]> =>
+    bury([1, 2].map(() => ({ state, takenUntil: '1 hour' })));
+
+  it.each(allowed)('that is %s: %s makes it %s, by its id and by a filter', async (from, end, to) => {
+    await twoOf(from);
     const app = await startDesk();
-    if (to === null) {
+    expect(await app.deadLetters[end]('1')).toBe(1);
+    expect(await app.queue.get('1')).toMatchObject({ state: to });
+    expect(await app.deadLetters[end]({ channel: 'work' })).toBe(1);
+    expect(await app.queue.get('2')).toMatchObject({ state: to });
+    await app.close();
+  });
+
+  it.each(refused)(
+    'that is %s: %s is refused by its id, passes it by with a filter, and changes nothing',
+    async (from, end) => {
+      await twoOf(from);
+      const app = await startDesk();
       await expect(app.deadLetters[end]('1')).rejects.toMatchObject({
         ...{ code: 'invalid_transition', jobId: '1', from },
         to: { resolve: 'resolved', reject: 'dead', discard: 'discarded', requeue: 'waiting' }[end],
       });
       expect(await app.deadLetters[end]({ channel: 'work' })).toBe(0);
       expect(await states()).toEqual([from, from]);
-    } else {
-      expect(await app.deadLetters[end]('1')).toBe(1);
-      expect(await app.queue.get('1')).toMatchObject({ state: to });
-      expect(await app.deadLetters[end]({ channel: 'work' })).toBe(1);
-      expect(await app.queue.get('2')).toMatchObject({ state: to });
-    }
-    await app.close();
-  });
+      await app.close();
+    },
+  );
 
   it('that somebody has taken is his to requeue or discard, and nobody else’s until the time is over', async () => {
     await bury([

@@ -165,7 +165,10 @@ export class LeaseLostError extends QueueError {
   }
 }
 
-/** `job.complete()`, `checkpoint`, `progress` or `keepAlive` was called on a run that has already ended or been completed. */
+/**
+ * `job.complete()`, `checkpoint`, `progress` or `keepAlive` was called on a run that has already ended or been completed; or
+ * a dead letter's state does not allow what was to be done with it. Nothing was changed.
+ */
 export class InvalidTransitionError extends QueueError {
   readonly code = 'invalid_transition';
 
