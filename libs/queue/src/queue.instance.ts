@@ -117,7 +117,8 @@ export class QueueInstance
     });
     this.deadLetters = new DeadLetters({
       keepMs: options.finishedRetentionMs,
-      write: (work, begin) => withPoolTransaction(dataSource, { schema, namedStatements }, work, begin),
+      read: (work, begin) => withPoolTransaction(dataSource, { schema, namedStatements }, work, begin),
+      write: (work, begin) => this.side.transaction(work, begin),
       wake,
     });
   }

@@ -218,7 +218,7 @@ export class DeadLetters {
   }
 
   private transact<T>(work: (client: SqlClient) => Promise<T>): Promise<T> {
-    return this.ports.write(work, beginOrdered);
+    return this.ports.read(work, beginOrdered);
   }
 }
 

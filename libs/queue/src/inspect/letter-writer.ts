@@ -28,7 +28,9 @@ import { conditionsOf, MAX_IDS, type DeadLetterFilter } from './letter-filter.js
 export type DeadLetterTarget = JobId | DeadLetter | readonly (JobId | DeadLetter)[] | DeadLetterFilter;
 
 export interface LetterPorts {
-  /** A transaction, in which statements may be sent one after another. */
+  /** A transaction that may be long, and locks nothing that a runner needs. */
+  readonly read: <T>(work: (client: SqlClient) => Promise<T>, begin: string) => Promise<T>;
+  /** One whose statements are all sent at once: no blocked event loop leaves its locks behind. */
   readonly write: <T>(work: (client: SqlClient) => Promise<T>, begin: string) => Promise<T>;
   readonly wake: (messages: readonly string[]) => void;
 }
@@ -82,7 +84,7 @@ export class LetterWriter {
     for (let done = 0; ;) {
       const limit = Math.min(LETTERS_PER_CHUNK, most - done);
       const params: LetterConditions = { ...conditions, after, untilMicros, limit };
-      const found: FoundLetter[] = await this.ports.write((client) => run(client, statement, params), beginOrdered);
+      const found: FoundLetter[] = await this.ports.read((client) => run(client, statement, params), beginOrdered);
       done += await this.writeChunk(
         found.map(({ id }) => ({ id, take: null })),
         work,
@@ -120,7 +122,7 @@ export class LetterWriter {
   /** @throws {JobNotFoundError | InvalidTransitionError} for the first one with which it cannot be done */
   private async check(refs: readonly LetterRef[], work: LetterWork): Promise<void> {
     const ids = refs.map(({ id }) => id);
-    const rows = await this.ports.write((client) => run(client, findLetterStates, { ids }), begin);
+    const rows = await this.ports.read((client) => run(client, findLetterStates, { ids }), begin);
     const states = new Map(rows.map((row) => [row.id, row]));
     for (const ref of refs) {
       const row = states.get(ref.id);
@@ -132,11 +134,13 @@ export class LetterWriter {
 
 /** One chunk, and the lanes that go on by it, in one transaction. */
 async function writeOnce(client: SqlClient, letters: readonly LetterRef[], work: LetterWork): Promise<LettersRow> {
-  await run(client, lockLanes, { ids: letters.map(({ id }) => id) });
-  const [row] = await work.write(client, letters);
+  const ids = letters.map(({ id }) => id);
+  const [, [row], messages] = await Promise.all([
+    run(client, lockLanes, { ids }),
+    work.write(client, letters),
+    run(client, unblockLanes, { ids }),
+  ]);
   if (row === undefined) throw new Error('A statement about dead letters has answered nothing.');
-  if (row.lanes.length === 0) return row;
-  const messages = await run(client, unblockLanes, { lanes: row.lanes });
   return { ...row, messages: [...row.messages, ...messages] };
 }
 

@@ -251,8 +251,8 @@ export const takeLetters = forScopes<LetterConditions & { timeoutMs: number }, L
   ), taken AS (
     UPDATE ${schema}.finished_job
     SET state = 'reprocessing', takes = coalesce(takes, 0) + 1,
-      taken_until = clock_timestamp() + $15::bigint * interval '1 millisecond',
-      delete_at = CASE WHEN delete_at IS NOT NULL THEN greatest(delete_at, clock_timestamp() + $15::bigint * interval '1 millisecond') END
+      taken_until = statement_timestamp() + $15::bigint * interval '1 millisecond',
+      delete_at = CASE WHEN delete_at IS NOT NULL THEN greatest(delete_at, statement_timestamp() + $15::bigint * interval '1 millisecond') END
     FROM found
     WHERE finished_job.id = found.id
     RETURNING finished_job.*

@@ -1,6 +1,5 @@
 import type { JobId } from '../job/job.js';
 import { wakeUps } from './insert-jobs.js';
-import type { LaneName } from './lanes.js';
 import { defineStatement } from './statement.js';
 import { laneMessage } from './wake-up.js';
 
@@ -11,26 +10,18 @@ export interface LetterRef {
   readonly take: number | null;
 }
 
-/** A lane that is blocked by a letter. */
-export interface BlockedLane extends LaneName {
-  readonly id: JobId;
-}
-
 export interface LettersRow {
   /** The letters that were written. */
   readonly ids: readonly JobId[];
   /** Those whose lane its runner is still giving back: worth another try in a moment. */
   readonly busy: readonly JobId[];
-  /** Lanes that one of them blocks. */
-  readonly lanes: readonly BlockedLane[];
   /** What to wake runners with. */
   readonly messages: readonly string[];
 }
 
-const lettersRow = ([ids, busy, lanes, messages]: unknown[]): LettersRow => ({
+const lettersRow = ([ids, busy, messages]: unknown[]): LettersRow => ({
   ids: (ids as JobId[] | null) ?? [],
   busy: (busy as JobId[] | null) ?? [],
-  lanes: (lanes as BlockedLane[] | null) ?? [],
   messages: (messages as string[] | null) ?? [],
 });
 
@@ -99,8 +90,7 @@ const FREE = `(
     )`;
 
 const answer = (written: string, messages = 'NULL'): string => `
-  SELECT (SELECT json_agg(id::text) FROM ${written}), (SELECT json_agg(id::text) FROM busy),
-    (SELECT json_agg(json_build_object('channel', channel, 'key', key, 'id', id::text)) FROM letter WHERE blocks), ${messages}`;
+  SELECT (SELECT json_agg(id::text) FROM ${written}), (SELECT json_agg(id::text) FROM busy), ${messages}`;
 
 export interface EndLettersParams {
   readonly letters: readonly LetterRef[];
@@ -146,7 +136,7 @@ export const rejectLetters = defineStatement<{ letters: readonly LetterRef[]; no
     WHERE finished_job.id = letter.id
     RETURNING finished_job.id
   )
-  SELECT (SELECT json_agg(id::text) FROM rejected), NULL, NULL, NULL`,
+  SELECT (SELECT json_agg(id::text) FROM rejected), NULL, NULL`,
   values: ({ letters, note }) => [...refs(letters), note],
   row: lettersRow,
 });
@@ -181,29 +171,38 @@ export const requeueLetters = defineStatement<{ letters: readonly LetterRef[] },
 });
 
 /**
- * Lets lanes go on that were blocked by dead jobs which are none any more. A look is due at once, also where no job is in
- * sight: one that commits meanwhile has been passed by. Index `lane_pkey`.
+ * Lets lanes go on that were blocked by letters which are none any more: right behind what has ended them, in the same
+ * transaction. A look is due at once, also where no job is in sight: one that commits meanwhile has been passed by.
+ * Indexes `finished_job_pkey`, `job_pkey`, `lane_pkey`, `job_lane`.
  */
-export const unblockLanes = defineStatement<{ lanes: readonly BlockedLane[] }, string>({
+export const unblockLanes = defineStatement<{ ids: readonly JobId[] }, string>({
   name: 'unblock_lanes_v1',
   text: (schema) => `
   UPDATE ${schema}.lane
   SET blocked_by = NULL, used_at = clock_timestamp(), head_position = coalesce(next.position, 0), ready_at = clock_timestamp(),
     priority = coalesce(next.priority, lane.priority), name = coalesce(next.name, lane.name)
   FROM (
-    SELECT asked.*, head.*
-    FROM unnest($1::text[], $2::text[], $3::bigint[]) AS asked (channel, key, id)
+    SELECT ended.channel, ended.key, ended.id, head.*
+    FROM unnest($1::bigint[]) AS asked (id)
+    CROSS JOIN LATERAL (
+      SELECT id, channel, key
+      FROM ${schema}.finished_job
+      WHERE finished_job.id = asked.id AND position IS NOT NULL AND (state || '') NOT IN ('dead', 'reprocessing')
+      UNION ALL
+      SELECT id, channel, key FROM ${schema}.job WHERE job.id = asked.id AND position IS NOT NULL
+      LIMIT 1
+    ) AS ended
     LEFT JOIN LATERAL (
       SELECT position, priority, name
       FROM ${schema}.job
-      WHERE channel = asked.channel COLLATE "C" AND key = asked.key COLLATE "C" AND position IS NOT NULL
+      WHERE job.channel = ended.channel AND job.key = ended.key AND position IS NOT NULL
       ORDER BY seq, position
       LIMIT 1
     ) AS head ON true
   ) AS next
-  WHERE lane.channel = next.channel COLLATE "C" AND lane.key = next.key COLLATE "C" AND lane.blocked_by = next.id
+  WHERE lane.channel = next.channel AND lane.key = next.key AND lane.blocked_by = next.id
   RETURNING ${laneMessage('lane')}`,
-  values: ({ lanes }) => [lanes.map(({ channel }) => channel), lanes.map(({ key }) => key), lanes.map(({ id }) => id)],
+  values: ({ ids }) => [ids],
   row: ([message]) => message as string,
 });
 
