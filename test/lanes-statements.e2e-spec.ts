@@ -42,7 +42,7 @@ async function claim(session: Session, { by = 'arrivals', ...wanted }: Claim = {
   lastLease += 1;
   const params = {
     ...{ runner: '1', lease: lastLease, channel: 'c', priority: 0, names: ['n'] },
-    ...{ after: START, limit: 10, slots: 10, run: 1, ...wanted },
+    ...{ after: START, limit: 10, slots: 10, run: 1, arrivals: 1_000, ...wanted },
   };
   const statement = by === 'arrivals' ? claimArrivals : claimLanes;
   const rows: ClaimLanesRow[] = await session.transaction(
@@ -59,7 +59,10 @@ async function end(session: Session, key: string, lease: number, lastSeq: number
   return session.transaction(async (client) => {
     await session.pg.query('DELETE FROM nestmq.job WHERE id = ANY ($1)', [ids]);
     await session.pg.query('DELETE FROM nestmq.lease WHERE number = $1', [lease]);
-    return run(client, endLanes, { lanes: [{ channel: 'c', key, runner: '1', lease, lastSeq, blockedBy: null }] });
+    return run(client, endLanes, {
+      runner: '1',
+      lanes: [{ channel: 'c', key, runner: '1', lease, lastSeq, blockedBy: null }],
+    });
   });
 }
 
@@ -103,7 +106,7 @@ describe('claims of ordered jobs', () => {
     ]);
     await tables.sql('DELETE FROM nestmq.job WHERE id = $1', [rested]);
     const lane = { channel: 'c', key: 'rests', runner: '1', lease: first.lease, lastSeq: 1, blockedBy: null };
-    await session.transaction((client) => run(client, endLanes, { lanes: [lane] }));
+    await session.transaction((client) => run(client, endLanes, { runner: '1', lanes: [lane] }));
     const before = await contents();
     const { jobs, feed } = await claim(session, { by });
     expect(jobs).toEqual([]);

@@ -55,7 +55,8 @@ const TURN = 10;
  * were never started, so there is nothing to write of them.
  */
 export class Lanes {
-  private readonly runs = new Map<string, LaneRun>();
+  /** By the number of their lease, which is of one channel, and by their keys. */
+  private readonly leases = new Map<number, Map<string, LaneRun>>();
   /** Nothing further starts. */
   stopping = false;
 
@@ -70,8 +71,8 @@ export class Lanes {
     if (jobs.every(({ seq }) => seq === null)) return jobs;
     const startable = jobs.filter((job) => {
       if (job.seq === null) return true;
-      const run = this.runs.get(nameOf(job));
-      if (run === undefined) this.runs.set(nameOf(job), newRun(job));
+      const run = this.of(job);
+      if (run === undefined) this.remember(newRun(job));
       else run.followers.push(job);
       return run === undefined;
     });
@@ -159,12 +160,12 @@ export class Lanes {
 
   /** The jobs behind running ones go back to where others can see them: they are free once the lane is. */
   letGoTails(): void {
-    for (const run of this.runs.values()) this.letGoTail(run);
+    for (const runs of this.leases.values()) for (const run of runs.values()) this.letGoTail(run);
   }
 
   /** The leases are gone, the lanes with them. */
   lose(isLost: (job: LaneId) => boolean): void {
-    for (const run of [...this.runs.values()]) if (isLost(run)) this.forget(run);
+    for (const runs of this.leases.values()) for (const run of runs.values()) if (isLost(run)) this.forget(run);
   }
 
   private startNext(run: LaneRun): void {
@@ -183,7 +184,9 @@ export class Lanes {
 
   private forget(run: LaneRun): void {
     this.letGoTail(run);
-    this.runs.delete(nameOf(run));
+    const runs = this.leases.get(run.lease);
+    runs?.delete(run.key);
+    if (runs?.size === 0) this.leases.delete(run.lease);
     this.release(run);
   }
 
@@ -222,14 +225,18 @@ export class Lanes {
   }
 
   private of(job: ClaimedJob): LaneRun | undefined {
-    return job.seq === null ? undefined : this.runs.get(nameOf(job));
+    return job.seq === null ? undefined : this.leases.get(job.lease)?.get(job.key);
+  }
+
+  private remember(run: LaneRun): void {
+    const runs = this.leases.get(run.lease);
+    if (runs === undefined) this.leases.set(run.lease, new Map([[run.key, run]]));
+    else runs.set(run.key, run);
   }
 }
 
 /** Of a job, or of its lane: whose it is. */
 export type LaneId = Pick<ClaimedJob, 'runner' | 'lease' | 'channel' | 'key'>;
-
-const nameOf = ({ runner, lease, channel, key }: LaneId): string => `${runner}|${lease}|${channel}|${key}`;
 
 const newRun = (current: ClaimedJob): LaneRun => ({
   channel: current.channel,

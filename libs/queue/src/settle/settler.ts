@@ -14,7 +14,7 @@ import {
   requeueJobs,
   type RequeuedRow,
 } from '../statements/settle-jobs.js';
-import { endLanes, repairLanes, type FreedLaneRow, type LaneEnd, type LaneName } from '../statements/lanes.js';
+import { endLanes, recheckLanes, type FreedLaneRow, type LaneEnd, type LaneName } from '../statements/lanes.js';
 import { run, type SqlClient } from '../statements/statement.js';
 import { SURVEY_MESSAGE } from '../statements/wake-up.js';
 import {
@@ -207,14 +207,14 @@ export class Settler {
         send(requeue, () => run(client, requeueJobs, { runner, entries: requeue.map((s) => s.entry) })),
         send(confirm, () => run(client, findUnsettled, { runner, entries: confirm.map((s) => s.entry) })),
         // Behind the settlements, so that they see which jobs come next.
-        send(lanes, () => run(client, endLanes, { lanes })),
-        send(resting, () => run(client, repairLanes, { lanes: resting })),
+        send(lanes, () => run(client, endLanes, { runner, lanes })),
+        send(resting, () => run(client, recheckLanes, { lanes: resting })),
         this.endLeases(client, runner, ended),
       ]);
     });
     for (const lease of ended) this.book.close(lease);
     const [completed, finished, requeued, unsettled, freed, repaired] = answers;
-    this.rested(freed, repaired);
+    this.rested(lanes, freed, repaired);
     // The first time may have told of lanes that are ready, and nobody has heard it.
     if (repeated && lanes.length > 0) this.events.lanesReady([SURVEY_MESSAGE]);
     this.report(complete, completed[0] === 'all' ? 'all' : new Set(completed[0]), repeated);
@@ -234,9 +234,12 @@ export class Settler {
     }
   }
 
-  private rested(freed: readonly FreedLaneRow[], repaired: readonly FreedLaneRow[]): void {
-    this.resting.push(...freed.filter(({ message }) => message === null));
-    const messages = [...freed, ...repaired].flatMap(({ message }) => message ?? []);
+  private rested(ended: readonly LaneEnd[], ready: readonly FreedLaneRow[], found: readonly FreedLaneRow[]): void {
+    // But those that wait for a person.
+    const goOn = ready.length === 0 ? null : new Set(ready.map(({ channel, key }) => `${channel}\0${key}`));
+    for (const lane of ended)
+      if (lane.blockedBy === null && !goOn?.has(`${lane.channel}\0${lane.key}`)) this.resting.push(lane);
+    const messages = [...ready, ...found].flatMap(({ message }) => message ?? []);
     if (messages.length > 0) this.events.lanesReady(messages);
   }
 

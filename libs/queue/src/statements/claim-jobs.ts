@@ -32,6 +32,8 @@ export interface FeedNews {
   readonly exhausted: boolean;
   /** Nothing was looked at: the channel is paused. Told of ordered jobs only, whose places are not surveyed from the start. */
   readonly paused?: boolean;
+  /** How many arrivals had to be read for the demand to be met, `null` when it was not. Told of arrivals only. */
+  readonly arrivals?: number | null;
   /** When the next job of the feed will be due, microseconds; known only when the feed is exhausted. */
   readonly nextDueMicros: number | null;
   /** The last key that had its turn, `null` when there was none. */

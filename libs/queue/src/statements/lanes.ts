@@ -18,8 +18,12 @@ export const laneHead = (schema: string, lane: string, besides = ''): string => 
 
 /** The columns of a lane without an owner, from its head. */
 const resting = `priority, name, ready_at, head_position`;
-const restingOf = (head: string): string => `coalesce(${head}.priority, 0), ${head}.name,
-    CASE WHEN ${head}.held_until IS NULL AND NOT ${head}.suspect THEN greatest(${head}.due_at, clock_timestamp()) END, ${head}.position`;
+const restingOf = (head: string): string =>
+  `coalesce(${head}.priority, 0), ${head}.name, ${readyAt(head)}, ${head}.position`;
+
+/** When a lane with this head can be leased; null when something else has to happen before, or there is none. */
+const readyAt = (head: string): string =>
+  `CASE WHEN ${head}.held_until IS NULL AND NOT ${head}.suspect THEN greatest(${head}.due_at, clock_timestamp()) END`;
 
 /**
  * Gives lanes back: those that a relation with the columns channel, key, runner_id and lease names, and that are still
@@ -27,31 +31,35 @@ const restingOf = (head: string): string => `coalesce(${head}.priority, 0), ${he
  * to wait. A lane with a head queues up behind those that are ready, however long its jobs have been due; without one it
  * is idle.
  *
- * An upsert whose insert never comes to pass: an UPDATE with a join is planned the wrong way round where the table has
- * grown since. Always in the same order, so that two of them never wait for each other.
+ * Each lane is read by its index and written by its place in the table: an UPDATE that joins them by their names is
+ * planned the wrong way round where the table has grown since. Always in the same order, so that two of them never wait
+ * for each other.
  */
 export const freeLanes = (schema: string, relation: string): string => `
-  INSERT INTO ${schema}.lane AS lane (channel, key, runner_id, lease, last_seq, blocked_by, ${resting})
-  SELECT done.channel, done.key, done.runner_id, done.lease, coalesce(done.last_seq, 0), done.blocker, ${restingOf('head')}
-  FROM ${relation} AS done
-  CROSS JOIN LATERAL (
-    SELECT
-    FROM ${schema}.lane AS owned
-    WHERE owned.channel = done.channel AND owned.key = done.key AND owned.runner_id = done.runner_id AND owned.lease = done.lease
-    LIMIT 1
-  ) AS owned
-  LEFT JOIN LATERAL (${laneHead(schema, 'done')}
-  ) AS head ON done.blocker IS NULL
-  ORDER BY done.channel, done.key
-  ON CONFLICT (channel, key) DO UPDATE
+  WITH owned AS MATERIALIZED (
+    SELECT owned.place, done.runner_id, done.lease, done.last_seq, done.blocker, head.position AS next_position,
+      head.priority AS next_priority, head.name AS next_name, ${readyAt('head')} AS next_ready_at
+    FROM ${relation} AS done
+    CROSS JOIN LATERAL (
+      SELECT lane.ctid AS place
+      FROM ${schema}.lane
+      WHERE lane.channel = done.channel AND lane.key = done.key AND lane.runner_id = done.runner_id AND lane.lease = done.lease
+      LIMIT 1
+    ) AS owned
+    LEFT JOIN LATERAL (${laneHead(schema, 'done')}
+    ) AS head ON done.blocker IS NULL
+    ORDER BY done.channel, done.key
+  )
+  UPDATE ${schema}.lane
   SET runner_id = NULL, lease = NULL, used_at = clock_timestamp(),
-    last_seq = greatest(lane.last_seq, excluded.last_seq),
-    blocked_by = excluded.blocked_by,
-    head_position = excluded.head_position,
-    ready_at = excluded.ready_at,
-    priority = CASE WHEN excluded.head_position IS NULL THEN lane.priority ELSE excluded.priority END,
-    name = coalesce(excluded.name, lane.name)
-  WHERE lane.runner_id = excluded.runner_id AND lane.lease = excluded.lease
+    last_seq = greatest(lane.last_seq, owned.last_seq),
+    blocked_by = owned.blocker,
+    head_position = owned.next_position,
+    ready_at = owned.next_ready_at,
+    priority = coalesce(owned.next_priority, lane.priority),
+    name = coalesce(owned.next_name, lane.name)
+  FROM owned
+  WHERE lane.ctid = owned.place AND lane.runner_id = owned.runner_id AND lane.lease = owned.lease
   RETURNING lane.channel, lane.key, ${laneMessage('lane')} AS message`;
 
 export interface LaneEnd extends LaneName {
@@ -61,6 +69,17 @@ export interface LaneEnd extends LaneName {
   readonly lastSeq: number;
   /** The job that died, where its handler wants the lane to wait for a person. */
   readonly blockedBy: JobId | null;
+}
+
+/** The channels of some lanes, each once, and for each lane which of them is its: a name a lane would be the dearest of all. */
+function channelsOf(lanes: readonly LaneName[]): [string[], number[]] {
+  const places = new Map<string, number>();
+  const indexes = lanes.map(({ channel }) => {
+    const known = places.get(channel);
+    if (known === undefined) places.set(channel, places.size + 1);
+    return known ?? places.size;
+  });
+  return [[...places.keys()], indexes];
 }
 
 export interface FreedLaneRow extends LaneName {
@@ -78,18 +97,19 @@ export const freedLane = ([channel, key, message]: unknown[]): FreedLaneRow => (
  * Ends runs of lanes: in the transaction of the settlement and behind it, so that it sees which job comes next. Leaves a
  * lane alone that has another owner by now. Indexes `lane_pkey`, `job_lane`.
  */
-export const endLanes = defineStatement<{ lanes: readonly LaneEnd[] }, FreedLaneRow>({
-  name: 'end_lanes_v2',
+export const endLanes = defineStatement<{ runner: string; lanes: readonly LaneEnd[] }, FreedLaneRow>({
+  name: 'end_lanes_v3',
   text: (schema) => `
   WITH done AS MATERIALIZED (
-    SELECT channel COLLATE "C" AS channel, key COLLATE "C" AS key, runner_id, lease, last_seq, blocker
-    FROM unnest($1::text[], $2::text[], $3::bigint[], $4::integer[], $5::bigint[], $6::bigint[])
-      AS done (channel, key, runner_id, lease, last_seq, blocker)
-  )${freeLanes(schema, 'done')}`,
-  values: ({ lanes }) => [
-    lanes.map(({ channel }) => channel),
+    SELECT ($1::text[])[channel] COLLATE "C" AS channel, key COLLATE "C" AS key, $3::bigint AS runner_id, lease, last_seq, blocker
+    FROM unnest($2::integer[], $4::text[], $5::integer[], $6::bigint[], $7::bigint[]) AS done (channel, key, lease, last_seq, blocker)
+  ), freed AS (${freeLanes(schema, 'done')}
+  )
+  SELECT channel, key, message FROM freed WHERE message IS NOT NULL`,
+  values: ({ runner, lanes }) => [
+    ...channelsOf(lanes),
+    runner,
     lanes.map(({ key }) => key),
-    lanes.map(({ runner }) => runner),
     lanes.map(({ lease }) => lease),
     lanes.map(({ lastSeq }) => lastSeq),
     lanes.map(({ blockedBy }) => blockedBy),
@@ -98,10 +118,25 @@ export const endLanes = defineStatement<{ lanes: readonly LaneEnd[] }, FreedLane
 });
 
 /**
- * Writes down the heads of lanes without an owner as they are. A job that committed while its lane came to rest was
- * passed by because the lane had an owner, and was not seen by the owner either: only a look behind the owner's commit
- * finds it. Indexes `job_lane`, `lane_pkey`.
+ * Looks again at lanes that came to rest without a job. One that committed meanwhile was passed by because the lane had
+ * an owner, and was not seen by the owner either: only a look behind the owner's commit finds it. Indexes `job_lane`,
+ * `lane_pkey`.
  */
+export const recheckLanes = defineStatement<{ lanes: readonly LaneName[] }, FreedLaneRow>({
+  name: 'recheck_lanes_v1',
+  text: (schema) => `
+  WITH asked AS MATERIALIZED (
+    SELECT ($1::text[])[channel] COLLATE "C" AS channel, key COLLATE "C" AS key
+    FROM unnest($2::integer[], $3::text[]) AS asked (channel, key)
+  ), found AS MATERIALIZED (
+    SELECT asked.* FROM asked CROSS JOIN LATERAL (${laneHead(schema, 'asked')}
+    ) AS head
+  )${repair(schema, 'found')}`,
+  values: ({ lanes }) => [...channelsOf(lanes), lanes.map(({ key }) => key)],
+  row: freedLane,
+});
+
+/** Writes down the heads of lanes without an owner as they are. Indexes `job_lane`, `lane_pkey`. */
 export const repairLanes = defineStatement<{ lanes: readonly LaneName[] }, FreedLaneRow>({
   name: 'repair_lanes_v2',
   text: (schema) => `
