@@ -63,6 +63,7 @@ export class CreateQueueTables implements MigrationInterface {
         seq bigint,
         held_until timestamptz,
         lease_ends_at timestamptz,
+        cancel_requested_at timestamptz,
         channel text COLLATE "C" NOT NULL,
         key text COLLATE "C" NOT NULL DEFAULT '',
         name text COLLATE "C" NOT NULL,
@@ -71,6 +72,7 @@ export class CreateQueueTables implements MigrationInterface {
         metadata json,
         backoff json,
         last_error text,
+        cancel_reason text,
         CONSTRAINT job_pkey PRIMARY KEY (id),
         CONSTRAINT job_due_at_check CHECK (due_at > '1970-01-01 00:00:00+00' AND due_at < '2200-01-01 00:00:00+00')
       ) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.2)`,
@@ -88,6 +90,8 @@ export class CreateQueueTables implements MigrationInterface {
       // expire_holds, rescue_expired: empty unless the feature is used.
       `CREATE INDEX job_held ON ${schema}.job (held_until) WHERE held_until IS NOT NULL`,
       `CREATE INDEX job_lease_end ON ${schema}.job (lease_ends_at) WHERE lease_ends_at IS NOT NULL`,
+      // heartbeat: empty unless running jobs were told to stop.
+      `CREATE INDEX job_cancel ON ${schema}.job (cancel_requested_at) WHERE cancel_requested_at IS NOT NULL`,
       // claim_suspect: empty unless a process died.
       `CREATE INDEX job_suspect ON ${schema}.job (due_at, id) WHERE suspect`,
       `

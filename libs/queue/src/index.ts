@@ -52,6 +52,7 @@ export type { DeadLetterFilter } from './inspect/letter-filter.js';
 export type { DeadLetterTarget } from './inspect/letter-writer.js';
 export type { DeadLetter, DeadLetterState } from './statements/dead-letters.js';
 export type { LaneBlock, LaneRecord } from './statements/list-lanes.js';
+export type { CancelCounts, CancelFilter, CancelOptions, CancelResult } from './inspect/canceller.js';
 export type { ClearOptions } from './inspect/clear-channels.js';
 export type { WaitOptions } from './inspect/job-waiter.js';
 export type { ChannelStats, JobRecord } from './statements/inspect-jobs.js';
@@ -60,7 +61,13 @@ export type { ReservationReason } from './job/errors.js';
 export type { RunOneOptions, RunOneResult } from './job/run-one.js';
 export type { DeadReason } from './job/outcome.js';
 
-export { ChannelBusyError, JobDeadError, JobNotFoundError, WaitTimeoutError } from './job/control-errors.js';
+export {
+  ChannelBusyError,
+  JobCancelledError,
+  JobDeadError,
+  JobNotFoundError,
+  WaitTimeoutError,
+} from './job/control-errors.js';
 export {
   DatabaseUnavailableError,
   DuplicateHandlerError,

@@ -110,6 +110,8 @@ export class QueueInstance
       read,
       write: (work, begin) => this.side.transaction(work, begin),
       wake,
+      emit: (event) => this.events.next(event),
+      keepMs: options.finishedRetentionMs,
       waiter: this.waiter,
       running: () => (this.runner?.running ?? 0) + this.singleRuns.running,
       idle: (timeoutMs) => this.idle(timeoutMs),
@@ -168,6 +170,7 @@ export class QueueInstance
 
   private wake(messages: readonly string[]): void {
     this.runner?.tell(messages);
+    this.singleRuns.tell(messages);
     this.notifier.send(messages);
   }
 

@@ -39,6 +39,7 @@ const outcomeOf = (given: Given): Outcome =>
     maxAttempts: given.maxAttempts === undefined ? 5 : given.maxAttempts,
     isRetryable: given.isRetryable ?? (() => true),
     error: given.error,
+    cancelled: null,
     shuttingDown: given.shuttingDown ?? false,
   });
 

@@ -49,6 +49,9 @@ export function settlementOf(run: EndedRun): Settlement {
       return requeue(run, fence, { attempt: job.attempt - 1, delayMs: null, error: null });
     case 'dead':
       return { run, write: 'finish', entry: dead(fence, job, outcome.reason, outcome.error, keepDeadMs(job, policy)) };
+    // Never run again, which only the database can make sure of: it cancels what was asked to be cancelled.
+    case 'cancelled':
+      return requeue(run, fence, { attempt: job.attempt, delayMs: 0, error: errorText(outcome.error) });
     case 'expired':
       return { run, write: 'confirm', entry: fence, otherwise: null };
     case 'unless-completed':

@@ -2,7 +2,7 @@ import type { Logger } from '@nestjs/common';
 import { messageOf } from '../job/errors.js';
 import type { ClaimedJob } from '../job/job.js';
 import type { LeaseBook } from '../job/lease-book.js';
-import { endingOf } from '../job/outcome.js';
+import { endingOf, withEnding } from '../job/outcome.js';
 import { RetryDelay } from '../job/retry-delay.js';
 import type { Connection } from '../postgres/connection.js';
 import { isRetryable, isUnavailable } from '../postgres/sqlstate.js';
@@ -12,6 +12,8 @@ import {
   findUnsettled,
   finishJobs,
   requeueJobs,
+  type Cancelled,
+  type FinishedRow,
   type RequeuedRow,
 } from '../statements/settle-jobs.js';
 import { endLanes, recheckLanes, type FreedLaneRow, type LaneEnd, type LaneName } from '../statements/lanes.js';
@@ -41,6 +43,11 @@ interface Batch {
   readonly lanes: readonly LaneEnd[];
   /** Leases that end with it. */
   readonly ended: readonly number[];
+}
+
+export interface SettlerSettings {
+  /** How long cancelled jobs are kept. */
+  readonly finishedRetentionMs: number;
 }
 
 export interface SettlerEvents {
@@ -76,6 +83,7 @@ export class Settler {
     private readonly book: LeaseBook,
     private readonly events: SettlerEvents,
     private readonly logger: Logger,
+    private readonly settings: SettlerSettings,
   ) {}
 
   /** Runs that have ended and are not written yet. */
@@ -195,6 +203,7 @@ export class Settler {
 
   private async write({ runner, settlements, lanes, ended }: Batch, repeated: boolean): Promise<void> {
     const resting = this.resting.splice(0);
+    const { finishedRetentionMs: keepCancelledMs } = this.settings;
     const { complete, finish, requeue, confirm } = divide(settlements);
     const answers = await this.transact(resting, (client) => {
       const send = <T>(entries: readonly unknown[], statement: () => Promise<T[]>): Promise<T[]> =>
@@ -203,8 +212,10 @@ export class Settler {
         send(complete, () =>
           run(client, completeJobs, { runner, entries: complete.map((s) => s.entry), endedLeases: [] }),
         ),
-        send(finish, () => run(client, finishJobs, { runner, entries: finish.map((s) => s.entry) })),
-        send(requeue, () => run(client, requeueJobs, { runner, entries: requeue.map((s) => s.entry) })),
+        send(finish, () => run(client, finishJobs, { runner, entries: finish.map((s) => s.entry), keepCancelledMs })),
+        send(requeue, () =>
+          run(client, requeueJobs, { runner, entries: requeue.map((s) => s.entry), keepCancelledMs }),
+        ),
         send(confirm, () => run(client, findUnsettled, { runner, entries: confirm.map((s) => s.entry) })),
         // Behind the settlements, so that they see which jobs come next.
         send(lanes, () => run(client, endLanes, { runner, lanes })),
@@ -218,9 +229,13 @@ export class Settler {
     // The first time may have told of lanes that are ready, and nobody has heard it.
     if (repeated && lanes.length > 0) this.events.lanesReady([SURVEY_MESSAGE]);
     this.report(complete, completed[0] === 'all' ? 'all' : new Set(completed[0]), repeated);
-    this.report(finish, new Set(finished), repeated);
-    const places = new Map(requeued.map((row) => [row.id, row]));
-    this.report(requeue, new Set(places.keys()), repeated, places);
+    for (const [written, rows] of [
+      [finish, finished],
+      [requeue, requeued],
+    ] as const) {
+      const byId = new Map<string, FinishedRow | RequeuedRow>(rows.map((row) => [row.id, row]));
+      this.report(written, byId, repeated, byId);
+    }
     this.confirmed(confirm, new Map(unsettled.map(({ id, mine }) => [id, mine])));
   }
 
@@ -250,19 +265,21 @@ export class Settler {
   /** A batch that was sent twice may have been written the first time: then its runs are missing, and are not lost. */
   private report(
     settlements: readonly Settlement[],
-    taken: ReadonlySet<string> | 'all',
+    taken: { has(id: string): boolean } | 'all',
     repeated: boolean,
-    places?: ReadonlyMap<string, RequeuedRow>,
+    rows?: ReadonlyMap<string, FinishedRow | RequeuedRow>,
   ): void {
     for (const settlement of settlements) {
-      const { run: ended, unsure, entry } = settlement;
+      const { unsure, entry } = settlement;
+      const row = rows?.get(entry.id);
+      const ended = row?.cancelled ? cancelledRun(settlement.run, row.cancelled) : settlement.run;
       const written = taken === 'all' || taken.has(entry.id);
       if (unsure && !written) {
         this.confirmLater(settlement);
         continue;
       }
       if (unsure) this.settled(ended.job);
-      const requeued = places?.get(entry.id);
+      const requeued = row !== undefined && 'message' in row && row.cancelled === null ? row : undefined;
       if (written || repeated) this.events.settled({ run: ended, result: 'written', ...(requeued && { requeued }) });
       else this.events.settled({ run: ended, result: 'lost' });
     }
@@ -302,6 +319,13 @@ export class Settler {
   private settled({ runner, lease }: ClaimedJob): void {
     if (this.book.settling(lease)) this.endedLeases.push({ runner, lease });
   }
+}
+
+/** The job was asked to be cancelled, and this process may not have known. */
+function cancelledRun(run: EndedRun, { reason }: Cancelled): EndedRun {
+  const ending = endingOf(run.outcome);
+  const error = 'error' in ending ? ending.error : undefined;
+  return { ...run, outcome: withEnding(run.outcome, { kind: 'cancelled', reason, error }) };
 }
 
 const runnerOf = (entry: Settlement | LaneSettlement): string =>
