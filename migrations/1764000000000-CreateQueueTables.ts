@@ -106,6 +106,7 @@ export class CreateQueueTables implements MigrationInterface {
       `
       CREATE TABLE ${schema}.lane (
         last_seq bigint NOT NULL DEFAULT 0,
+        leased_seq bigint,
         runner_id bigint,
         head_position bigint,
         ready_at timestamptz,
