@@ -240,6 +240,7 @@ describe('queue.cancel of a job that runs', () => {
     const id = await running(started);
     await app.queue.cancel(id);
     await ended(app, 'cancelled', id);
+    expect(app.events.filter(({ type }) => type === 'completed')).toEqual([]);
     await app.close();
   });
 
