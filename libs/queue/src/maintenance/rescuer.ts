@@ -92,7 +92,8 @@ export class Rescuer {
         beginOwningAll(schema, channel),
       );
       const messages = freed.flatMap(({ message }) => message ?? []);
-      this.onRescued({ waiting: 0, dead: 0, cancelled: row?.cancelled.length ?? 0, messages });
+      const cancelled = row?.cancelled.length ?? 0;
+      if (cancelled > 0) this.onRescued({ waiting: 0, dead: 0, cancelled, messages });
     }
   }
 

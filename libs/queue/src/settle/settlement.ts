@@ -1,8 +1,8 @@
 import type { HandlerPolicy } from '../job/handler.js';
 import type { ClaimedJob } from '../job/job.js';
-import type { Outcome } from '../job/outcome.js';
+import { endingOf, withEnding, type Outcome } from '../job/outcome.js';
 import type { LaneEnd } from '../statements/lanes.js';
-import type { FinishEntry, RequeueEntry, RunFence } from '../statements/settle-jobs.js';
+import type { Cancelled, FinishEntry, RequeueEntry, RunFence } from '../statements/settle-jobs.js';
 import { errorText } from './error-text.js';
 
 /** A run that has ended, and how. */
@@ -67,6 +67,13 @@ export function settlementOf(run: EndedRun): Settlement {
 /** A dead job for which its lane waits is kept until a person has decided. */
 function keepDeadMs({ seq }: ClaimedJob, { onDead, deadRetentionMs }: HandlerPolicy): number | null {
   return seq !== null && onDead === 'block' ? null : deadRetentionMs;
+}
+
+/** The job was asked to be cancelled, and this process may not have known. */
+export function cancelledRun(run: EndedRun, { reason }: Cancelled): EndedRun {
+  const ending = endingOf(run.outcome);
+  const error = 'error' in ending ? ending.error : undefined;
+  return { ...run, outcome: withEnding(run.outcome, { kind: 'cancelled', reason, error }) };
 }
 
 function requeue(run: EndedRun, fence: RunFence, entry: Omit<RequeueEntry, 'seq'>): Settlement {

@@ -2,7 +2,7 @@ import type { Logger } from '@nestjs/common';
 import { messageOf } from '../job/errors.js';
 import type { ClaimedJob } from '../job/job.js';
 import type { LeaseBook } from '../job/lease-book.js';
-import { endingOf, withEnding } from '../job/outcome.js';
+import { endingOf } from '../job/outcome.js';
 import { RetryDelay } from '../job/retry-delay.js';
 import type { Connection } from '../postgres/connection.js';
 import { isRetryable, isUnavailable } from '../postgres/sqlstate.js';
@@ -12,7 +12,6 @@ import {
   findUnsettled,
   finishJobs,
   requeueJobs,
-  type Cancelled,
   type FinishedRow,
   type RequeuedRow,
 } from '../statements/settle-jobs.js';
@@ -20,6 +19,7 @@ import { endLanes, recheckLanes, type FreedLaneRow, type LaneEnd, type LaneName 
 import { run, type SqlClient } from '../statements/statement.js';
 import { SURVEY_MESSAGE } from '../statements/wake-up.js';
 import {
+  cancelledRun,
   divide,
   settlementOf,
   type EndedRun,
@@ -330,13 +330,6 @@ export class Settler {
   private settled({ runner, lease }: ClaimedJob): void {
     if (this.book.settling(lease)) this.endedLeases.push({ runner, lease });
   }
-}
-
-/** The job was asked to be cancelled, and this process may not have known. */
-function cancelledRun(run: EndedRun, { reason }: Cancelled): EndedRun {
-  const ending = endingOf(run.outcome);
-  const error = 'error' in ending ? ending.error : undefined;
-  return { ...run, outcome: withEnding(run.outcome, { kind: 'cancelled', reason, error }) };
 }
 
 const runnerOf = (entry: Settlement | LaneSettlement): string =>
