@@ -516,6 +516,71 @@ describe('a requeued job', () => {
   });
 });
 
+describe('the idempotency key of a requeued job', () => {
+  const keys = (): Promise<object[]> =>
+    tables.sql('SELECT id::text, idempotency_key AS key FROM nestmq.job ORDER BY id');
+
+  /** Jobs that have died, each of which had this key. */
+  async function deadWithKey(app: TestApp, count: number): Promise<string[]> {
+    const ids: string[] = [];
+    for (const n of upTo(count)) {
+      const { id, isNew } = await app.jobs.spawn('work', n, { idempotencyKey: 'k', delay: '1h' });
+      if (!isNew) throw new Error('The key of a dead job is not free.');
+      await tables.sql(
+        `WITH gone AS (DELETE FROM nestmq.job RETURNING *)
+         INSERT INTO nestmq.finished_job (id, state, attempt, priority, due_at, created_at, channel, key, name, payload, reason, idempotency_key, idempotency_hash)
+         SELECT id, 'dead', 1, 0, now(), now(), channel, key, name, payload, 'rejected', idempotency_key, idempotency_hash FROM gone`,
+      );
+      ids.push(id);
+    }
+    return ids;
+  }
+
+  it('is its own again: a spawn with it finds the job', async () => {
+    const app = await startDesk();
+    const [id] = await deadWithKey(app, 1);
+    await app.deadLetters.requeue(id!);
+    expect(await keys()).toEqual([{ id, key: 'k' }]);
+    expect(await app.jobs.spawn('work', 1, { idempotencyKey: 'k' })).toEqual({ id, isNew: false });
+    await app.close();
+  });
+
+  it('stays behind where a live job has it, and goes to one of several that had it', async () => {
+    const app = await startDesk();
+    const [first, second] = await deadWithKey(app, 2);
+    expect(await app.deadLetters.requeue({})).toBe(2);
+    expect(await keys()).toEqual([
+      { id: first, key: 'k' },
+      { id: second, key: null },
+    ]);
+    await app.deadLetters.requeue([]);
+    await tables.clear();
+    const [third] = await deadWithKey(app, 1);
+    const { id } = await app.jobs.spawn('work', 1, { idempotencyKey: 'k', delay: '1h' });
+    await app.deadLetters.requeue(third!);
+    expect(await keys()).toEqual([
+      { id: third, key: null },
+      { id, key: 'k' },
+    ]);
+    await app.close();
+  });
+
+  it('stays behind where a transaction that is still open spawns a job with it, and waits for nobody', async () => {
+    const app = await startDesk();
+    const [dead] = await deadWithKey(app, 1);
+    const { id } = await app.dataSource.transaction(async (manager) => {
+      const spawned = await app.jobs.spawn('work', 1, { idempotencyKey: 'k', delay: '1h', manager });
+      expect(await app.deadLetters.requeue(dead!)).toBe(1);
+      return spawned;
+    });
+    expect(await keys()).toEqual([
+      { id: dead, key: null },
+      { id, key: 'k' },
+    ]);
+    await app.close();
+  });
+});
+
 describe('DeadLetters', () => {
   it('is there for each instance, by its token', async () => {
     await bury([{}]);

@@ -123,7 +123,7 @@ const cases: [string, Plan, string[], number][] = [
     700,
   ],
   ['reject_letters', plan(rejectLetters, { letters, note: null }), ['finished_job_pkey'], 300],
-  ['requeue_letters', plan(requeueLetters, { letters }), ['finished_job_pkey', 'lane_pkey'], 700],
+  ['requeue_letters', plan(requeueLetters, { letters, keepKeys: true }), ['finished_job_pkey', 'lane_pkey'], 700],
   ['unblock_lanes', plan(unblockLanes, { ids }), ['finished_job_pkey', 'job_pkey'], 500],
 ];
 

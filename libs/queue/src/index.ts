@@ -10,7 +10,16 @@ export { getDeadLettersToken, getJobSpawnerToken, getQueueToken } from './queue.
 export type { Concurrency, QueueInstanceOptions, QueueOptions, Shutdown } from './queue.options.js';
 
 export { JobHandler } from './handlers/job-handler.decorator.js';
-export type { ErrorContext, ErrorHook, HandlerClass, HandlerOptions, HandlerPreset, OnDead } from './job/handler.js';
+export type {
+  ErrorContext,
+  ErrorHook,
+  HandlerClass,
+  HandlerOptions,
+  HandlerPreset,
+  IsolationLevel,
+  OnDead,
+  PayloadUpgrade,
+} from './job/handler.js';
 export type { BackoffFunction, BackoffOptions, BackoffType } from './job/backoff.js';
 export type { Duration } from './job/duration.js';
 
@@ -31,6 +40,7 @@ export { Reservation } from './spawn/reservation.js';
 export type {
   HandlerMethod,
   HoldOption,
+  IdempotencyScope,
   JobSpawnOptions,
   PayloadOf,
   SpawnItem,
@@ -68,6 +78,9 @@ export {
   JobNotFoundError,
   WaitTimeoutError,
 } from './job/control-errors.js';
+export { NotTransactionalError } from './job/run-errors.js';
+export { PayloadVersionError } from './job/version-errors.js';
+export { IdempotencyConflictError } from './job/idempotency-errors.js';
 export {
   DatabaseUnavailableError,
   DuplicateHandlerError,

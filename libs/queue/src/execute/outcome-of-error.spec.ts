@@ -4,6 +4,7 @@ import type { RegisteredHandler } from '../job/handler.js';
 import type { ClaimedJob } from '../job/job.js';
 import type { Outcome } from '../job/outcome.js';
 import { JobCancelledError } from '../job/control-errors.js';
+import { PayloadVersionError } from '../job/version-errors.js';
 import { RejectJob, RetryAfter, SnoozeJob } from '../job/steering.js';
 import { outcomeOfError } from './outcome-of-error.js';
 
@@ -35,6 +36,7 @@ const outcomeOf = (given: Given): Outcome =>
       retentionMs: 0,
       deadRetentionMs: null,
       keepAlive: true,
+      payloadVersion: 1,
       ordered: false,
       onDead: 'skip',
     },
@@ -65,6 +67,11 @@ describe('outcomeOfError', () => {
   it('is dead, exhausted, on the last attempt and beyond', () => {
     expect(outcomeOf({ error, attempt: 5 })).toEqual({ kind: 'dead', reason: 'exhausted', error });
     expect(outcomeOf({ error, attempt: 9 })).toMatchObject({ kind: 'dead', reason: 'exhausted' });
+  });
+
+  it('leaves a job of a newer release to others, without counting, on the last attempt too', () => {
+    const newer = new PayloadVersionError('work', 3, 2);
+    expect(outcomeOf({ error: newer, attempt: 5 })).toEqual({ kind: 'snoozed', delayMs: 5_000, error: newer });
   });
 
   it('retries for ever without a limit', () => {

@@ -1,11 +1,19 @@
-import { createHash } from 'node:crypto';
 import type { StandardSchemaV1 } from '@standard-schema/spec';
 import { resolveBackoff } from '../job/backoff.js';
 import { durationMs } from '../job/duration.js';
 import { InvalidOptionsError } from '../job/errors.js';
-import type { HandlerOptions, HandlerPolicy, HandlerPreset, OnDead, RegisteredHandler } from '../job/handler.js';
+import type {
+  HandlerOptions,
+  HandlerPolicy,
+  HandlerPreset,
+  IsolationLevel,
+  OnDead,
+  PayloadUpgrade,
+  RegisteredHandler,
+} from '../job/handler.js';
 import type { Job } from '../job/job.js';
 import { checkBoolean, checkInteger, checkName, checkPriority, checkRetries } from '../job/names.js';
+import { policyIdOf } from '../job/policy-id.js';
 import { dtoSchema, type DtoClass } from './dto-schema.js';
 import type { HandlerMetadata } from './job-handler.decorator.js';
 
@@ -18,6 +26,9 @@ const LIBRARY_DEFAULTS = {
   keepAlive: true,
   ordered: false,
   onDead: 'skip',
+  transactional: false,
+  isolation: 'READ COMMITTED',
+  version: 1,
 } as const satisfies HandlerOptions;
 
 const KNOWN_OPTIONS = new Set<string>([
@@ -27,6 +38,8 @@ const KNOWN_OPTIONS = new Set<string>([
   'backoff',
   'timeout',
   'schema',
+  'version',
+  'upgrade',
   'retention',
   'deadRetention',
   'ordered',
@@ -36,6 +49,8 @@ const KNOWN_OPTIONS = new Set<string>([
   'preset',
   'instance',
   'completion',
+  'transactional',
+  'isolation',
   'keepAlive',
   'onError',
   'isRetryable',
@@ -73,7 +88,9 @@ export function resolveHandler(
     policyId: policyIdOf(name, policy),
     backoffFunction: typeof options.backoff === 'function' ? options.backoff : null,
     schema: options.schema === undefined ? null : checkSchema(options.schema, at('schema')),
+    upgrade: checkUpgrade(options, at),
     completion: checkCompletion(options.completion, at('completion')),
+    isolation: resolveIsolation(options, at),
     onError: checkFunction(options.onError, at('onError')),
     isRetryable: checkFunction(options.isRetryable, at('isRetryable')),
     label,
@@ -129,6 +146,7 @@ function resolvePolicy(options: HandlerOptions, at: (option: string) => string):
     keepAlive: checkBoolean(keepAlive, at('keepAlive')),
     ordered: checkBoolean(options.ordered, at('ordered')),
     onDead: checkOnDead(options.onDead, at('onDead')),
+    payloadVersion: checkInteger(options.version, at('version'), 1, 1_000_000),
   };
 }
 
@@ -148,22 +166,32 @@ function checkSchema(schema: unknown, option: string): StandardSchemaV1 {
   );
 }
 
+function checkUpgrade({ upgrade, version }: HandlerOptions, at: (option: string) => string): PayloadUpgrade | null {
+  const checked = checkFunction(upgrade, at('upgrade'));
+  if (checked === null || version !== 1) return checked;
+  const cure = 'There is nothing older than `version` 1. Give the payload that it makes a `version` of 2 or more.';
+  throw new InvalidOptionsError(at('upgrade'), upgrade, cure);
+}
+
 function checkCompletion(completion: unknown, option: string): 'auto' | 'manual' {
   if (completion === 'auto' || completion === 'manual') return completion;
   throw new InvalidOptionsError(option, completion, 'Give "auto" or "manual".');
+}
+
+const LEVELS: readonly unknown[] = ['READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE'] satisfies IsolationLevel[];
+
+function resolveIsolation(
+  { transactional, isolation }: HandlerOptions,
+  at: (option: string) => string,
+): IsolationLevel | null {
+  if (!LEVELS.includes(isolation)) {
+    throw new InvalidOptionsError(at('isolation'), isolation, `Give one of ${LEVELS.join(', ')}.`);
+  }
+  return checkBoolean(transactional, at('transactional')) ? (isolation as IsolationLevel) : null;
 }
 
 function checkFunction<F>(given: F | undefined, option: string): F | null {
   if (given === undefined) return null;
   if (typeof given === 'function') return given;
   throw new InvalidOptionsError(option, given, 'Give a function.');
-}
-
-/** A hash of what the policy says, so that every process computes the same id without asking. */
-export function policyIdOf(name: string, policy: HandlerPolicy): string {
-  const { retries, backoff, timeoutMs, retentionMs, deadRetentionMs, ordered, onDead, keepAlive } = policy;
-  const numbers = backoff && [backoff.type, backoff.baseMs, backoff.factor, backoff.maxMs, backoff.jitter];
-  const numbersAndFlags = [retries, numbers, timeoutMs, retentionMs, deadRetentionMs, ordered, onDead, keepAlive];
-  const content = JSON.stringify([name, ...numbersAndFlags]);
-  return createHash('sha256').update(content).digest().readBigInt64BE(0).toString();
 }

@@ -195,7 +195,7 @@ export class DeadLetters {
     checkKnown(options, 'options', ['limit']);
     return this.writer.write(target, {
       ...{ to: 'waiting', from: 'free', states: ['dead', 'reprocessing'], limit: options.limit },
-      write: (client, letters) => run(client, requeueLetters, { letters }),
+      write: (client, letters, keepKeys) => run(client, requeueLetters, { letters, keepKeys }),
     });
   }
 

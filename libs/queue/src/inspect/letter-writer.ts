@@ -3,6 +3,7 @@ import { InvalidOptionsError, InvalidTransitionError, TransactionConflictError }
 import type { JobId } from '../job/job.js';
 import { checkInteger, checkJobId } from '../job/names.js';
 import { RetryDelay } from '../job/retry-delay.js';
+import { isUniqueViolation } from '../postgres/sqlstate.js';
 import {
   findLetters,
   scopeOf,
@@ -21,7 +22,7 @@ import {
   type LetterStateRow,
 } from '../statements/end-letters.js';
 import { run, type SqlClient } from '../statements/statement.js';
-import { begin, beginOrdered } from '../statements/transaction.js';
+import { begin, beginBriefly, beginOrdered } from '../statements/transaction.js';
 import { conditionsOf, MAX_IDS, type DeadLetterFilter } from './letter-filter.js';
 
 /** The letters of a bulk operation: an id, a letter, several of them, or whatever fits a filter. */
@@ -44,7 +45,8 @@ export interface LetterWork {
   /** Where a filter looks. */
   readonly states: readonly DeadLetterState[];
   readonly limit: number | undefined;
-  readonly write: (client: SqlClient, letters: readonly LetterRef[]) => Promise<LettersRow[]>;
+  /** @param keepKeys `false`: idempotency keys stay behind */
+  readonly write: (client: SqlClient, letters: readonly LetterRef[], keepKeys: boolean) => Promise<LettersRow[]>;
 }
 
 /** Letters that one transaction writes: the lanes of ordered ones are locked for so long. */
@@ -109,7 +111,7 @@ export class LetterWriter {
     const giveUpAt = performance.now() + BUSY_LIMIT_MS;
     let done = 0;
     for (let left = refs; left.length > 0; await delay.wait()) {
-      const { ids, busy, messages } = await this.ports.write((client) => writeOnce(client, left, work), begin);
+      const { ids, busy, messages } = await this.writeOnce(left, work);
       done += ids.length;
       if (messages.length > 0) this.ports.wake(messages);
       const again = new Set(busy);
@@ -117,6 +119,17 @@ export class LetterWriter {
       if (left.length === 0 || performance.now() > giveUpAt) break;
     }
     return done;
+  }
+
+  /** A job that is just being spawned with the idempotency key of a letter is not waited for: that one has it then. */
+  private async writeOnce(letters: readonly LetterRef[], work: LetterWork): Promise<LettersRow> {
+    const { write } = this.ports;
+    try {
+      return await write((client) => writeIn(client, letters, work, true), beginBriefly);
+    } catch (error) {
+      if (!(error instanceof TransactionConflictError) && !isUniqueViolation(error)) throw error;
+      return write((client) => writeIn(client, letters, work, false), begin);
+    }
   }
 
   /** @throws {JobNotFoundError | InvalidTransitionError} for the first one with which it cannot be done */
@@ -133,11 +146,16 @@ export class LetterWriter {
 }
 
 /** One chunk, and the lanes that go on by it, in one transaction. */
-async function writeOnce(client: SqlClient, letters: readonly LetterRef[], work: LetterWork): Promise<LettersRow> {
+async function writeIn(
+  client: SqlClient,
+  letters: readonly LetterRef[],
+  work: LetterWork,
+  keepKeys: boolean,
+): Promise<LettersRow> {
   const ids = letters.map(({ id }) => id);
   const [, [row], messages] = await Promise.all([
     run(client, lockLanes, { ids }),
-    work.write(client, letters),
+    work.write(client, letters, keepKeys),
     run(client, unblockLanes, { ids }),
   ]);
   if (row === undefined) throw new Error('A statement about dead letters has answered nothing.');

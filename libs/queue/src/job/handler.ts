@@ -26,6 +26,16 @@ export interface HandlerOptions {
    * run, where its output is the payload.
    */
   schema?: StandardSchemaV1 | (new () => object);
+  /**
+   * Version of the payload that this handler takes: raise it with each change that old payloads do not fit. A job keeps
+   * the version of the release that spawned it. 1 to 1 000 000, default 1.
+   */
+  version?: number;
+  /**
+   * Makes a payload of this version from one of an older release; called before each run of such a job, and before the
+   * `schema`. Default: old payloads are left as they are.
+   */
+  upgrade?: PayloadUpgrade;
   /** How long a completed job and its result are kept. Default 0: deleted on success. */
   retention?: Duration;
   /** How long a dead job is kept. Default for ever. */
@@ -47,6 +57,13 @@ export interface HandlerOptions {
   /** `'manual'`: a run that returns without `job.complete()` has failed. Default `'auto'`: returning completes the job. */
   completion?: 'auto' | 'manual';
   /**
+   * `true`: each run is one transaction, in which the handler writes by `job.manager`, and which completes the job. An error
+   * rolls all of it back. Default false.
+   */
+  transactional?: boolean;
+  /** Level of that transaction. Default `'READ COMMITTED'`. */
+  isolation?: IsolationLevel;
+  /**
    * `false`: the lease of a run ends `leaseMs` after its start, though its process lives, unless the handler moves the end
    * by `job.keepAlive` or a checkpoint. Then the job runs again. Default `true`.
    */
@@ -61,6 +78,14 @@ export interface HandlerOptions {
   instance?: string;
 }
 
+/**
+ * Makes a payload of the handler's version from an older one.
+ *
+ * @param payload     as it was spawned, or as a checkpoint left it
+ * @param fromVersion the `version` of the handler that it was made for
+ */
+export type PayloadUpgrade = (payload: unknown, fromVersion: number) => unknown;
+
 /** What became of a failed run. */
 export interface ErrorContext {
   /** `false`: the job is dead. */
@@ -74,6 +99,9 @@ export interface ErrorContext {
  * that is written; what it throws is logged, and changes nothing.
  */
 export type ErrorHook = (error: unknown, job: Job, context: ErrorContext) => void | Promise<void>;
+
+/** Level of a transaction, as PostgreSQL has them. */
+export type IsolationLevel = 'READ COMMITTED' | 'REPEATABLE READ' | 'SERIALIZABLE';
 
 /** What a dead job means for the jobs behind it in its lane. */
 export type OnDead = 'skip' | 'block';
@@ -105,6 +133,15 @@ export interface HandlerPolicy {
   readonly ordered: boolean;
   /** What a dead job means for its lane. */
   readonly onDead: OnDead;
+  /** Of the payloads of its jobs. */
+  readonly payloadVersion: number;
+}
+
+/** A policy as it stands in the database. */
+export interface StoredPolicy {
+  readonly id: string;
+  readonly name: string;
+  readonly policy: HandlerPolicy;
 }
 
 /** A handler found in the application, its options resolved. */
@@ -120,7 +157,10 @@ export interface RegisteredHandler {
   readonly policyId: string;
   readonly backoffFunction: BackoffFunction | null;
   readonly schema: StandardSchemaV1 | null;
+  readonly upgrade: PayloadUpgrade | null;
   readonly completion: 'auto' | 'manual';
+  /** Level of the transaction that each run is, `null`: none of ours. */
+  readonly isolation: IsolationLevel | null;
   readonly onError: ErrorHook | null;
   readonly isRetryable: ((error: unknown) => boolean) | null;
   /** `Class.method`, for messages. */

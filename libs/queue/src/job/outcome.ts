@@ -1,11 +1,11 @@
 /** How a run ended: what the executor says and the settler writes. */
 export type Outcome =
-  /** `result` is JSON text, `null` where it is not kept. */
-  | { readonly kind: 'completed'; readonly result: string | null }
+  /** `result` is JSON text, `null` where it is not kept. `committed`: it is written already, in the run's own transaction. */
+  | { readonly kind: 'completed'; readonly result: string | null; readonly committed?: true }
   | { readonly kind: 'retry'; readonly delayMs: number; readonly error: unknown }
   | { readonly kind: 'dead'; readonly reason: DeadReason; readonly error: unknown }
-  /** Runs again later, without having counted. */
-  | { readonly kind: 'snoozed'; readonly delayMs: number }
+  /** Runs again later, without having counted; `error` is why, where nobody has asked for it. */
+  | { readonly kind: 'snoozed'; readonly delayMs: number; readonly error?: unknown }
   /**
    * Ended without success after it was told to stop: never run again. The database has the last word: what was asked to be
    * cancelled ends so, whatever this process knew of it.
@@ -33,6 +33,11 @@ export function endingOf(outcome: Outcome): Exclude<Outcome, { kind: 'unless-com
 /** The same, had it ended in another way. */
 export function withEnding(outcome: Outcome, ending: Exclude<Outcome, { kind: 'unless-completed' }>): Outcome {
   return outcome.kind === 'unless-completed' ? { ...outcome, otherwise: ending } : ending;
+}
+
+/** Whether the run's own transaction has completed the job, so that there is nothing left to write. */
+export function isCommitted(outcome: Outcome): boolean {
+  return outcome.kind === 'completed' && outcome.committed === true;
 }
 
 /** Why a job will not run again by itself. */

@@ -1,14 +1,19 @@
 import type { DataSource, EntityManager } from 'typeorm';
 import { LeaseLostError, TransactionConflictError } from '../job/errors.js';
 import type { ClaimedJob } from '../job/job.js';
-import type { Checkpoint, Progress, RunFacts, RunPort } from '../job/run-port.js';
+import type { IsolationLevel } from '../job/handler.js';
+import type { Checkpoint, Progress, RunFacts, RunPort, RunTransaction } from '../job/run-port.js';
 import type { Connection } from '../postgres/connection.js';
+import { ManagedTransaction } from '../postgres/managed-transaction.js';
+import { poolShareOf, type PoolShare } from '../postgres/pool-share.js';
 import { hasOpenTransaction, transactionClient } from '../postgres/transaction-client.js';
 import { checkpointJob, findRun, type FencedRun } from '../statements/checkpoint-job.js';
+import { storePolicies } from '../statements/policies.js';
 import { reportProgress } from '../statements/report-progress.js';
 import { completeJobs, finishJobs } from '../statements/settle-jobs.js';
 import { run, type SqlClient } from '../statements/statement.js';
 import { beginBriefly, beginForgettably } from '../statements/transaction.js';
+import { CompletingTransaction } from './completing-transaction.js';
 import { completed } from './settlement.js';
 
 const LOCKED = new Error('an open transaction has checkpointed the job');
@@ -24,10 +29,16 @@ export interface RunWriterSettings {
  * settles, where it goes out at once and never waits for a row that a handler has locked.
  */
 export class RunWriter implements RunPort {
+  private readonly pool: PoolShare;
+  /** Stored by this process. */
+  private readonly policies = new Set<string>();
+
   constructor(
     private readonly settings: RunWriterSettings,
     private readonly connection: Connection,
-  ) {}
+  ) {
+    this.pool = poolShareOf(settings.dataSource);
+  }
 
   async complete(
     job: ClaimedJob,
@@ -46,8 +57,25 @@ export class RunWriter implements RunPort {
     throw locked ? new TransactionConflictError({ cause: LOCKED }) : new LeaseLostError(job.id, job.name);
   }
 
+  async begin(isolation: IsolationLevel): Promise<RunTransaction> {
+    const leave = await this.pool.enter();
+    try {
+      const transaction = await ManagedTransaction.open(this.settings, isolation);
+      return new CompletingTransaction(transaction, this.settings, this.connection, leave);
+    } catch (error) {
+      leave();
+      throw error;
+    }
+  }
+
   async checkpoint(job: ClaimedJob, checkpoint: Checkpoint, manager?: EntityManager): Promise<RunFacts> {
     const params = { ...runOf(job), checkpoint };
+    const { policy } = checkpoint;
+    if (policy && !this.policies.has(policy.id)) {
+      // In no transaction of the handler: others store the same one, and would wait for its end.
+      await this.connection.transaction((client) => run(client, storePolicies, { policies: [policy] }));
+      this.policies.add(policy.id);
+    }
     const [facts] = await this.write(manager, (client) => run(client, checkpointJob, params));
     if (facts === undefined) throw new LeaseLostError(job.id, job.name);
     return facts;

@@ -158,12 +158,12 @@ export const cancelJobs = defineStatement<CancelParams, CancelRow>({
   ), cancelled AS (
     INSERT INTO ${schema}.finished_job (
       id, run, state, attempt, max_attempts, priority, due_at, created_at, delete_at, policy_id, position, seq,
-      channel, key, name, payload, payload_bytes, metadata, backoff, reason, last_error
+      channel, key, name, payload, payload_bytes, metadata, backoff, reason, last_error, idempotency_key, idempotency_hash
     )
     SELECT
       id, run, 'cancelled', attempt, max_attempts, priority, due_at, created_at,
       clock_timestamp() + $4::bigint * interval '1 millisecond', policy_id, position, seq,
-      channel, key, name, payload, payload_bytes, metadata, backoff, coalesce(cancel_reason, $3::text), last_error
+      channel, key, name, payload, payload_bytes, metadata, backoff, coalesce(cancel_reason, $3::text), last_error, idempotency_key, idempotency_hash
     FROM gone
     RETURNING id, channel, key, name, attempt, reason
   ), requested AS (

@@ -144,29 +144,40 @@ export const rejectLetters = defineStatement<{ letters: readonly LetterRef[]; no
 /**
  * Lets dead jobs run again: due at once, their attempts start anew, under a stamp by which whatever their last run still
  * writes is refused. A job that blocks its lane keeps position and number, so it is the head again; any other ordered one
- * comes to the end of its lane, unnumbered. An idempotency key stays behind. Right only behind `lockLanes`, and before
+ * comes to the end of its lane, unnumbered. An idempotency key is its own again unless a live job has it by now, which
+ * one that is just being spawned may (a unique violation, or a lock not had in time): then again without. Right only behind `lockLanes`, and before
  * `unblockLanes`, in one transaction. Indexes `finished_job_pkey`, `lane_pkey`, `lease_pkey`.
  */
-export const requeueLetters = defineStatement<{ letters: readonly LetterRef[] }, LettersRow>({
+export const requeueLetters = defineStatement<{ letters: readonly LetterRef[]; keepKeys: boolean }, LettersRow>({
   name: 'requeue_letters_v1',
   text: (schema) => `
   WITH ${locked(schema, FREE)}, gone AS (
     DELETE FROM ${schema}.finished_job USING letter WHERE finished_job.id = letter.id
+  ), keyed AS MATERIALIZED (
+    SELECT DISTINCT ON (idempotency_key, channel) id, idempotency_key, idempotency_hash
+    FROM letter
+    WHERE $3::boolean AND idempotency_key IS NOT NULL
+      AND NOT EXISTS (
+        SELECT FROM ${schema}.job WHERE job.idempotency_key = letter.idempotency_key AND job.channel = letter.channel
+      )
+    ORDER BY idempotency_key, channel, id
   ), requeued AS (
     INSERT INTO ${schema}.job (
       id, run, attempt, max_attempts, priority, due_at, created_at, policy_id, position, seq,
-      channel, key, name, payload, payload_bytes, metadata, backoff, last_error
+      channel, key, name, payload, payload_bytes, metadata, backoff, last_error, idempotency_key, idempotency_hash
     )
     SELECT
       id, run + 1, 0, max_attempts, priority, clock_timestamp(), created_at, policy_id,
       CASE WHEN blocks THEN position WHEN position IS NOT NULL THEN nextval('${schema}.job_id_seq') END,
       CASE WHEN blocks THEN seq END,
-      channel, key, name, payload, payload_bytes, metadata, backoff, last_error
+      channel, key, name, payload, payload_bytes, metadata, backoff, last_error,
+      (SELECT keyed.idempotency_key FROM keyed WHERE keyed.id = letter.id),
+      (SELECT keyed.idempotency_hash FROM keyed WHERE keyed.id = letter.id)
     FROM (SELECT * FROM letter ORDER BY position, id) AS letter
     RETURNING id, channel, key, name, priority, due_at, position IS NOT NULL AS ordered
   ), wake_up AS (${wakeUps('requeued')}
   )${answer('requeued', '(SELECT json_agg(message) FROM wake_up)')}`,
-  values: ({ letters }) => refs(letters),
+  values: ({ letters, keepKeys }) => [...refs(letters), keepKeys],
   row: lettersRow,
 });
 

@@ -67,7 +67,7 @@ export const rescueJobs = defineStatement<RescueParams, RescuedRow>({
   ), kept AS (
     INSERT INTO ${schema}.finished_job (
       id, run, state, attempt, max_attempts, priority, due_at, created_at, delete_at, policy_id, position, seq,
-      channel, key, name, payload, payload_bytes, metadata, backoff, reason, last_error
+      channel, key, name, payload, payload_bytes, metadata, backoff, reason, last_error, idempotency_key, idempotency_hash
     )
     SELECT
       dead.id, dead.run, CASE WHEN asked THEN 'cancelled' ELSE 'dead' END, attempts, max_attempts, priority, due_at, dead.created_at,
@@ -76,7 +76,7 @@ export const rescueJobs = defineStatement<RescueParams, RescuedRow>({
         WHEN position IS NULL OR on_dead = 'skip' THEN clock_timestamp() + dead_retention_ms * interval '1 millisecond'
       END, policy_id, position, given_seq,
       channel, key, dead.name, payload, payload_bytes, metadata, dead.backoff, CASE WHEN asked THEN cancel_reason ELSE 'lease expired' END,
-      coalesce(last_error, 'The process that ran this job ended, or lost its connection, in the middle of it.')
+      coalesce(last_error, 'The process that ran this job ended, or lost its connection, in the middle of it.'), idempotency_key, idempotency_hash
     FROM dead LEFT JOIN ${schema}.handler_policy ON handler_policy.id = dead.policy_id
     RETURNING id, state
   ), waiting AS (
