@@ -244,6 +244,25 @@ describe('queue.cancel of a job that runs', () => {
     await app.close();
   });
 
+  it('rolls back what a transactional handler has written, and ends it cancelled', async () => {
+    await tables.sql('CREATE TABLE IF NOT EXISTS effect (job_id bigint)');
+    const started = await startWork(
+      async (job) => {
+        await job.manager.query('INSERT INTO effect VALUES ($1)', [job.id]);
+        await untilAborted(job);
+      },
+      { transactional: true },
+    );
+    const { app, work } = started;
+    const id = await running(started);
+    await app.queue.cancel(id, { reason: 'not wanted' });
+    await ended(app, 'cancelled', id);
+    await drained();
+    expect(work.runs).toHaveLength(1);
+    expect(await tables.number('SELECT count(*) FROM effect')).toBe(0);
+    await app.close();
+  });
+
   it('waits for a transaction of its handler that has it locked, and says what became of it', async () => {
     const { opened, open } = gate();
     const inTransaction = gate();
