@@ -26,6 +26,8 @@ export interface MembershipEvents {
   declaredDead(runner: string): void;
   blocked(blockedMs: number): void;
   rescued(rescued: Rescued): void;
+  /** Another runner is dead. */
+  peerDied(): void;
 }
 
 /** This process as a member of the fleet: known to the others, alive as long as it beats, and watching them. */
@@ -53,7 +55,8 @@ export class Membership {
     );
     const { leaseMs, schema, finishedRetentionMs: keepCancelledMs } = settings;
     const watch = { leaseMs, heartbeatMs, schema, keepCancelledMs };
-    this.rescuer = new Rescuer(watch, transact, (rescued) => events.rescued(rescued), logger);
+    const onRescued = (rescued: Rescued): void => events.rescued(rescued);
+    this.rescuer = new Rescuer(watch, transact, onRescued, () => events.peerDied(), logger);
   }
 
   get id(): string {

@@ -344,6 +344,7 @@ export class QueueRunner {
       declaredDead: (runner: string) => this.onDeclaredDead(runner),
       blocked: (blockedMs: number) => this.onBlocked(blockedMs),
       rescued: (rescued: Rescued) => this.onRescued(rescued),
+      peerDied: () => this.upkeep.catchUp(),
     };
     const transact: Transact = (work, start) => this.transact(work, start);
     return new Membership(this.settings, this.book, this.claimConnection, transact, events, this.logger);

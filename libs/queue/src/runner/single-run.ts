@@ -174,6 +174,7 @@ export class SingleRun {
       declaredDead: (dead: string) => this.onLost(({ runner }) => runner === dead),
       blocked: () => undefined,
       rescued: () => undefined,
+      peerDied: () => undefined,
     };
     return new Membership(
       settings,
