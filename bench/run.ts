@@ -18,6 +18,7 @@ import { spawnBulk } from './workloads/spawn-bulk.js';
 import { spawnIdempotent } from './workloads/spawn-idempotent.js';
 import { spawnSingle } from './workloads/spawn-single.js';
 import { sustained } from './workloads/sustained.js';
+import { transactional } from './workloads/transactional.js';
 
 const WORKLOADS: readonly Workload[] = [
   drain,
@@ -26,6 +27,7 @@ const WORKLOADS: readonly Workload[] = [
   spawnIdempotent,
   latency,
   sustained,
+  transactional,
   ordered,
   blockedLanes,
   laneSpawn,

@@ -16,6 +16,7 @@ export type {
   HandlerClass,
   HandlerOptions,
   HandlerPreset,
+  IsolationLevel,
   OnDead,
   PayloadUpgrade,
 } from './job/handler.js';
@@ -58,6 +59,7 @@ export type { ReservationReason } from './job/errors.js';
 export type { RunOneOptions, RunOneResult } from './job/run-one.js';
 export type { DeadReason } from './job/outcome.js';
 
+export { NotTransactionalError } from './job/run-errors.js';
 export { ChannelBusyError, JobDeadError, JobNotFoundError, WaitTimeoutError } from './job/control-errors.js';
 export { PayloadVersionError } from './job/version-errors.js';
 export { IdempotencyConflictError } from './job/idempotency-errors.js';

@@ -11,6 +11,10 @@ export interface HandlerGroup {
   readonly channel: string | null;
   /** How many more of its jobs this process may take now. */
   readonly capacity: () => number;
+  /** Groups of one text share their capacity. */
+  readonly sharedRoom?: string;
+  /** How many of its jobs would start at once, where that is less than there are slots. */
+  readonly startable?: () => number;
 }
 
 type News = Extract<WakeUp, { kind: 'jobs' }>;
@@ -97,6 +101,13 @@ export class Feeds {
     return { ...this.asked, arrivals: this.arrivalPositions() };
   }
 
+  /** Whether ordered jobs have arrived that no look has come to. */
+  get arriving(): boolean {
+    for (const feeds of this.channels.values())
+      if (feeds.some((feed) => feed.stream === 'arrivals' && (feed.ready || feed.busy))) return true;
+    return false;
+  }
+
   private ask(): Pick<SurveyParams, 'names' | 'groups' | 'groupChannels'> {
     const asked = this.groups.flatMap(({ names, channel }, group) => names.map((name) => ({ name, group, channel })));
     if (this.groups.some(({ channel }) => channel !== null)) {
@@ -122,7 +133,8 @@ export class Feeds {
   needSlot(): boolean {
     const now = this.clock.nowMicros();
     for (const feeds of this.channels.values()) {
-      const ready = feeds.filter((feed) => this.isReady(feed, now, 1));
+      for (const feed of feeds) feed.tick(now);
+      const ready = feeds.filter((feed) => feed.ready && this.group(feed).capacity() > 0);
       if (ready.length > 0 && first(ready, byPriority).needsSlot) return true;
     }
     return false;
@@ -175,7 +187,9 @@ export class Feeds {
 
   private isReady(feed: Feed, now: number, slots: number): boolean {
     feed.tick(now);
-    return feed.ready && (slots > 0 || !feed.needsSlot) && this.group(feed).capacity() > 0;
+    const { capacity, startable } = this.group(feed);
+    if (!feed.ready || capacity() <= 0) return false;
+    return !feed.needsSlot || Math.min(slots, startable?.() ?? Infinity) > 0;
   }
 
   /** A survey has found something behind the place to which arrivals have been looked at. */

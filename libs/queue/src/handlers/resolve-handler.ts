@@ -6,6 +6,7 @@ import type {
   HandlerOptions,
   HandlerPolicy,
   HandlerPreset,
+  IsolationLevel,
   OnDead,
   PayloadUpgrade,
   RegisteredHandler,
@@ -25,6 +26,8 @@ const LIBRARY_DEFAULTS = {
   keepAlive: true,
   ordered: false,
   onDead: 'skip',
+  transactional: false,
+  isolation: 'READ COMMITTED',
   version: 1,
 } as const satisfies HandlerOptions;
 
@@ -46,6 +49,8 @@ const KNOWN_OPTIONS = new Set<string>([
   'preset',
   'instance',
   'completion',
+  'transactional',
+  'isolation',
   'keepAlive',
   'onError',
   'isRetryable',
@@ -85,6 +90,7 @@ export function resolveHandler(
     schema: options.schema === undefined ? null : checkSchema(options.schema, at('schema')),
     upgrade: checkUpgrade(options, at),
     completion: checkCompletion(options.completion, at('completion')),
+    isolation: resolveIsolation(options, at),
     onError: checkFunction(options.onError, at('onError')),
     isRetryable: checkFunction(options.isRetryable, at('isRetryable')),
     label,
@@ -170,6 +176,18 @@ function checkUpgrade({ upgrade, version }: HandlerOptions, at: (option: string)
 function checkCompletion(completion: unknown, option: string): 'auto' | 'manual' {
   if (completion === 'auto' || completion === 'manual') return completion;
   throw new InvalidOptionsError(option, completion, 'Give "auto" or "manual".');
+}
+
+const LEVELS: readonly unknown[] = ['READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE'] satisfies IsolationLevel[];
+
+function resolveIsolation(
+  { transactional, isolation }: HandlerOptions,
+  at: (option: string) => string,
+): IsolationLevel | null {
+  if (!LEVELS.includes(isolation)) {
+    throw new InvalidOptionsError(at('isolation'), isolation, `Give one of ${LEVELS.join(', ')}.`);
+  }
+  return checkBoolean(transactional, at('transactional')) ? (isolation as IsolationLevel) : null;
 }
 
 function checkFunction<F>(given: F | undefined, option: string): F | null {

@@ -57,6 +57,13 @@ export interface HandlerOptions {
   /** `'manual'`: a run that returns without `job.complete()` has failed. Default `'auto'`: returning completes the job. */
   completion?: 'auto' | 'manual';
   /**
+   * `true`: each run is one transaction, in which the handler writes by `job.manager`, and which completes the job. An error
+   * rolls all of it back. Default false.
+   */
+  transactional?: boolean;
+  /** Level of that transaction. Default `'READ COMMITTED'`. */
+  isolation?: IsolationLevel;
+  /**
    * `false`: the lease of a run ends `leaseMs` after its start, though its process lives, unless the handler moves the end
    * by `job.keepAlive` or a checkpoint. Then the job runs again. Default `true`.
    */
@@ -92,6 +99,9 @@ export interface ErrorContext {
  * that is written; what it throws is logged, and changes nothing.
  */
 export type ErrorHook = (error: unknown, job: Job, context: ErrorContext) => void | Promise<void>;
+
+/** Level of a transaction, as PostgreSQL has them. */
+export type IsolationLevel = 'READ COMMITTED' | 'REPEATABLE READ' | 'SERIALIZABLE';
 
 /** What a dead job means for the jobs behind it in its lane. */
 export type OnDead = 'skip' | 'block';
@@ -149,6 +159,8 @@ export interface RegisteredHandler {
   readonly schema: StandardSchemaV1 | null;
   readonly upgrade: PayloadUpgrade | null;
   readonly completion: 'auto' | 'manual';
+  /** Level of the transaction that each run is, `null`: none of ours. */
+  readonly isolation: IsolationLevel | null;
   readonly onError: ErrorHook | null;
   readonly isRetryable: ((error: unknown) => boolean) | null;
   /** `Class.method`, for messages. */

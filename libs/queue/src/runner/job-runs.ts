@@ -11,11 +11,12 @@ import type { QueueEvent } from '../job/events.js';
 import type { ErrorHook, HandlerPolicy, RegisteredHandler } from '../job/handler.js';
 import type { ClaimedJob } from '../job/job.js';
 import type { LeaseBook } from '../job/lease-book.js';
-import { EXPIRED, RELEASED } from '../job/outcome.js';
+import { EXPIRED, isCommitted, RELEASED } from '../job/outcome.js';
 import type { RunPort } from '../job/run-port.js';
 import type { EndedRun } from '../settle/settlement.js';
 import type { Settled } from '../settle/settler.js';
 import type { LaneEnd } from '../statements/lanes.js';
+import { handlerGroups } from './handler-groups.js';
 import { Lanes, type LaneId } from './lanes.js';
 import { RunBoard, type ActiveRun } from './run-board.js';
 import { factsOf } from './run-events.js';
@@ -100,18 +101,8 @@ export class JobRuns {
     this.slots.rest();
   }
 
-  /** All handlers without a limit of their own are claimed for together, each other one by itself. */
   handlerGroups(): HandlerGroup[] {
-    const handlers = this.parts.registry.handlers();
-    const shared = handlers.filter(({ concurrency }) => concurrency === null).flatMap(namesOf);
-    const limited = handlers
-      .filter(({ concurrency }) => concurrency !== null)
-      .map((handler) => ({
-        names: namesOf(handler),
-        channel: handler.channel,
-        capacity: () => this.slots.room(handler),
-      }));
-    return shared.length === 0 ? limited : [{ names: shared, channel: null, capacity: () => Infinity }, ...limited];
+    return handlerGroups(this.parts.registry.handlers(), this.slots);
   }
 
   async accept(jobs: readonly ClaimedJob[]): Promise<void> {
@@ -196,7 +187,10 @@ export class JobRuns {
   /** Waits for the running handlers; when the grace is over it aborts them and waits a little longer. */
   async drain(graceMs: number, abortWaitMs: number): Promise<void> {
     if (await this.runs.idle(graceMs)) return;
-    this.runs.abortAll(new QueueClosedError('The job was still running'));
+    const reason = new QueueClosedError('The job was still running');
+    this.runs.abortAll(reason);
+    if (await this.runs.idle(abortWaitMs)) return;
+    this.runs.abandonTransactions(reason);
     await this.runs.idle(abortWaitMs);
   }
 
@@ -226,11 +220,12 @@ export class JobRuns {
     parts.book.end(claimed.id);
     this.slots.end(handler, durationMs);
     this.forget(claimed);
+    const committed = isCommitted(outcome);
     // Whether a job was completed before its lease ended only the database knows.
-    if (active.leaseEnded && !job.control.askedForCompletion) {
+    if (!committed && active.leaseEnded && !job.control.askedForCompletion) {
       this.lanes.expired(claimed);
       parts.ended({ job: claimed, outcome: EXPIRED, policy, durationMs });
-    } else if (active.leaseLost && !active.leaseEnded) {
+    } else if (!committed && active.leaseLost && !active.leaseEnded) {
       this.lanes.dropped(claimed);
       parts.emit({ type: 'lease-lost', ...factsOf(claimed) });
     } else {
@@ -295,8 +290,4 @@ export class JobRuns {
     this.parts.logger.warn(`Job ${job.id} (${job.name}) has been running for ${runningMs} ms and does not end.`);
     this.parts.emit({ type: 'stuck', runningMs, ...factsOf(job.claimed) });
   }
-}
-
-function namesOf({ name, formerNames }: RegisteredHandler): string[] {
-  return [name, ...formerNames];
 }

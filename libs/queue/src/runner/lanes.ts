@@ -1,7 +1,7 @@
 import type { HandlerPolicy, RegisteredHandler } from '../job/handler.js';
 import type { ClaimedJob } from '../job/job.js';
 import type { LeaseBook } from '../job/lease-book.js';
-import { endingOf, type Outcome } from '../job/outcome.js';
+import { endingOf, isCommitted, type Outcome } from '../job/outcome.js';
 import type { LaneEnd } from '../statements/lanes.js';
 import type { Slots } from './slots.js';
 
@@ -94,13 +94,15 @@ export class Lanes {
       return;
     }
     run.spentMs += durationMs;
-    const goesOn = outcome.kind === 'completed' && !leaseEnds && !this.stopping && run.followers.length > 0;
+    const written = isCommitted(outcome);
+    const goesOn =
+      outcome.kind === 'completed' && (written || !leaseEnds) && !this.stopping && run.followers.length > 0;
     if (!goesOn || run.spentMs > this.prefetchMs * TURN) {
       this.end(run, job.seq!, { completed: outcome.kind === 'completed', blockedBy: blockerOf(job, outcome, policy) });
       return;
     }
-    run.unwritten += 1;
-    if (durationMs <= this.prefetchMs) this.startNext(run);
+    if (!written) run.unwritten += 1;
+    if (written || durationMs <= this.prefetchMs) this.startNext(run);
     else {
       run.awaited = job.seq;
       this.keepRoom(run);
@@ -111,6 +113,7 @@ export class Lanes {
   settled(job: ClaimedJob, outcome: Outcome, policy: HandlerPolicy, completedByHandler: boolean): void {
     const run = this.of(job);
     if (run === undefined) return;
+    if (isCommitted(outcome)) return;
     if (outcome.kind !== 'unless-completed') this.written(run);
     else if (completedByHandler && !this.stopping && run.followers.length > 0) this.startNext(run);
     else if (completedByHandler) this.end(run, job.seq!, { completed: true });

@@ -2,11 +2,14 @@ import type { RegisteredHandler } from '../job/handler.js';
 import type { ClaimedJob } from '../job/job.js';
 import type { Demand } from '../claim/claimer.js';
 import { RateMeter } from './rate-meter.js';
+import { TransactionSlots } from './transaction-slots.js';
 
 export interface SlotsSettings {
   readonly min: number;
   readonly max: number;
   readonly prefetchMs: number;
+  /** How many runs may be transactions at once: each takes a connection of the application's pool. */
+  readonly maxTransactions: number;
 }
 
 /** One claim takes no more: its lease row has to stay within a page. */
@@ -22,11 +25,14 @@ export class Slots {
   private behind = 0;
   /** A slot is kept free for a suspect, which is claimed only when it can start at once. */
   reserved = false;
+  private readonly transactions: TransactionSlots;
   private readonly perHandler = new Map<RegisteredHandler, number>();
   private readonly rate: RateMeter;
 
   constructor(private readonly settings: SlotsSettings) {
     this.rate = new RateMeter(settings.prefetchMs);
+    const most = this.limitsTransactions ? settings.maxTransactions : Infinity;
+    this.transactions = new TransactionSlots(most, settings.prefetchMs);
   }
 
   get runningCount(): number {
@@ -48,7 +54,23 @@ export class Slots {
 
   /** How many more jobs of a handler with a limit of its own may be taken. */
   room(handler: RegisteredHandler): number {
-    return (handler.concurrency ?? Infinity) - (this.perHandler.get(handler) ?? 0);
+    const room = (handler.concurrency ?? Infinity) - (this.perHandler.get(handler) ?? 0);
+    return handler.isolation === null ? room : Math.min(room, this.roomForTransactions);
+  }
+
+  /** How many more jobs of transactional handlers may be taken. */
+  get roomForTransactions(): number {
+    return this.transactions.room(performance.now());
+  }
+
+  /** How many of them would start at once. */
+  get startableTransactions(): number {
+    return this.transactions.startable;
+  }
+
+  /** Whether there may be more slots than transactions. */
+  get limitsTransactions(): boolean {
+    return this.settings.maxTransactions < this.settings.max;
   }
 
   /**
@@ -58,6 +80,7 @@ export class Slots {
    */
   demand(now: number, mayTakeAhead: boolean): Demand {
     const { min, max } = this.settings;
+    this.transactions.mayTakeAhead = mayTakeAhead;
     const ahead = mayTakeAhead ? this.rate.ahead(now) : 0;
     const startable = this.running + this.aheadCount;
     const inHand = startable + this.behind;
@@ -74,9 +97,14 @@ export class Slots {
 
   /** A suspect gets the next free slot: its start is recorded already. */
   take(job: ClaimedJob, handler: RegisteredHandler): void {
+    this.countRoom(handler, 1);
+    if (handler.isolation === null || this.transactions.enter(job)) this.place(job);
+    else this.behind += 1;
+  }
+
+  private place(job: ClaimedJob): void {
     if (job.suspect) this.ahead.splice(this.next, 0, job);
     else this.ahead.push(job);
-    this.keepRoom(handler);
   }
 
   /** The next job that has a free slot. */
@@ -96,32 +124,47 @@ export class Slots {
 
   /** Keeps the room that a job of this handler had for the one behind it in its lane, which is taken later. */
   keepRoom(handler: RegisteredHandler): void {
-    if (handler.concurrency !== null) this.perHandler.set(handler, (this.perHandler.get(handler) ?? 0) + 1);
+    if (handler.isolation !== null) this.transactions.keep();
+    this.countRoom(handler, 1);
   }
 
   /** The job for which room was kept is taken now, or never. */
   giveRoom(handler: RegisteredHandler): void {
-    if (handler.concurrency !== null) this.perHandler.set(handler, (this.perHandler.get(handler) ?? 1) - 1);
+    this.countRoom(handler, -1);
+    if (handler.isolation === null) return;
+    const next = this.transactions.leave();
+    if (next === undefined) return;
+    this.behind -= 1;
+    this.place(next);
+  }
+
+  private countRoom(handler: RegisteredHandler, by: number): void {
+    if (handler.concurrency !== null) this.perHandler.set(handler, (this.perHandler.get(handler) ?? 0) + by);
   }
 
   end(handler: RegisteredHandler, durationMs: number): void {
     this.running -= 1;
+    if (handler.isolation !== null) this.transactions.end(durationMs);
     this.giveRoom(handler);
     this.rate.end(durationMs);
   }
 
   /** There was nothing to claim: when nothing runs either, the measured rate says nothing about what comes next. */
   rest(): void {
+    this.transactions.rest();
     if (this.running === 0 && this.aheadCount + this.behind === 0) this.rate.idle();
   }
 
   /** Takes back jobs that have not started. */
   withdraw(which: (job: ClaimedJob) => boolean, handlerOf: (job: ClaimedJob) => RegisteredHandler): ClaimedJob[] {
+    const withoutTransaction = this.transactions.withdraw(which);
+    this.behind -= withoutTransaction.length;
+    for (const job of withoutTransaction) this.countRoom(handlerOf(job), -1);
     const waiting = this.ahead.slice(this.next);
     const withdrawn = waiting.filter(which);
     this.ahead = waiting.filter((job) => !which(job));
     this.next = 0;
     for (const job of withdrawn) this.giveRoom(handlerOf(job));
-    return withdrawn;
+    return [...withdrawn, ...withoutTransaction];
   }
 }

@@ -1,0 +1,45 @@
+import type { HandlerGroup } from '../claim/feeds.js';
+import type { RegisteredHandler } from '../job/handler.js';
+import type { Slots } from './slots.js';
+
+/**
+ * Which handlers are claimed for together: all without a limit, all transactional ones, which share the connections that
+ * they may have, and each one with a limit of its own.
+ */
+export function handlerGroups(handlers: readonly RegisteredHandler[], slots: Slots): HandlerGroup[] {
+  const transactional = (handler: RegisteredHandler): boolean => handler.isolation !== null && slots.limitsTransactions;
+  const single = handlers.filter(({ concurrency }) => concurrency !== null);
+  const others = handlers.filter(({ concurrency }) => concurrency === null);
+  const sharing = others.filter(transactional);
+  const unlimited = others.filter((handler) => !transactional(handler));
+  return [
+    ...(unlimited.length === 0 ? [] : [{ names: unlimited.flatMap(namesOf), channel: null, capacity: () => Infinity }]),
+    ...(sharing.length === 0 ? [] : [transactionGroup(sharing, slots)]),
+    ...single.map((handler) => ({
+      names: namesOf(handler),
+      channel: handler.channel,
+      capacity: () => slots.room(handler),
+      ...(transactional(handler) && shared(slots)),
+    })),
+  ];
+}
+
+/** What groups have in common whose runs are transactions. */
+const shared = (slots: Slots): Pick<HandlerGroup, 'sharedRoom' | 'startable'> => ({
+  sharedRoom: 'transactions',
+  startable: () => slots.startableTransactions,
+});
+
+function transactionGroup(handlers: readonly RegisteredHandler[], slots: Slots): HandlerGroup {
+  const [channel, ...more] = new Set(handlers.map((handler) => handler.channel));
+  return {
+    names: handlers.flatMap(namesOf),
+    channel: more.length === 0 ? channel! : null,
+    capacity: () => slots.roomForTransactions,
+    ...shared(slots),
+  };
+}
+
+function namesOf({ name, formerNames }: RegisteredHandler): string[] {
+  return [name, ...formerNames];
+}
