@@ -118,7 +118,7 @@ describe('50 parallel spawns without a transaction', () => {
       expect(await count()).toBe(1);
     }));
 
-  it('from two processes’ worth of spawners make exactly one job of each of many keys', () =>
+  it('of two applications make exactly one job of each of many keys', () =>
     withSender((one) =>
       withSender(async (other) => {
         const keys = Array.from({ length: 200 }, (_, index) => `key ${index}`);
