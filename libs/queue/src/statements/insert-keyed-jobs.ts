@@ -267,7 +267,7 @@ export const drawIds = defineStatement<{ count: number }, JobId[]>({
  * Opens a transaction that inserts jobs with keys, on a connection that others use too: it waits hardly at all for a key
  * that somebody has, and is sent again later. Tables are read by their indexes.
  */
-export const beginKeyed = `${beginPlain}; SET LOCAL lock_timeout = 5; SET LOCAL enable_seqscan = off`;
+export const beginKeyed = `${beginPlain}; SET LOCAL lock_timeout = 5; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off`;
 
 function encodeKeyedJobs(jobs: readonly KeyedJob[]): string {
   return `[${jobs.map(encodeKeyedJob).join(',')}]`;
