@@ -1,8 +1,8 @@
 import { describe, JobTimeoutError, messageOf, QueueClosedError, QueueError } from '../job/errors.js';
 import type { HandlerPolicy, RegisteredHandler } from '../job/handler.js';
 import { RELEASED, type Outcome } from '../job/outcome.js';
-import { validatePayload } from '../job/validate-payload.js';
 import { outcomeOfError } from './outcome-of-error.js';
+import { needsPreparing, preparePayload } from './prepare-payload.js';
 import { encodeResult } from './result.js';
 import type { RunningJob } from './running-job.js';
 
@@ -97,10 +97,8 @@ export class JobExecutor {
     return Promise.race([this.call(execution), execution.job.untilAbandoned()]);
   }
 
-  private async call({ job, handler }: Execution): Promise<unknown> {
-    if (handler.schema !== null) {
-      job.payload = await validatePayload(handler.schema, handler.name, job.payload);
-    }
+  private async call({ job, handler, policy }: Execution): Promise<unknown> {
+    if (needsPreparing(handler, policy)) await preparePayload(job, handler, policy);
     return handler.invoke(job);
   }
 

@@ -13,6 +13,8 @@ interface LaneRun {
   readonly lease: number;
   /** The job that is next, or runs; `null` when its handler has ended and no other has been taken. */
   current: ClaimedJob | null;
+  /** Number of its last job, when nothing stood behind that. */
+  closesAt: number | null;
   /** The jobs behind the current one, in order. */
   readonly followers: ClaimedJob[];
   /** Jobs whose handlers have ended well and whose end is being written. */
@@ -74,6 +76,7 @@ export class Lanes {
       const run = this.of(job);
       if (run === undefined) this.remember(newRun(job));
       else run.followers.push(job);
+      if (job.closesLane) this.of(job)!.closesAt = job.seq;
       return run === undefined;
     });
     this.slots.changeBehind(jobs.length - startable.length);
@@ -95,7 +98,7 @@ export class Lanes {
     const goesOn =
       outcome.kind === 'completed' && (written || !leaseEnds) && !this.stopping && run.followers.length > 0;
     if (!goesOn || run.spentMs > this.prefetchMs * TURN) {
-      this.end(run, job.seq!, blockerOf(job, outcome, policy));
+      this.end(run, job.seq!, { completed: outcome.kind === 'completed', blockedBy: blockerOf(job, outcome, policy) });
       return;
     }
     if (!written) run.unwritten += 1;
@@ -113,7 +116,8 @@ export class Lanes {
     if (isCommitted(outcome)) return;
     if (outcome.kind !== 'unless-completed') this.written(run);
     else if (completedByHandler && !this.stopping && run.followers.length > 0) this.startNext(run);
-    else this.end(run, job.seq!, completedByHandler ? null : blockerOf(job, endingOf(outcome), policy));
+    else if (completedByHandler) this.end(run, job.seq!, { completed: true });
+    else this.end(run, job.seq!, { blockedBy: blockerOf(job, endingOf(outcome), policy) });
   }
 
   /**
@@ -126,7 +130,7 @@ export class Lanes {
     this.letGoTail(run);
     run.refused = true;
     this.release(run);
-    if (run.current === null) this.end(run, job.seq!, null);
+    if (run.current === null) this.end(run, job.seq!);
   }
 
   /** A job will not be settled: it was taken ahead and withdrawn, or has ended after its lease was lost. */
@@ -135,7 +139,7 @@ export class Lanes {
     if (run?.refused !== true) return;
     run.current = null;
     this.parts.book.letGo(run.lease, 1);
-    this.end(run, job.seq! - 1, null);
+    this.end(run, job.seq! - 1);
   }
 
   /** Resolves when the ends of the jobs before this one are written, or never will be. */
@@ -150,7 +154,7 @@ export class Lanes {
     const run = this.of(job);
     if (run === undefined) return;
     this.parts.book.letGo(run.lease, 1);
-    this.end(run, job.seq! - 1, null);
+    this.end(run, job.seq! - 1);
   }
 
   /** The lease of a job that runs has passed, and its lane goes back with the job: there is no end of it to write. */
@@ -179,10 +183,12 @@ export class Lanes {
     this.slots.take(next, this.parts.handlerOf(next));
   }
 
-  private end(run: LaneRun, lastSeq: number, blockedBy: string | null): void {
-    const { channel, key, runner, lease } = run;
+  /** @param last whether the last job that ran is completed, and the dead one for which the lane waits */
+  private end(run: LaneRun, lastSeq: number, last: { completed?: boolean; blockedBy?: string | null } = {}): void {
+    const { channel, key, runner, lease, closesAt } = run;
+    const atRest = last.completed === true && lastSeq === closesAt && !run.refused;
     this.forget(run);
-    this.parts.laneEnded({ channel, key, runner, lease, lastSeq, blockedBy });
+    this.parts.laneEnded({ channel, key, runner, lease, lastSeq, atRest, blockedBy: last.blockedBy ?? null });
   }
 
   private forget(run: LaneRun): void {
@@ -220,7 +226,7 @@ export class Lanes {
     run.awaited = null;
     if (awaited === null || run.refused) return;
     if (!this.stopping && run.followers.length > 0) this.startNext(run);
-    else this.end(run, awaited, null);
+    else this.end(run, awaited, { completed: true });
   }
 
   private release(run: LaneRun): void {
@@ -247,7 +253,16 @@ const newRun = (current: ClaimedJob): LaneRun => ({
   runner: current.runner,
   lease: current.lease,
   current,
-  ...{ followers: [], unwritten: 0, awaited: null, keptRoomOf: null, spentMs: 0, refused: false, waiters: [] },
+  ...{
+    closesAt: null,
+    followers: [],
+    unwritten: 0,
+    awaited: null,
+    keptRoomOf: null,
+    spentMs: 0,
+    refused: false,
+    waiters: [],
+  },
 });
 
 /** A dead job for which its lane waits, where the handler says so. */

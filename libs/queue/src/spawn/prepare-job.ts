@@ -6,6 +6,7 @@ import type { RegisteredHandler } from '../job/handler.js';
 import { checkBoolean, checkKey, checkName, checkPriority, checkRetries } from '../job/names.js';
 import { validatePayload } from '../job/validate-payload.js';
 import type { NewJob } from '../statements/insert-jobs.js';
+import { idempotencyOf } from './idempotency.js';
 import { holdMsOf } from './reservation.js';
 import type { JobSpawnOptions } from './spawn-options.js';
 
@@ -24,6 +25,10 @@ const KNOWN_OPTIONS = new Set<string>([
   'metadata',
   'ordered',
   'hold',
+  'idempotencyKey',
+  'scope',
+  'idempotencyTtl',
+  'strict',
 ] satisfies (keyof JobSpawnOptions)[]);
 
 const OPEN_NAME_RETRIES = 4;
@@ -65,6 +70,7 @@ export async function prepareJob(
     metadata,
     ordered:
       options.ordered === undefined ? (handler?.policy.ordered ?? false) : checkBoolean(options.ordered, 'ordered'),
+    idempotency: idempotencyOf(options, { name, payload: encoded, bytes }),
   };
 }
 

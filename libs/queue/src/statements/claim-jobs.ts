@@ -209,13 +209,15 @@ export const claimJobsByKey = defineStatement<ClaimByKeyParams, ClaimRow>({
   row: claimRow,
 });
 
-type LeaseFacts = Pick<ClaimedJob, 'runner' | 'lease' | 'channel' | 'priority' | 'suspect' | 'seq'>;
+type LeaseFacts = Pick<ClaimedJob, 'runner' | 'lease' | 'channel' | 'priority' | 'suspect' | 'seq' | 'closesLane'>;
 
-function claimRow(columns: unknown[], params: Omit<LeaseFacts, 'suspect' | 'seq'>): ClaimRow {
+function claimRow(columns: unknown[], params: Omit<LeaseFacts, 'suspect' | 'seq' | 'closesLane'>): ClaimRow {
   const { runner, lease, channel, priority } = params;
   return {
     job:
-      columns[0] === null ? null : claimedJob(columns, { runner, lease, channel, priority, suspect: false, seq: null }),
+      columns[0] === null
+        ? null
+        : claimedJob(columns, { runner, lease, channel, priority, suspect: false, seq: null, closesLane: false }),
     feed: columns[13] === null ? null : feedNews(columns),
   };
 }

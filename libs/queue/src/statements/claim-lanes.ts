@@ -1,6 +1,7 @@
 import type { ClaimedJob, JobId } from '../job/job.js';
 import { answeredColumns, claimedJob, feedNews, jobColumns, type ClaimParams, type ClaimRow } from './claim-jobs.js';
 import { inArrivals } from './job-columns.js';
+import { lastSeqOf } from './lanes.js';
 import { defineStatement, micros, timeOf } from './statement.js';
 import { laneMessage } from './wake-up.js';
 
@@ -27,7 +28,10 @@ const notPaused = (schema: string): string =>
   `NOT EXISTS (SELECT FROM ${schema}.paused_channel WHERE paused_channel.channel = ${CHANNEL})`;
 
 interface Source {
-  /** CTEs, of which `candidate` has the lanes in question, in the order in which they are asked: key, last_seq, ordinal. */
+  /**
+   * CTEs, of which `candidate` has the lanes in question, in the order in which they are asked: key, last_seq, ordinal, and
+   * where the row names an owner whose lease is gone, that one as gone_runner and gone_lease.
+   */
   readonly candidates: string;
   /** The place of the candidate with this ordinal, and how much had to be read to find it: place_at, place_id, seen. */
   readonly placeOf: (ordinal: string) => string;
@@ -45,16 +49,17 @@ interface Source {
  * A job on its last attempt, like a suspect, is only taken as the head of a lane that starts at once; from the first
  * lane on for which there is no slot, the rest stays. A lane whose head must wait is written down with the time, so that
  * nobody has to look at it before. Lanes are written in the order of their keys, as whoever writes several of them does, so
- * that nobody waits for another crosswise. Durable: a lane's owner and its last seq must outlive a crash of the server.
+ * that nobody waits for another crosswise. A lane that has had another owner since it was read stays his. Durable: a lane's owner and its last seq must outlive a crash of the server.
  */
 const leaseLanes = (schema: string, { candidates, placeOf, lastLooked, complete, nextDue }: Source): string => `
   WITH ${candidates}, lane_job AS MATERIALIZED (
     SELECT *, coalesce(seq, last_seq + count(*) FILTER (WHERE seq IS NULL) OVER lane) AS given_seq,
-      row_number() OVER lane AS step,
+      last_seq + count(*) FILTER (WHERE seq IS NULL) OVER (PARTITION BY lane_ordinal) AS leased_seq,
+      row_number() OVER lane AS step, lead(id) OVER lane IS NULL AND row_number() OVER lane < ${RUN} AS last,
       CASE row_number() OVER lane WHEN 1 THEN fits AND priority = ${PRIORITY}
         ELSE bool_and(fits AND attempt + 1 < coalesce(max_attempts, 2147483647)) OVER lane END AS takes
     FROM (
-      SELECT candidate.key AS lane_key, candidate.ordinal AS lane_ordinal, candidate.last_seq, job.*
+      SELECT candidate.key AS lane_key, candidate.ordinal AS lane_ordinal, candidate.last_seq, gone_runner, gone_lease, job.*
       FROM candidate LEFT JOIN LATERAL (
         SELECT ${jobColumns.join(', ')}, priority, position, seq, held_until, suspect,
           due_at <= statement_timestamp() AND held_until IS NULL AND NOT suspect AND name = ANY(${NAMES}::text[]) AS fits
@@ -71,11 +76,11 @@ const leaseLanes = (schema: string, { candidates, placeOf, lastLooked, complete,
         WHERE takes AND step = 1 AND lane_ordinal > ${SLOTS} AND attempt + 1 >= max_attempts
       ), 2147483647) AS at,
       coalesce(max(lane_ordinal), 0) AS reached,
-      count(*) < greatest(${LIMIT}::bigint, ${RUN}::bigint) AND coalesce(max(lane_ordinal), 0) < ${LIMIT} AS to_the_end
+      count(*) < greatest(${LIMIT}::bigint, ${RUN}::bigint) AS uncut
     FROM lane_job
   ), written AS (
-    INSERT INTO ${schema}.lane AS lane (channel, key, last_seq, runner_id, lease, priority, name, ready_at, head_position)
-    SELECT ${CHANNEL}, lane_key, last_seq,
+    INSERT INTO ${schema}.lane AS lane (channel, key, last_seq, leased_seq, runner_id, lease, priority, name, ready_at, head_position)
+    SELECT ${CHANNEL}, lane_key, last_seq, leased_seq,
       CASE WHEN takes THEN ${RUNNER}::bigint END, CASE WHEN takes THEN ${LEASE}::integer END, coalesce(priority, ${PRIORITY}), name,
       CASE WHEN takes IS NOT TRUE AND held_until IS NULL AND NOT suspect THEN greatest(due_at, statement_timestamp()) END,
       CASE WHEN takes IS NOT TRUE THEN position END
@@ -83,12 +88,14 @@ const leaseLanes = (schema: string, { candidates, placeOf, lastLooked, complete,
     WHERE step = 1 AND lane_ordinal < cut.at
     ORDER BY lane_key
     ON CONFLICT (channel, key) DO UPDATE
-    SET runner_id = excluded.runner_id, lease = excluded.lease, priority = excluded.priority, name = excluded.name,
+    SET last_seq = excluded.last_seq, leased_seq = excluded.leased_seq, used_at = clock_timestamp(), runner_id = excluded.runner_id, lease = excluded.lease, priority = excluded.priority, name = excluded.name,
       ready_at = excluded.ready_at, head_position = excluded.head_position
-    WHERE lane.runner_id IS NULL AND lane.blocked_by IS NULL
+    WHERE lane.blocked_by IS NULL AND CASE WHEN lane.runner_id IS NULL THEN lane.last_seq = excluded.last_seq
+      ELSE (lane.runner_id, lane.lease) IN (SELECT gone_runner, gone_lease FROM lane_job WHERE gone_runner IS NOT NULL) END
     RETURNING key, runner_id IS NOT NULL AS owned, ${laneMessage('lane')} AS message
   ), granted AS MATERIALIZED (
-    SELECT lane_job.*, row_number() OVER () AS ordinal, step = 1 AND lane_ordinal <= ${SLOTS} AS starts
+    SELECT lane_job.*, row_number() OVER () AS ordinal, step = 1 AND lane_ordinal <= ${SLOTS} AS starts,
+      last AND (uncut OR lane_ordinal < reached) AS closes
     FROM lane_job, cut
     WHERE takes AND lane_ordinal < cut.at AND coalesce(lane_key IN (SELECT key FROM written WHERE owned), false)
   ), leased AS (
@@ -99,7 +106,9 @@ const leaseLanes = (schema: string, { candidates, placeOf, lastLooked, complete,
     FROM granted
     HAVING count(*) > 0
   ), looked AS MATERIALIZED (
-    SELECT to_the_end AND at = 2147483647 AS all_looked, least(reached, at - 1) AS last_ordinal FROM cut
+    SELECT at = 2147483647 AND reached < ${LIMIT} AND NOT EXISTS (SELECT FROM candidate WHERE ordinal = reached + 1) AS all_looked,
+      least(reached, at - 1) AS last_ordinal
+    FROM cut
   ), news AS MATERIALIZED (
     SELECT ${micros('statement_timestamp()')} AS now_micros, all_looked AND (${complete}) AS exhausted, NOT ${notPaused(schema)} AS paused,
       ${micros('place.place_at')} AS last_micros, place.place_id AS last_id, place.seen
@@ -119,7 +128,8 @@ const leaseLanes = (schema: string, { candidates, placeOf, lastLooked, complete,
     CASE WHEN coalesce(ordinal, 1) = 1 THEN seen END,
     CASE WHEN coalesce(ordinal, 1) = 1 THEN (SELECT json_agg(message) FROM written WHERE message IS NOT NULL) END,
     given_seq,
-    paused
+    paused,
+    closes
   FROM news LEFT JOIN granted AS job ON true
   ORDER BY ordinal`;
 
@@ -132,11 +142,12 @@ const lanesValues = (p: ClaimLanesParams): unknown[] => [
  * transaction that owns the channel. Indexes `lane_ready`, `job_lane`.
  */
 export const claimLanes = defineStatement<ClaimLanesParams, ClaimLanesRow>({
-  name: 'claim_lanes_v3',
+  name: 'claim_lanes_v4',
   text: (schema) =>
     leaseLanes(schema, {
       candidates: `candidate AS MATERIALIZED (
-    SELECT key, last_seq, ready_at AS place_at, head_position AS place_id, row_number() OVER () AS ordinal
+    SELECT key, last_seq, ready_at AS place_at, head_position AS place_id, row_number() OVER () AS ordinal,
+      NULL::bigint AS gone_runner, NULL::integer AS gone_lease
     FROM (
       SELECT key, last_seq, ready_at, head_position
       FROM ${schema}.lane
@@ -170,7 +181,7 @@ export const claimLanes = defineStatement<ClaimLanesParams, ClaimLanesRow>({
  * to stand before its head. Right only in a transaction that owns the channel. Indexes `job_arrival`, `lane_pkey`, `job_lane`.
  */
 export const claimArrivals = defineStatement<ClaimArrivalsParams, ClaimLanesRow>({
-  name: 'claim_arrivals_v3',
+  name: 'claim_arrivals_v4',
   text: (schema) =>
     leaseLanes(schema, {
       candidates: `arrival AS MATERIALIZED (
@@ -193,16 +204,20 @@ export const claimArrivals = defineStatement<ClaimArrivalsParams, ClaimLanesRow>
   ), candidate AS MATERIALIZED (
     SELECT free.*, row_number() OVER () AS ordinal
     FROM (
-      SELECT met.key, coalesce(lane.last_seq, 0) AS last_seq, met.first AS seen
+      SELECT met.key, coalesce(${lastSeqOf('lane')}, 0) AS last_seq, met.first AS seen,
+        lane.runner_id AS gone_runner, lane.lease AS gone_lease
       FROM met LEFT JOIN LATERAL (
         SELECT * FROM ${schema}.lane WHERE lane.channel = ${CHANNEL} AND lane.key = met.key LIMIT 1
       ) AS lane ON true
       WHERE lane.key IS NULL OR (
-        lane.runner_id IS NULL
-        AND lane.blocked_by IS NULL
+        lane.blocked_by IS NULL
         AND (
           lane.head_position IS NULL
           OR lane.head_position >= met.lowest AND coalesce(lane.ready_at > statement_timestamp(), true)
+        )
+        AND (
+          lane.runner_id IS NULL
+          OR (lane.runner_id, lane.lease) NOT IN (SELECT runner_id, number FROM ${schema}.lease WHERE lease.channel = ${CHANNEL})
         )
       )
       LIMIT ${LIMIT}
@@ -228,8 +243,16 @@ export const claimArrivals = defineStatement<ClaimArrivalsParams, ClaimLanesRow>
 });
 
 function claimLanesRow(columns: unknown[], { runner, lease, channel, priority }: ClaimLanesParams): ClaimLanesRow {
-  const [messages, seq, paused] = columns.slice(19);
-  const facts = { runner, lease, channel, priority, suspect: false, seq: seq === null ? null : Number(seq) };
+  const [messages, seq, paused, closes] = columns.slice(19);
+  const facts = {
+    runner,
+    lease,
+    channel,
+    priority,
+    suspect: false,
+    seq: seq === null ? null : Number(seq),
+    closesLane: closes === true,
+  };
   const job: ClaimedJob | null = (columns[0] as JobId | null) === null ? null : claimedJob(columns, facts);
   return {
     job,
