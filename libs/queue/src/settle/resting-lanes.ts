@@ -3,7 +3,7 @@ import { messageOf } from '../job/errors.js';
 import { RetryDelay } from '../job/retry-delay.js';
 import type { Connection } from '../postgres/connection.js';
 import { recheckLanes, type FreedLaneRow, type LaneEnd, type LaneName } from '../statements/lanes.js';
-import { run } from '../statements/statement.js';
+import { run, type SqlClient } from '../statements/statement.js';
 
 /**
  * Lanes that came to rest without a next job. One that committed meanwhile was passed by, since the lane had an owner,
@@ -31,19 +31,35 @@ export class RestingLanes {
     for (const lane of ended) if (lane.blockedBy === null && !ready.has(nameOf(lane))) this.lanes.push(lane);
   }
 
-  /** Looks at them, and tells what is ready. Never throws: they stay for the next look when this one fails. */
-  async look(): Promise<void> {
+  /**
+   * Does some work in a transaction, and looks at them in it. They stay for the next look when it fails.
+   */
+  async lookWith<T>(work: (client: SqlClient) => Promise<T>): Promise<T> {
     const lanes = this.lanes;
-    if (lanes.length === 0) return;
+    if (lanes.length === 0) return this.connection.transaction(work);
     this.lanes = [];
     try {
-      const found = await this.connection.transaction((client) => run(client, recheckLanes, { lanes }));
-      this.delay.reset();
+      const [answer, found] = await this.connection.transaction((client) =>
+        Promise.all([work(client), run(client, recheckLanes, { lanes })]),
+      );
       this.tell(found);
+      return answer;
     } catch (error) {
       this.lanes.push(...lanes);
+      throw error;
+    }
+  }
+
+  /** Looks at them by themselves. Never throws. */
+  async look(): Promise<void> {
+    const { length } = this.lanes;
+    if (length === 0) return;
+    try {
+      await this.lookWith(() => Promise.resolve());
+      this.delay.reset();
+    } catch (error) {
       if (this.stopSignal.aborted) return;
-      this.logger.warn(`Looking again at ${lanes.length} lanes failed, will try again: ${messageOf(error)}`);
+      this.logger.warn(`Looking again at ${length} lanes failed, will try again: ${messageOf(error)}`);
       await this.delay.wait(this.stopSignal);
     }
   }

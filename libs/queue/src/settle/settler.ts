@@ -222,7 +222,7 @@ export class Settler {
       this.report(nothing, 'all', repeated);
       return this.resting.look();
     }
-    const answers = await this.connection.transaction((client) => {
+    const answers = await this.resting.lookWith((client) => {
       const send = <T>(entries: readonly unknown[], statement: () => Promise<T[]>): Promise<T[]> =>
         entries.length > 0 ? statement() : Promise.resolve([]);
       return Promise.all([
@@ -246,8 +246,8 @@ export class Settler {
     this.resting.add(atRest);
     // The first time may have told of lanes that are ready, and nobody has heard it.
     if (repeated && lanes.length > 0) this.events.lanesReady([SURVEY_MESSAGE]);
-    // On its way before the next handlers start, who may block the event loop.
-    const looked = this.resting.none ? null : this.resting.look();
+    // On its way before the next handlers start, who may block the event loop; or with what has gathered meanwhile.
+    const looked = this.resting.none || this.waiting.length > 0 ? null : this.resting.look();
     if (looked !== null) await nextTurn();
     this.report(complete, completed[0] === 'all' ? 'all' : new Set(completed[0]), repeated);
     this.report(nothing, 'all', repeated);
