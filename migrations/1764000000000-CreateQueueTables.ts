@@ -1,6 +1,9 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
-const TABLES = ['job', 'job_progress', 'lane', 'lease', 'finished_job', 'runner', 'handler_policy', 'paused_channel'];
+const TABLES = [
+  ...['job', 'job_progress', 'lane', 'lease', 'finished_job', 'runner'],
+  ...['handler_policy', 'paused_channel', 'partitioned_channel'],
+];
 
 /**
  * The tables of one queue, in a schema of its own: nothing is written into the application's schema.
@@ -200,6 +203,13 @@ export class CreateQueueTables implements MigrationInterface {
         channel text COLLATE "C" NOT NULL,
         paused_at timestamptz NOT NULL DEFAULT clock_timestamp(),
         CONSTRAINT paused_channel_pkey PRIMARY KEY (channel)
+      )`,
+      `
+      CREATE TABLE ${schema}.partitioned_channel (
+        partitions integer NOT NULL,
+        created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        channel text COLLATE "C" NOT NULL,
+        CONSTRAINT partitioned_channel_pkey PRIMARY KEY (channel)
       )`,
       `COMMENT ON TABLE ${schema}.job IS 'nestmq schema 2'`,
     ];

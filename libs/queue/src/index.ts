@@ -41,6 +41,7 @@ export type {
 
 export { Queue, type ListLanesOptions } from './inspect/queue.js';
 export type { LaneBlock, LaneRecord } from './statements/list-lanes.js';
+export type { PartitionRecord } from './statements/partitions.js';
 export type { ClearOptions } from './inspect/clear-channels.js';
 export type { WaitOptions } from './inspect/job-waiter.js';
 export type { ChannelStats, JobRecord } from './statements/inspect-jobs.js';
@@ -50,6 +51,7 @@ export type { RunOneOptions, RunOneResult } from './job/run-one.js';
 export type { DeadReason } from './job/outcome.js';
 
 export { ChannelBusyError, JobDeadError, JobNotFoundError, WaitTimeoutError } from './job/control-errors.js';
+export { PartitionCountMismatchError, PartitionOutOfRangeError } from './job/partition-errors.js';
 export {
   DatabaseUnavailableError,
   DuplicateHandlerError,

@@ -6,6 +6,7 @@ import { InvalidOptionsError } from '../job/errors.js';
 import type { HandlerOptions, HandlerPolicy, HandlerPreset, OnDead, RegisteredHandler } from '../job/handler.js';
 import type { Job } from '../job/job.js';
 import { checkBoolean, checkInteger, checkName, checkPriority, checkRetries } from '../job/names.js';
+import { MAX_PARTITIONS } from '../job/partition.js';
 import { dtoSchema, type DtoClass } from './dto-schema.js';
 import type { HandlerMetadata } from './job-handler.decorator.js';
 
@@ -16,7 +17,6 @@ const LIBRARY_DEFAULTS = {
   priority: 0,
   completion: 'auto',
   keepAlive: true,
-  ordered: false,
   onDead: 'skip',
 } as const satisfies HandlerOptions;
 
@@ -30,6 +30,7 @@ const KNOWN_OPTIONS = new Set<string>([
   'retention',
   'deadRetention',
   'ordered',
+  'partitions',
   'onDead',
   'concurrency',
   'priority',
@@ -69,6 +70,7 @@ export function resolveHandler(
     priority: checkPriority(options.priority, at('priority')),
     concurrency:
       options.concurrency === undefined ? null : checkInteger(options.concurrency, at('concurrency'), 1, 10_000),
+    partitions: checkPartitions(options, at),
     policy,
     policyId: policyIdOf(name, policy),
     backoffFunction: typeof options.backoff === 'function' ? options.backoff : null,
@@ -127,9 +129,17 @@ function resolvePolicy(options: HandlerOptions, at: (option: string) => string):
     retentionMs: durationMs(retention, at('retention')),
     deadRetentionMs: deadRetention === undefined ? null : durationMs(deadRetention, at('deadRetention')),
     keepAlive: checkBoolean(keepAlive, at('keepAlive')),
-    ordered: checkBoolean(options.ordered, at('ordered')),
+    ordered: checkBoolean(options.ordered ?? options.partitions !== undefined, at('ordered')),
     onDead: checkOnDead(options.onDead, at('onDead')),
   };
+}
+
+function checkPartitions({ partitions, ordered }: HandlerOptions, at: (option: string) => string): number | null {
+  if (partitions === undefined) return null;
+  if (ordered === false) {
+    throw new InvalidOptionsError(at('ordered'), ordered, 'Partitions are ordered lanes: leave it out, or give true.');
+  }
+  return checkInteger(partitions, at('partitions'), 1, MAX_PARTITIONS);
 }
 
 function checkOnDead(onDead: unknown, option: string): OnDead {

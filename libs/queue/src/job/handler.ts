@@ -36,6 +36,12 @@ export interface HandlerOptions {
    */
   ordered?: boolean;
   /**
+   * Divides the channel into so many ordered lanes, 1 to 1 024; implies `ordered`. A spawn gives a `partitionKey`, which is
+   * hashed to one of them, or names a `partition`. The number is recorded with the channel: another one fails the boot.
+   * Default none: each key is a lane.
+   */
+  partitions?: number;
+  /**
    * What a dead job means for its lane: `skip`, the next one runs; `block`, the lane waits for a person, who calls
    * `queue.unblock`. Default `skip`.
    */
@@ -115,6 +121,8 @@ export interface RegisteredHandler {
   readonly priority: number;
   /** `null`: only the runner's own limit. */
   readonly concurrency: number | null;
+  /** Into how many lanes its channel is divided, `null`: each key is one. */
+  readonly partitions: number | null;
   readonly policy: HandlerPolicy;
   /** Identity of the policy: a hash of its content. */
   readonly policyId: string;

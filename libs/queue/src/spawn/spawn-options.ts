@@ -7,6 +7,13 @@ import type { Job, JobId, Json } from '../job/job.js';
 export interface JobSpawnOptions {
   /** Divides the channel, for fairness and for order: at most 1 KiB. Default `''`. */
   key?: string;
+  /**
+   * Of a handler with `partitions`: jobs with equal ones run in order, since they are sent to the same partition. At most
+   * 1 KiB.
+   */
+  partitionKey?: string;
+  /** Of a handler with `partitions`, instead of a `partitionKey`: the number of the partition, from 0. */
+  partition?: number;
   /** Not before this time from now, by the database's clock. Default 0. */
   delay?: Duration;
   /** Not before this instant. With `delay` the later one counts. A past one means now. */
