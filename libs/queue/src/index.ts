@@ -24,6 +24,7 @@ export type {
   Json,
   ProgressReport,
 } from './job/job.js';
+export type { JobBatch } from './job/batch.js';
 export { RejectJob, RetryAfter, SnoozeJob } from './job/steering.js';
 
 export { JobSpawner } from './spawn/job-spawner.js';

@@ -9,9 +9,12 @@ import { beginOwning, beginOwningSuspects } from '../statements/transaction.js';
 import type { Feed } from './feed.js';
 import type { Feeds } from './feeds.js';
 
-/** How much this process wants. */
+/** One claim takes no more: its lease row has to stay within a page. */
+export const MAX_CLAIM = 500;
+
+/** How much this process wants: runs, and of a feed its jobs. */
 export interface Demand {
-  /** Jobs at most. */
+  /** At most. */
   readonly limit: number;
   /** How many of them start at once. */
   readonly slots: number;
@@ -76,7 +79,8 @@ export class Claimer {
     const taken = new Map<number, number>();
     return feeds.flatMap((feed, index): [Feed, Demand][] => {
       const left = feeds.length - index;
-      const room = this.feeds.group(feed).capacity() - (taken.get(feed.group) ?? 0);
+      const { capacity, batch } = this.feeds.group(feed);
+      const room = capacity() - (taken.get(feed.group) ?? 0);
       const share = {
         limit: Math.min(room, Math.ceil(limit / left)),
         slots: Math.min(room, Math.ceil(slots / left)),
@@ -86,7 +90,7 @@ export class Claimer {
       limit -= share.limit;
       slots -= share.slots;
       taken.set(feed.group, (taken.get(feed.group) ?? 0) + share.limit);
-      return [[feed, share]];
+      return [[feed, batch === undefined ? share : inJobs(feed, share, batch())]];
     });
   }
 
@@ -133,6 +137,13 @@ export class Claimer {
     feed.afterKey = (rows.length === limit && last ? last.key : news.lastKey) ?? '';
     feed.end(news.nowMicros, (id) => rows.some(({ job }) => job?.id === id));
   }
+}
+
+/** A run of a lane is of its jobs only: there the lanes are counted, and each gives as many jobs as a batch takes. */
+function inJobs({ stream }: Feed, { limit, slots, run }: Demand, batch: number): Demand {
+  return stream === 'jobs'
+    ? { limit: Math.min(MAX_CLAIM, limit * batch), slots: slots * batch, run }
+    : { limit, slots, run: Math.min(MAX_CLAIM, Math.max(run, batch)) };
 }
 
 /** In how many lanes the jobs of one claim are. */

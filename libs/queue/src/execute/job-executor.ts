@@ -61,11 +61,29 @@ export class JobExecutor {
     }
   }
 
-  private async invoke({ job, handler }: Execution): Promise<unknown> {
-    if (handler.schema !== null) {
-      job.payload = await validatePayload(handler.schema, handler.name, job.payload);
+  /** Gives a job of a batch its lease, and its payload the handler's form; answers how its run has ended if that fails. */
+  async prepare(execution: Execution): Promise<Outcome | null> {
+    const { job, policy } = execution;
+    try {
+      if (!policy.keepAlive) await job.control.openLease();
+    } catch (error) {
+      return neverStarted(error);
     }
-    return handler.invoke(job);
+    try {
+      await this.checkPayload(execution);
+      return null;
+    } catch (error) {
+      return this.failed(execution, error, true);
+    }
+  }
+
+  private async invoke(execution: Execution): Promise<unknown> {
+    await this.checkPayload(execution);
+    return execution.handler.invoke(execution.job);
+  }
+
+  private async checkPayload({ job, handler }: Execution): Promise<void> {
+    if (handler.schema !== null) job.payload = await validatePayload(handler.schema, handler.name, job.payload);
   }
 
   /** Aborts the signal at the timeout, and gives up waiting for the handler when the grace is over too. */
@@ -89,14 +107,22 @@ export class JobExecutor {
     }
   }
 
-  private succeeded(execution: Execution, returned: unknown): Outcome | Promise<Outcome> {
-    const { job, handler, policy } = execution;
-    if (job.control.askedForCompletion) return this.failed(execution, new Error(NOT_COMMITTED), false);
-    if (handler.completion === 'manual') return this.failed(execution, new Error(NOT_COMPLETED), false);
-    return { kind: 'completed', result: encodeResult(job.name, returned, policy.retentionMs) };
+  /** The handler has returned. @throws {PayloadInvalidError} when its result is to be kept and is not JSON */
+  succeeded(execution: Execution, returned: unknown): Outcome | Promise<Outcome> {
+    const { job, handler } = execution;
+    const isManual = handler.completion === 'manual' && !job.control.askedForCompletion;
+    return isManual ? this.failed(execution, new Error(NOT_COMPLETED), false) : this.completed(execution, returned);
   }
 
-  private async failed({ job, handler, policy }: Execution, error: unknown, threw: boolean): Promise<Outcome> {
+  /** The handler says that the job is done. @throws {PayloadInvalidError} when its result is to be kept and is not JSON */
+  completed(execution: Execution, result: unknown): Outcome | Promise<Outcome> {
+    const { job, policy } = execution;
+    if (job.control.askedForCompletion) return this.failed(execution, new Error(NOT_COMMITTED), false);
+    return { kind: 'completed', result: encodeResult(job.name, result, policy.retentionMs) };
+  }
+
+  /** The run has come to no good end. @param threw the handler did not return */
+  async failed({ job, handler, policy }: Execution, error: unknown, threw: boolean): Promise<Outcome> {
     const shuttingDown = job.abortReason instanceof QueueClosedError;
     const maxAttempts = await job.control.committedMaxAttempts();
     const isRetryable = (): boolean => this.isRetryable(handler, error);

@@ -17,8 +17,11 @@ export interface RunControlParts {
   readonly maxPayloadBytes: number;
   /** How long the lease of a run lasts that does not keep itself alive. */
   readonly leaseMs: number;
-  /** Resolves when all is written that must be durable before anything of this run: the ends of the jobs before it. */
-  readonly settledBefore: () => Promise<void>;
+  /**
+   * Resolves when all is written that must be durable before anything of this run: the ends of the jobs before it. Rejects
+   * before a completion when one of those, handed over together with this job, has not ended.
+   */
+  readonly settledBefore: (to: string) => Promise<void>;
   /** The lease had an end of its own, and it has passed. */
   readonly leaseEnded: () => void;
 }
@@ -65,6 +68,11 @@ export class RunControl {
   /** The lease of this run ends by itself: until its own end is written another runner may come and take the job. */
   get leaseEnds(): boolean {
     return this.leaseEnd.exists;
+  }
+
+  /** Milliseconds until then, `Infinity` where it lasts as long as its process. */
+  get leaseLeftMs(): number {
+    return this.leaseEnd.leftMs;
   }
 
   /** As far as this process knows. */
@@ -204,7 +212,7 @@ export class RunControl {
   }
 
   private async predecessors(to: string): Promise<void> {
-    await this.parts.settledBefore();
+    await this.parts.settledBefore(to);
     if (this.lost) throw new LeaseLostError(this.job.id, this.job.name);
     if (this.over) throw new InvalidTransitionError(this.job.id, 'settled: this run has ended', to);
   }

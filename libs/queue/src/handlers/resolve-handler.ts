@@ -3,12 +3,16 @@ import type { StandardSchemaV1 } from '@standard-schema/spec';
 import { resolveBackoff } from '../job/backoff.js';
 import { durationMs } from '../job/duration.js';
 import { InvalidOptionsError } from '../job/errors.js';
+import type { JobBatch } from '../job/batch.js';
 import type { HandlerOptions, HandlerPolicy, HandlerPreset, OnDead, RegisteredHandler } from '../job/handler.js';
 import type { Job } from '../job/job.js';
 import { checkBoolean, checkInteger, checkName, checkPriority, checkRetries } from '../job/names.js';
 import { MAX_PARTITIONS } from '../job/partition.js';
 import { dtoSchema, type DtoClass } from './dto-schema.js';
 import type { HandlerMetadata } from './job-handler.decorator.js';
+
+/** One claim brings no more. */
+const MAX_BATCH = 500;
 
 const LIBRARY_DEFAULTS = {
   retries: 4,
@@ -31,6 +35,7 @@ const KNOWN_OPTIONS = new Set<string>([
   'deadRetention',
   'ordered',
   'partitions',
+  'batch',
   'onDead',
   'concurrency',
   'priority',
@@ -46,7 +51,7 @@ export interface HandlerSource {
   /** `Class.method` */
   readonly label: string;
   readonly metadata: HandlerMetadata;
-  readonly invoke: (job: Job) => unknown;
+  readonly invoke: (work: Job | JobBatch) => unknown;
 }
 
 /**
@@ -70,6 +75,7 @@ export function resolveHandler(
     priority: checkPriority(options.priority, at('priority')),
     concurrency:
       options.concurrency === undefined ? null : checkInteger(options.concurrency, at('concurrency'), 1, 10_000),
+    batch: checkBatch(options, metadata.options, at),
     partitions: checkPartitions(options, at),
     policy,
     policyId: policyIdOf(name, policy),
@@ -140,6 +146,23 @@ function checkPartitions({ partitions, ordered }: HandlerOptions, at: (option: s
     throw new InvalidOptionsError(at('ordered'), ordered, 'Partitions are ordered lanes: leave it out, or give true.');
   }
   return checkInteger(partitions, at('partitions'), 1, MAX_PARTITIONS);
+}
+
+/** What the method is given must be seen where it is declared. */
+function checkBatch(merged: HandlerOptions, own: HandlerOptions, at: (option: string) => string): number | null {
+  const { batch, keepAlive } = merged;
+  if (batch === undefined) return null;
+  if (own.batch === undefined) {
+    throw new InvalidOptionsError(at('batch'), batch, 'Give it with @JobHandler: the method gets a JobBatch then.');
+  }
+  if (keepAlive === false) {
+    throw new InvalidOptionsError(
+      at('keepAlive'),
+      keepAlive,
+      'The leases of a batch are kept alive: give a `timeout`.',
+    );
+  }
+  return checkInteger(batch, at('batch'), 1, MAX_BATCH);
 }
 
 function checkOnDead(onDead: unknown, option: string): OnDead {

@@ -1,4 +1,5 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec';
+import type { JobBatch } from './batch.js';
 import type { Backoff, BackoffFunction, BackoffOptions } from './backoff.js';
 import type { Duration } from './duration.js';
 import type { Job } from './job.js';
@@ -48,6 +49,11 @@ export interface HandlerOptions {
   onDead?: OnDead;
   /** Most runs of this handler at once in one process. Default the runner's `concurrency.max`. */
   concurrency?: number;
+  /**
+   * The method gets a {@link JobBatch} of up to so many jobs, 1 to 500, in place of a job; one of them, too, is a batch.
+   * Each job has an outcome of its own. Default none: the method gets a `Job`.
+   */
+  batch?: number;
   /** Smaller runs first within a channel, −32 768 to 32 767. Default 0. */
   priority?: number;
   /** `'manual'`: a run that returns without `job.complete()` has failed. Default `'auto'`: returning completes the job. */
@@ -88,9 +94,10 @@ export type OnDead = 'skip' | 'block';
 export type HandlerClass<T = unknown> = abstract new (...dependencies: never[]) => T;
 
 /** Options shared by several handlers, or a function that makes them from a handler's `Class.method`. */
-export type HandlerPreset =
-  | Omit<HandlerOptions, 'preset' | 'name' | 'formerNames' | 'instance'>
-  | ((handler: string) => Omit<HandlerOptions, 'preset' | 'name' | 'formerNames' | 'instance'>);
+export type HandlerPreset = SharedOptions | ((handler: string) => SharedOptions);
+
+/** What belongs to one method stands with it. */
+type SharedOptions = Omit<HandlerOptions, 'preset' | 'name' | 'formerNames' | 'instance' | 'batch'>;
 
 /**
  * What a handler promises to its jobs. Stored once per version, and jobs refer to it, so that a runner of an older
@@ -121,6 +128,8 @@ export interface RegisteredHandler {
   readonly priority: number;
   /** `null`: only the runner's own limit. */
   readonly concurrency: number | null;
+  /** How many jobs a run takes at most, `null`: one, and not as a batch. */
+  readonly batch: number | null;
   /** Into how many lanes its channel is divided, `null`: each key is one. */
   readonly partitions: number | null;
   readonly policy: HandlerPolicy;
@@ -133,7 +142,7 @@ export interface RegisteredHandler {
   readonly isRetryable: ((error: unknown) => boolean) | null;
   /** `Class.method`, for messages. */
   readonly label: string;
-  invoke(job: Job): unknown;
+  invoke(work: Job | JobBatch): unknown;
 }
 
 /** Where the executor finds handlers. */

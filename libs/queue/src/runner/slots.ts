@@ -1,6 +1,7 @@
 import type { RegisteredHandler } from '../job/handler.js';
 import type { ClaimedJob } from '../job/job.js';
-import type { Demand } from '../claim/claimer.js';
+import { MAX_CLAIM, type Demand } from '../claim/claimer.js';
+import { Batches } from './batches.js';
 import { RateMeter } from './rate-meter.js';
 
 export interface SlotsSettings {
@@ -8,9 +9,6 @@ export interface SlotsSettings {
   readonly max: number;
   readonly prefetchMs: number;
 }
-
-/** One claim takes no more: its lease row has to stay within a page. */
-const MAX_CLAIM = 500;
 
 /** What runs here, what waits ahead of its slot, and how much more this process wants. */
 export class Slots {
@@ -25,7 +23,10 @@ export class Slots {
   private readonly perHandler = new Map<RegisteredHandler, number>();
   private readonly rate: RateMeter;
 
-  constructor(private readonly settings: SlotsSettings) {
+  constructor(
+    private readonly settings: SlotsSettings,
+    private readonly batches = new Batches(),
+  ) {
     this.rate = new RateMeter(settings.prefetchMs);
   }
 
@@ -46,20 +47,20 @@ export class Slots {
     return this.ahead.length - this.next;
   }
 
-  /** How many more jobs of a handler with a limit of its own may be taken. */
+  /** How many more runs of a handler with a limit of its own there may be: jobs, or batches of them. */
   room(handler: RegisteredHandler): number {
-    return (handler.concurrency ?? Infinity) - (this.perHandler.get(handler) ?? 0);
+    return this.batches.of(handler)?.room ?? (handler.concurrency ?? Infinity) - (this.perHandler.get(handler) ?? 0);
   }
 
   /**
-   * What to claim now; a limit of 0: nothing.
+   * What to claim now, counted in runs: a batch is one. A limit of 0: nothing.
    *
    * @param mayTakeAhead `false` while a job waits for a slot: what is ahead runs out then, and leaves it one
    */
   demand(now: number, mayTakeAhead: boolean): Demand {
     const { min, max } = this.settings;
     const ahead = mayTakeAhead ? this.rate.ahead(now) : 0;
-    const startable = this.running + this.aheadCount;
+    const startable = this.running + this.aheadCount - this.batches.spared;
     const inHand = startable + this.behind;
     // What waits behind others of its lane must not keep the other slots empty.
     if (startable >= min && inHand >= min + (ahead * 3) / 4) return { limit: 0, slots: 0, run: 0 };
@@ -76,37 +77,54 @@ export class Slots {
   take(job: ClaimedJob, handler: RegisteredHandler): void {
     if (job.suspect) this.ahead.splice(this.next, 0, job);
     else this.ahead.push(job);
-    this.keepRoom(handler);
+    const load = this.batches.of(handler);
+    if (load === undefined) this.keepRoom(handler);
+    else load.ahead += 1;
   }
 
-  /** The next job that has a free slot. */
+  /** The next job that has a free slot, which it may share with others. */
   start(now: number): ClaimedJob | undefined {
     if (this.running >= this.settings.max - (this.reserved ? 1 : 0)) return undefined;
-    const job = this.ahead[this.next];
+    const job = this.batches.none ? this.shift() : this.startable();
     if (job === undefined) return undefined;
-    this.next += 1;
-    if (this.next === this.ahead.length) {
-      this.ahead = [];
-      this.next = 0;
-    }
     this.running += 1;
     this.rate.begin(now);
     return job;
   }
 
-  /** Keeps the room that a job of this handler had for the one behind it in its lane, which is taken later. */
-  keepRoom(handler: RegisteredHandler): void {
-    if (handler.concurrency !== null) this.perHandler.set(handler, (this.perHandler.get(handler) ?? 0) + 1);
+  /** Jobs that share the slot of one that has started: at most so many of those that fit. */
+  join(handler: RegisteredHandler, most: number, fits: (job: ClaimedJob) => boolean): ClaimedJob[] {
+    const joining: ClaimedJob[] = [];
+    const waiting = this.ahead.slice(this.next).filter((job) => {
+      const joins = joining.length < most && fits(job);
+      if (joins) joining.push(job);
+      return !joins;
+    });
+    this.ahead = waiting;
+    this.next = 0;
+    this.batches.of(handler)!.ahead -= joining.length;
+    return joining;
   }
 
-  /** The job for which room was kept is taken now, or never. */
+  /** Keeps the room that a run of this handler had for the one behind it in its lane, which is taken later. */
+  keepRoom(handler: RegisteredHandler): void {
+    const load = this.batches.of(handler);
+    if (load !== undefined) load.kept += 1;
+    else if (handler.concurrency !== null) this.perHandler.set(handler, (this.perHandler.get(handler) ?? 0) + 1);
+  }
+
+  /** The run for which room was kept is taken now, or never. */
   giveRoom(handler: RegisteredHandler): void {
-    if (handler.concurrency !== null) this.perHandler.set(handler, (this.perHandler.get(handler) ?? 1) - 1);
+    const load = this.batches.of(handler);
+    if (load !== undefined) load.kept -= 1;
+    else if (handler.concurrency !== null) this.perHandler.set(handler, (this.perHandler.get(handler) ?? 1) - 1);
   }
 
   end(handler: RegisteredHandler, durationMs: number): void {
     this.running -= 1;
-    this.giveRoom(handler);
+    const load = this.batches.of(handler);
+    if (load === undefined) this.giveRoom(handler);
+    else load.running -= 1;
     this.rate.end(durationMs);
   }
 
@@ -121,7 +139,36 @@ export class Slots {
     const withdrawn = waiting.filter(which);
     this.ahead = waiting.filter((job) => !which(job));
     this.next = 0;
-    for (const job of withdrawn) this.giveRoom(handlerOf(job));
+    for (const job of withdrawn) {
+      const load = this.batches.ofJob(job);
+      if (load === undefined) this.giveRoom(handlerOf(job));
+      else load.ahead -= 1;
+    }
     return withdrawn;
+  }
+
+  private shift(): ClaimedJob | undefined {
+    const job = this.ahead[this.next];
+    if (job === undefined) return undefined;
+    this.next += 1;
+    if (this.next === this.ahead.length) {
+      this.ahead = [];
+      this.next = 0;
+    }
+    return job;
+  }
+
+  /** The first but for those whose handler has as many batches under way as it may. */
+  private startable(): ClaimedJob | undefined {
+    for (let index = this.next; index < this.ahead.length; index++) {
+      const load = this.batches.ofJob(this.ahead[index]!);
+      if (load?.full) continue;
+      if (load !== undefined) {
+        load.ahead -= 1;
+        load.running += 1;
+      }
+      return index === this.next ? this.shift() : this.ahead.splice(index, 1)[0];
+    }
+    return undefined;
   }
 }

@@ -1,5 +1,6 @@
 import type { EntityManager } from 'typeorm';
 import type { BackoffOptions } from '../job/backoff.js';
+import type { JobBatch } from '../job/batch.js';
 import type { Duration } from '../job/duration.js';
 import type { Job, JobId, Json } from '../job/job.js';
 
@@ -72,11 +73,15 @@ export interface SpawnResult {
 
 /** The methods of a class that can handle jobs. */
 export type HandlerMethod<T> = {
-  [Method in keyof T]: T[Method] extends (job: Job<never>) => unknown ? Method : never;
+  [Method in keyof T]: T[Method] extends ((job: Job<never>) => unknown) | ((batch: JobBatch<never>) => unknown)
+    ? Method
+    : never;
 }[keyof T] &
   string;
 
 /** The payload that a handler method asks for. */
 export type PayloadOf<T, Method extends keyof T> = T[Method] extends (job: Job<infer Payload>) => unknown
   ? Payload
-  : never;
+  : T[Method] extends (batch: JobBatch<infer Payload>) => unknown
+    ? Payload
+    : never;
