@@ -40,9 +40,13 @@ export class BatchTally {
   private waiters: (() => void)[] = [];
   private resolveEnd!: (end: BatchEnd) => void;
 
-  /** @param onEnd a run has ended. Of a lane they end in order */
+  /**
+   * @param endOf how a run ends whose handler has asked for completion
+   * @param onEnd a run has ended. Of a lane they end in order
+   */
   constructor(
     executions: readonly Execution[],
+    private readonly endOf: (execution: Execution) => Outcome | Promise<Outcome>,
     private readonly onEnd: (execution: Execution, outcome: Outcome) => void,
   ) {
     this.entries = executions.map((execution) => ({ execution, told: false, outcome: null }));
@@ -120,15 +124,16 @@ export class BatchTally {
   /**
    * Resolves when the ends of the jobs before this one count.
    *
-   * @throws {InvalidTransitionError} when one of them has not been told of: it may yet run again
+   * @throws {InvalidTransitionError} when one of them has not been told of, nor completed: it may yet run again
    */
   async endedBefore(job: Job, to: string): Promise<void> {
     const entry = this.byJob.get(job)!;
     const place = this.entries.indexOf(entry);
     while (this.ordered && !entry.told && (this.ended < place || this.unsure !== null)) {
       const open = this.entries.slice(0, place).find(({ told }) => !told);
-      if (open !== undefined) throw new InvalidTransitionError(job.id, behind(open.execution.job), to);
-      await this.progress();
+      if (open === undefined) await this.progress();
+      else if (open.execution.job.control.completionEnded) this.decide(open, this.endOf(open.execution));
+      else throw new InvalidTransitionError(job.id, behind(open.execution.job), to);
     }
   }
 

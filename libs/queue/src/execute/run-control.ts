@@ -65,6 +65,12 @@ export class RunControl {
     return this.asked !== null;
   }
 
+  /** The handler has asked for completion, and the transaction that decides has ended. */
+  get completionEnded(): boolean {
+    const { asked } = this;
+    return asked !== null && (asked.manager === undefined || !this.parts.port.isOpen(asked.manager));
+  }
+
   /** The lease of this run ends by itself: until its own end is written another runner may come and take the job. */
   get leaseEnds(): boolean {
     return this.leaseEnd.exists;

@@ -96,10 +96,13 @@ export class BatchRuns {
       endedBefore: (...[job, to]: Parameters<BatchTally['endedBefore']>) => tally.endedBefore(job, to),
     };
     const executions = jobs.map((job) => runs.begin(job, handler, companions));
-    const tally: BatchTally = new BatchTally(executions, (execution, outcome) =>
-      this.jobEnded(active, execution, outcome),
+    const { single } = this.parts;
+    const tally: BatchTally = new BatchTally(
+      executions,
+      (execution) => single.completed(execution, undefined),
+      (execution, outcome) => this.jobEnded(active, execution, outcome),
     );
-    const batch = new RunningBatch(executions, tally, this.parts.single);
+    const batch = new RunningBatch(executions, tally, single);
     const active: ActiveBatch = { batch, handler, jobs, lost: null, durationMs: 0 };
     this.active.add(active);
     return active;
