@@ -42,12 +42,12 @@ export class BatchTally {
 
   /**
    * @param endOf how a run ends whose handler has asked for completion
-   * @param onEnd a run has ended. Of a lane they end in order
+   * @param onEnd a run has ended, of a lane in order; says whether its end is written, or its lease was gone
    */
   constructor(
     executions: readonly Execution[],
     private readonly endOf: (execution: Execution) => Outcome | Promise<Outcome>,
-    private readonly onEnd: (execution: Execution, outcome: Outcome) => void,
+    private readonly onEnd: (execution: Execution, outcome: Outcome) => boolean,
   ) {
     this.entries = executions.map((execution) => ({ execution, told: false, outcome: null }));
     this.byJob = new Map(this.entries.map((entry) => [entry.execution.job, entry]));
@@ -160,24 +160,30 @@ export class BatchTally {
     while (this.unsure === null && this.ended < this.entries.length) {
       const entry = this.entries[this.ended]!;
       if (entry.outcome === null) break;
-      this.end(entry);
+      const isWritten = this.end(entry);
       if (this.stopPlace !== null) continue;
-      if (entry.outcome.kind === 'unless-completed') this.unsure = entry;
+      // The lane has gone with the lease.
+      if (!isWritten) this.releaseBehind(entry);
+      else if (entry.outcome.kind === 'unless-completed') this.unsure = entry;
       else this.stopBehind(entry, entry.outcome);
     }
     this.resolveWhenDone();
     this.announce();
   }
 
-  private end(entry: BatchEntry): void {
+  private end(entry: BatchEntry): boolean {
     this.ended += 1;
-    this.onEnd(entry.execution, entry.outcome!);
+    return this.onEnd(entry.execution, entry.outcome!);
   }
 
   /** Everything behind a job that runs again, or blocks its lane, goes back, in its order and under its number. */
   private stopBehind(entry: BatchEntry, outcome: Outcome): void {
     const { policy } = entry.execution;
-    if (outcome.kind === 'completed' || (outcome.kind === 'dead' && policy.onDead === 'skip')) return;
+    if (outcome.kind !== 'completed' && (outcome.kind !== 'dead' || policy.onDead !== 'skip'))
+      this.releaseBehind(entry);
+  }
+
+  private releaseBehind(entry: BatchEntry): void {
     const place = this.entries.indexOf(entry);
     this.stopPlace = place;
     for (const after of this.entries.slice(place + 1)) {

@@ -108,13 +108,15 @@ export class BatchRuns {
     return active;
   }
 
-  private jobEnded(active: ActiveBatch, execution: Execution, outcome: Outcome): void {
+  /** Says whether its end is written. */
+  private jobEnded(active: ActiveBatch, execution: Execution, outcome: Outcome): boolean {
     const { claimed } = execution.job;
     const end = this.parts.runs.end(execution, outcome, performance.now() - active.batch.startedAt);
     if (end === 'lost') {
       active.lost ??= { first: claimed, count: 0 };
       active.lost.count += 1;
     } else if (end === 'ended' && outcome.kind !== 'unless-completed') this.parts.lanes.advanced(claimed);
+    return end === 'ended';
   }
 
   /** All its jobs have ended, and the settlements are under way: its lane goes on, or ends. */
