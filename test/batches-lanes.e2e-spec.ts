@@ -6,7 +6,7 @@ import { useDatabase } from './support/database.js';
 import { upTo } from './support/lanes.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
-import { gate } from './support/work.js';
+import { gate, untilAborted } from './support/work.js';
 
 const database = useDatabase();
 const tables = useTables(database);
@@ -327,5 +327,54 @@ describe('job.complete in a batch of an ordered lane', () => {
       { payload: 3, attempt: 0, seq: '3' },
       { payload: 4, attempt: 0, seq: '4' },
     ]);
+  });
+});
+
+describe('a lost lease', () => {
+  closeAfterEach();
+
+  async function openAlone(behaviour: BatchBehaviour): Promise<void> {
+    const Work = batchWith({ batch: 5, ordered: true }, behaviour);
+    app = await startApp({ ...database, queue: { pollMs: 300, leaseMs: 1_000, concurrency: 1 }, providers: [Work] });
+    work = app.get(Work);
+  }
+
+  it('of one job, which had an end of its own, takes its lane: what was told stays, the others run again in order', async () => {
+    let lapsed = false;
+    await openAlone((batch) =>
+      batch.each(async (job) => {
+        if (job.payload !== 2 || lapsed) return;
+        lapsed = true;
+        await job.keepAlive(50);
+        await untilAborted(job);
+      }),
+    );
+    await send(upTo(4));
+    await drained();
+    expect(seen()[0]).toEqual(upTo(4).map((n) => [n, n]));
+    expect(attemptsOf(1)).toEqual([1]);
+    const again = work.runs.slice(4).map(({ payload, seq }) => [payload, seq]);
+    expect(again).toEqual([2, 3, 4].map((n) => [n, n]));
+    expect(eventsOf('completed')).toHaveLength(4);
+  });
+
+  it('of all aborts the batch, which writes nothing more, and its slot is free for others', async () => {
+    const codes: unknown[] = [];
+    await openAlone((batch) =>
+      batch.each(async (job) => {
+        if (codes.length > 0) return;
+        await tables.sql('DELETE FROM nestmq.lease');
+        await untilAborted(job).catch(() => undefined);
+        codes.push((batch.signal.reason as { code: string }).code);
+      }),
+    );
+    await send(upTo(3));
+    await until(() => codes.length === 1, { what: 'it is aborted' });
+    expect(codes).toEqual(['lease_lost']);
+    await send(['other'], 'other');
+    await drained();
+    expect(attemptsOf(1).length).toBeGreaterThan(1);
+    expect(eventsOf('lease-lost')).toHaveLength(3);
+    expect(eventsOf('completed')).toHaveLength(4);
   });
 });

@@ -118,7 +118,9 @@ export class BatchTally {
   async counted(entry: BatchEntry): Promise<void> {
     if (!this.ordered) return;
     const place = this.entries.indexOf(entry);
-    while (!this.closed && (this.ended <= place || this.unsure === entry)) await this.progress();
+    const counts = (): boolean => this.ended > place && this.unsure !== entry;
+    // Nothing is told of one whose lease is gone.
+    while (entry.told && !this.closed && !counts()) await this.progress();
   }
 
   /**
