@@ -105,6 +105,7 @@ export class CreateQueueTables implements MigrationInterface {
       `
       CREATE TABLE ${schema}.lane (
         last_seq bigint NOT NULL DEFAULT 0,
+        leased_seq bigint,
         runner_id bigint,
         head_position bigint,
         ready_at timestamptz,
@@ -137,6 +138,10 @@ export class CreateQueueTables implements MigrationInterface {
         created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
         CONSTRAINT lease_pkey PRIMARY KEY (runner_id, number)
       ) WITH (toast_tuple_target = 8160, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000)`,
+      // A lease of lanes does not fit into a page, and to compress it takes longer than to put it aside.
+      `ALTER TABLE ${schema}.lease
+        ALTER COLUMN job_ids SET STORAGE EXTERNAL, ALTER COLUMN runs SET STORAGE EXTERNAL,
+        ALTER COLUMN keys SET STORAGE EXTERNAL, ALTER COLUMN seqs SET STORAGE EXTERNAL`,
       // claim_jobs: the leases beyond a position.
       `CREATE INDEX lease_feed ON ${schema}.lease (channel, priority, hi_due_at, hi_id)`,
       `

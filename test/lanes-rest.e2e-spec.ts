@@ -9,7 +9,7 @@ import { workWith } from './support/work.js';
 const database = useDatabase();
 const tables = useTables(database);
 
-/** Makes every transaction that gives a lane back wait, behind its look for the next job, while the caller holds lock 7. */
+/** Makes every transaction that gives a lane back wait, behind its look for the next job, while somebody holds lock 7. */
 const WAIT_AT_REST = `
   CREATE FUNCTION wait_at_rest() RETURNS trigger LANGUAGE plpgsql AS $$
   BEGIN
@@ -18,6 +18,7 @@ const WAIT_AT_REST = `
   END $$;
   CREATE TRIGGER wait_at_rest AFTER UPDATE ON nestmq.lane
     FOR EACH ROW WHEN (OLD.runner_id IS NOT NULL AND NEW.runner_id IS NULL) EXECUTE FUNCTION wait_at_rest();
+  CREATE TRIGGER wait_at_rest AFTER DELETE ON nestmq.lease FOR EACH ROW EXECUTE FUNCTION wait_at_rest();
 `;
 
 describe('a job that commits while its lane comes to rest', () => {

@@ -2,7 +2,7 @@ import { beforeEach, describe, expect, it } from '@jest/globals';
 import type { ClaimedJob, Position } from '../libs/queue/src/job/job.js';
 import { pauseChannel } from '../libs/queue/src/statements/channels.js';
 import { claimArrivals, claimLanes, type ClaimLanesRow } from '../libs/queue/src/statements/claim-lanes.js';
-import { endLanes, repairLanes, sweepLanes } from '../libs/queue/src/statements/lanes.js';
+import { endLanes, recheckLanes, repairLanes, sweepLanes } from '../libs/queue/src/statements/lanes.js';
 import { pruneLanes } from '../libs/queue/src/statements/prune-jobs.js';
 import { run } from '../libs/queue/src/statements/statement.js';
 import { beginOwning } from '../libs/queue/src/statements/transaction.js';
@@ -10,6 +10,7 @@ import { useDatabase } from './support/database.js';
 import { openSession, START, type Session } from './support/engine.js';
 import { upTo } from './support/lanes.js';
 import { useTables } from './support/tables.js';
+import { until } from './support/until.js';
 
 const database = useDatabase();
 const tables = useTables(database);
@@ -42,7 +43,7 @@ async function claim(session: Session, { by = 'arrivals', ...wanted }: Claim = {
   lastLease += 1;
   const params = {
     ...{ runner: '1', lease: lastLease, channel: 'c', priority: 0, names: ['n'] },
-    ...{ after: START, limit: 10, slots: 10, run: 1, ...wanted },
+    ...{ after: START, limit: 10, slots: 10, run: 1, arrivals: 1_000, ...wanted },
   };
   const statement = by === 'arrivals' ? claimArrivals : claimLanes;
   const rows: ClaimLanesRow[] = await session.transaction(
@@ -59,7 +60,10 @@ async function end(session: Session, key: string, lease: number, lastSeq: number
   return session.transaction(async (client) => {
     await session.pg.query('DELETE FROM nestmq.job WHERE id = ANY ($1)', [ids]);
     await session.pg.query('DELETE FROM nestmq.lease WHERE number = $1', [lease]);
-    return run(client, endLanes, { lanes: [{ channel: 'c', key, runner: '1', lease, lastSeq, blockedBy: null }] });
+    return run(client, endLanes, {
+      runner: '1',
+      lanes: [{ channel: 'c', key, runner: '1', lease, lastSeq, blockedBy: null }],
+    });
   });
 }
 
@@ -71,6 +75,13 @@ const lanes = (): Promise<object[]> =>
 const contents = (): Promise<object[]> =>
   tables.sql(`SELECT 'job' AS table, xmin::text, ctid::text FROM nestmq.job UNION ALL SELECT 'lane', xmin::text, ctid::text FROM nestmq.lane
     UNION ALL SELECT 'lease', xmin::text, ctid::text FROM nestmq.lease ORDER BY 1, 3`);
+
+/** The lease 1 of the runner 1, of one lane. */
+const LEASE_OF = (key: string): string => `
+  INSERT INTO nestmq.lease (runner_id, number, channel, priority, job_ids, runs, keys, seqs, started, hi_due_at, hi_id)
+  VALUES (1, 1, 'c', 0, '{0}', '{0}', '{${key}}', '{1}', 1, 'epoch', 0)`;
+
+const ONE_BY_ONE = { limit: 10, slots: 10, run: 1, arrivals: 1_000 };
 
 // acceptance: modkit-db outbox C, K
 describe('claims of ordered jobs', () => {
@@ -103,7 +114,7 @@ describe('claims of ordered jobs', () => {
     ]);
     await tables.sql('DELETE FROM nestmq.job WHERE id = $1', [rested]);
     const lane = { channel: 'c', key: 'rests', runner: '1', lease: first.lease, lastSeq: 1, blockedBy: null };
-    await session.transaction((client) => run(client, endLanes, { lanes: [lane] }));
+    await session.transaction((client) => run(client, endLanes, { runner: '1', lanes: [lane] }));
     const before = await contents();
     const { jobs, feed } = await claim(session, { by });
     expect(jobs).toEqual([]);
@@ -187,16 +198,81 @@ describe('repairLanes', () => {
   });
 });
 
+// A lane is its owner's as long as the owner's lease is there.
+describe('a lane that ended with its lease', () => {
+  const gone = (key: string): string =>
+    `INSERT INTO nestmq.lane (channel, key, last_seq, leased_seq, runner_id, lease) VALUES ('c', '${key}', 3, 5, 9, 9)`;
+
+  it('is claimed by the next job, which has the next number', async () => {
+    await tables.sql(gone('a'));
+    await insert('a', 'a');
+    const session = await openSession(database.url);
+    const { jobs, lease } = await claim(session, { run: 2 });
+    expect(placesOf(jobs)).toEqual([
+      ['a', 6],
+      ['a', 7],
+    ]);
+    expect(await tables.sql('SELECT last_seq::int, leased_seq::int, lease FROM nestmq.lane')).toEqual([
+      { last_seq: 5, leased_seq: 7, lease },
+    ]);
+  });
+
+  it('stays with the runner that has taken it since it was read', async () => {
+    await tables.sql(gone('a'));
+    await insert('a');
+    const [first, second] = [await openSession(database.url), await openSession(database.url)];
+    const params = { ...{ runner: '1', channel: 'c', priority: 0, names: ['n'], after: START }, ...ONE_BY_ONE };
+    await first.pg.query('BEGIN');
+    const taken = await run(first.client, claimArrivals, { ...params, lease: 101 });
+    // Without the lock of the channel, as a claim of a suspect is: it waits for the row.
+    await second.pg.query('BEGIN');
+    const waiting = run(second.client, claimArrivals, { ...params, runner: '2', lease: 102 });
+    await until(() => tables.number('SELECT count(*) FROM pg_locks WHERE NOT granted'), { what: 'the second waits' });
+    await first.pg.query('COMMIT');
+    const late = await waiting;
+    await second.pg.query('COMMIT');
+    expect(taken.flatMap(({ job }) => job?.seq ?? [])).toEqual([6]);
+    expect(late.flatMap(({ job }) => job?.seq ?? [])).toEqual([]);
+    expect(await tables.sql('SELECT runner_id::int, lease FROM nestmq.lane')).toEqual([{ runner_id: 1, lease: 101 }]);
+  });
+
+  it('is written down with its head when it is looked at again', async () => {
+    await tables.sql(gone('a'));
+    const [id] = await insert('a');
+    const session = await openSession(database.url);
+    const lane = { channel: 'c', key: 'a' };
+    const [found] = await session.transaction((client) => run(client, recheckLanes, { lanes: [lane] }));
+    expect(found).toEqual({ ...lane, message: expect.stringContaining(id!) });
+    expect(await lanes()).toEqual([{ key: 'a', last_seq: 5, leased: false, head: id }]);
+  });
+
+  it('is left alone by a second look while its lease is there', async () => {
+    await tables.sql(gone('a').replace('9, 9', '1, 1'));
+    await tables.sql(LEASE_OF('a'));
+    await insert('a');
+    const session = await openSession(database.url);
+    const before = await contents();
+    for (const statement of [recheckLanes, repairLanes])
+      await session.transaction((client) => run(client, statement, { lanes: [{ channel: 'c', key: 'a' }] }));
+    expect(await contents()).toEqual(before);
+  });
+
+  it('is pruned when it was idle for 90 days', async () => {
+    await tables.sql(gone('a'));
+    await tables.sql(`UPDATE nestmq.lane SET used_at = now() - interval '91 days'`);
+    const session = await openSession(database.url);
+    expect(await session.transaction((client) => run(client, pruneLanes, {}))).toEqual([1]);
+  });
+});
+
 describe('sweepLanes', () => {
   it('finds stranded lanes window by window, and leaves the others as they are', async () => {
     const session = await openSession(database.url);
     await insert(...upTo(2_500).map((n) => `lane ${String(n).padStart(4, '0')}`));
     await tables.sql(`INSERT INTO nestmq.lane (channel, key, blocked_by) VALUES ('c', 'lane 0007', 1)`);
     await tables.sql(`INSERT INTO nestmq.lane (channel, key, runner_id, lease) VALUES ('c', 'lane 0008', 1, 1)`);
-    await tables.sql(`
-      INSERT INTO nestmq.lease (runner_id, number, channel, priority, job_ids, runs, keys, seqs, started, hi_due_at, hi_id)
-      VALUES (1, 1, 'c', 0, '{0}', '{0}', '{lane 0008}', '{1}', 1, 'epoch', 0)`);
-    // Its lease is gone, and nobody has given it back.
+    await tables.sql(LEASE_OF('lane 0008'));
+    // It ended with its lease.
     await tables.sql(`INSERT INTO nestmq.lane (channel, key, runner_id, lease) VALUES ('c', 'lane 0009', 1, 2)`);
     let after: { channel: string; key: string } | null = null;
     const found: string[] = [];
@@ -220,6 +296,7 @@ describe('pruneLanes', () => {
         ('c', 'leased', 5, 1, 1, NULL, NULL, now() - interval '91 days'),
         ('c', 'blocked', 5, NULL, NULL, 1, NULL, now() - interval '91 days'),
         ('c', 'held', 5, NULL, NULL, NULL, 1, now() - interval '91 days')`);
+    await tables.sql(LEASE_OF('leased'));
     await tables.sql(`
       INSERT INTO nestmq.lane (channel, key, last_seq, ready_at, head_position, used_at)
       VALUES ('c', 'ready', 5, now(), 1, now() - interval '91 days')`);

@@ -1,6 +1,6 @@
 import { beforeAll, describe, expect, it, jest } from '@jest/globals';
 import { claimArrivals, claimLanes } from '../libs/queue/src/statements/claim-lanes.js';
-import { endLanes, repairLanes, sweepLanes } from '../libs/queue/src/statements/lanes.js';
+import { endLanes, recheckLanes, repairLanes, sweepLanes } from '../libs/queue/src/statements/lanes.js';
 import type { Statement } from '../libs/queue/src/statements/statement.js';
 import { surveyFeeds } from '../libs/queue/src/statements/survey-feeds.js';
 import { useDatabase } from './support/database.js';
@@ -88,6 +88,7 @@ const claim = {
   ...{ runner: '2', lease: 1, channel: 'c', priority: 0, names: ['n'] },
   ...{ limit: 500, slots: 32, run: 20, after: START },
 };
+const arrivals = { ...claim, arrivals: 1_000 };
 const lanes = Array.from({ length: 32 }, (_, index) => ({ channel: 'c', key: `leased ${index}` }));
 const ends = lanes.map((lane, index) => {
   const lease = Math.floor(index / 10) + 1;
@@ -109,9 +110,10 @@ const hot: [string, (generic: boolean) => Promise<PlanNode[]>, string[], number]
   ['claim_lanes, of one job each', plan(claimLanes, { ...claim, run: 1 }), ['lane_ready', 'job_lane'], 3_000],
   ['claim_lanes, when nothing is ready', plan(claimLanes, { ...claim, after: NOW }), ['lane_ready'], 10],
   // From the start: what it meets first belongs to lanes that are blocked.
-  ['claim_arrivals, from the start', plan(claimArrivals, claim), ['job_arrival', 'lane_pkey'], 5_000],
-  ['claim_arrivals, when nothing arrived', plan(claimArrivals, { ...claim, after: NOW }), ['job_arrival'], 10],
-  ['end_lanes', plan(endLanes, { lanes: ends }), ['lane_pkey', 'job_lane'], 200],
+  ['claim_arrivals, from the start', plan(claimArrivals, arrivals), ['job_arrival', 'lane_pkey'], 5_000],
+  ['claim_arrivals, when nothing arrived', plan(claimArrivals, { ...arrivals, after: NOW }), ['job_arrival'], 10],
+  ['end_lanes', plan(endLanes, { runner: '1', lanes: ends }), ['lane_pkey', 'job_lane'], 200],
+  ['recheck_lanes', plan(recheckLanes, { lanes }), ['job_lane'], 200],
   ['repair_lanes', plan(repairLanes, { lanes }), ['job_lane'], 200],
   ['sweep_lanes', plan(sweepLanes, { after: null }), ['job_lane', 'lane_pkey'], 5_000],
   [

@@ -4,7 +4,7 @@ import { claimSuspect } from '../../libs/queue/src/statements/claim-suspect.js';
 import { claimArrivals, claimLanes } from '../../libs/queue/src/statements/claim-lanes.js';
 import { insertJobs, insertJobsInTransaction } from '../../libs/queue/src/statements/insert-jobs.js';
 import { pruneJobs } from '../../libs/queue/src/statements/prune-jobs.js';
-import { endLanes, repairLanes, sweepLanes } from '../../libs/queue/src/statements/lanes.js';
+import { endLanes, recheckLanes, repairLanes, sweepLanes } from '../../libs/queue/src/statements/lanes.js';
 import { rescueJobs, rescueLanes } from '../../libs/queue/src/statements/rescue-jobs.js';
 import { heartbeat } from '../../libs/queue/src/statements/runners.js';
 import { completeJobs, finishJobs, requeueJobs } from '../../libs/queue/src/statements/settle-jobs.js';
@@ -64,12 +64,18 @@ export function hotStatements({ runner, held, position, lanes, arrivals }: Fille
     hot('claim_lanes (one each)', 'one job of each of 400 lanes', claimLanes, { ...orders, run: 1 }),
     hot('claim_arrivals', '400 lanes that nobody knows of, from where the last claim ended', claimArrivals, {
       ...orders,
+      arrivals: 500,
       after: arrivals,
     }),
-    hot('claim_arrivals (from the start)', 'over 20 000 blocked lanes', claimArrivals, orders),
+    hot('claim_arrivals (from the start)', 'over 20 000 blocked lanes', claimArrivals, {
+      ...orders,
+      arrivals: 1_000,
+    }),
     hot('end_lanes', '32 lanes, each with a next job', endLanes, {
+      runner,
       lanes: lanes.map((lane) => ({ channel: 'orders', runner, lastSeq: 1, blockedBy: null, ...lane })),
     }),
+    hot('recheck_lanes', '32 lanes that have an owner', recheckLanes, { lanes: laneNames }),
     hot('repair_lanes', '32 lanes that have an owner', repairLanes, { lanes: laneNames }),
     hot('sweep_lanes', 'a window of 1 000, all blocked', sweepLanes, { after: null }),
     hot('sweep_lanes (forgotten)', 'a window of 1 000 of which nobody knows', sweepLanes, {

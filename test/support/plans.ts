@@ -55,7 +55,7 @@ export const rowsRead = (nodes: readonly PlanNode[], tables: readonly string[]):
 
 /** Scans of these tables that go by no index. */
 export const notByIndex = (nodes: readonly PlanNode[], tables: readonly string[]): string[] =>
-  scansOf(nodes, tables).flatMap(({ type }) => (type.startsWith('Index') ? [] : [type]));
+  scansOf(nodes, tables).flatMap(({ type }) => (type.startsWith('Index') || type === 'Tid Scan' ? [] : [type]));
 
 export const indexesOf = (nodes: readonly PlanNode[]): (string | undefined)[] =>
   nodes.map((node) => node['Index Name']);

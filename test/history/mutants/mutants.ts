@@ -82,8 +82,30 @@ export const MUTANTS: readonly Mutant[] = [
       noLock,
       {
         file: `${STATEMENTS}/claim-lanes.ts`,
-        find: 'WHERE lane.runner_id IS NULL AND lane.blocked_by IS NULL\n    RETURNING key',
-        replace: 'RETURNING key',
+        find: 'THEN lane.last_seq = excluded.last_seq\n      ELSE (lane.runner_id, lane.lease) IN (SELECT gone_runner, gone_lease FROM lane_job WHERE gone_runner IS NOT NULL) END',
+        replace: 'THEN true ELSE true END',
+      },
+    ],
+    proofs: [{ history: [...QUIET, '--lanes', 'few'] }],
+  },
+  {
+    name: 'the number that a lane has come to when it ends with its lease',
+    patches: [
+      {
+        file: `${STATEMENTS}/lanes.ts`,
+        find: 'THEN ${lane}.last_seq ELSE greatest(${lane}.last_seq, ${lane}.leased_seq) END',
+        replace: 'THEN ${lane}.last_seq ELSE ${lane}.last_seq END',
+      },
+    ],
+    proofs: [{ history: [...QUIET, '--lanes', 'many'] }],
+  },
+  {
+    name: 'the lease as the word about a lane',
+    patches: [
+      {
+        file: `${STATEMENTS}/claim-lanes.ts`,
+        find: 'OR (lane.runner_id, lane.lease) NOT IN (SELECT runner_id, number FROM ${schema}.lease WHERE lease.channel = ${CHANNEL})',
+        replace: 'OR true',
       },
     ],
     proofs: [{ history: [...QUIET, '--lanes', 'few'] }],
@@ -93,7 +115,7 @@ export const MUTANTS: readonly Mutant[] = [
     patches: [
       {
         file: `${STATEMENTS}/claim-lanes.ts`,
-        find: 'ORDER BY seq, position\n          LIMIT ${RUN}',
+        find: 'ORDER BY seq, position\n        LIMIT ${RUN}',
         replace: 'ORDER BY due_at LIMIT ${RUN}',
       },
     ],
@@ -144,8 +166,8 @@ export const MUTANTS: readonly Mutant[] = [
     patches: [
       {
         file: 'libs/queue/src/settle/settler.ts',
-        find: 'this.resting.push(...freed.filter(({ message }) => message === null));',
-        replace: '',
+        find: 'const resting = this.resting.splice(0);',
+        replace: 'const resting = this.resting.splice(0, 0);\n    this.resting = [];',
       },
     ],
     proofs: [

@@ -106,7 +106,7 @@ export class Claimer {
         (client) =>
           byKey
             ? run(client, claimJobsByKey, { ...params, afterKey: feed.afterKey, share: Math.ceil(wanted.limit / 4) })
-            : run(client, STATEMENTS[feed.stream], { ...params, after: feed.after }),
+            : run(client, STATEMENTS[feed.stream], { ...params, after: feed.after, arrivals: feed.arrivals }),
         beginOwning(this.settings.schema, channel),
       );
       const jobs = rows.flatMap(({ job }) => job ?? []);

@@ -5,6 +5,9 @@ import type { Stream } from '../statements/wake-up.js';
 /** Lanes become ready at the very moment in which that is told: so little ahead of our clock, which is a guess, is now. */
 const LANE_SLACK_MICROS = 1_000;
 
+/** Arrivals that one claim reads: a few more than the last one needed, and more and more while they are of lanes that have an owner. */
+const [LEAST_ARRIVALS, MOST_ARRIVALS] = [32, 1_000];
+
 /** Larger than any id: a position with it stands behind all jobs of its microsecond. */
 const LAST_ID = '9223372036854775807';
 
@@ -35,6 +38,8 @@ export class Feed {
   keyed = false;
   /** The key that had its turn last. */
   afterKey = '';
+  /** Of the stream `arrivals`: how many of them the next look is to read. */
+  arrivals = MOST_ARRIVALS;
   /** Looks at it so far, for taking turns. */
   looks = 0;
 
@@ -104,6 +109,7 @@ export class Feed {
    * @param leased whether the look itself has leased the job with this id: being told of it is no news
    */
   learn(news: FeedNews, leased: (id: JobId) => boolean = () => false): void {
+    if (news.arrivals !== undefined) this.sizeUp(news.arrivals);
     if (news.paused) {
       // What stands behind its place is still to be found, by the survey that comes with the resumption.
       this.position = this.after;
@@ -127,6 +133,11 @@ export class Feed {
   end(nowMicros: number, leased: (id: JobId) => boolean = () => false): void {
     this.looking = false;
     for (const place of this.told.splice(0)) if (!leased(place.id)) this.tell(place, nowMicros);
+  }
+
+  private sizeUp(needed: number | null): void {
+    const next = needed === null ? this.arrivals * 4 : Math.ceil(needed * 1.25);
+    this.arrivals = Math.min(MOST_ARRIVALS, Math.max(LEAST_ARRIVALS, next));
   }
 
   private advance(to: Position): void {

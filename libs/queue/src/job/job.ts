@@ -179,6 +179,8 @@ export interface ClaimedJob {
   readonly suspect: boolean;
   /** Number in its lane, `null` unless it is ordered. */
   readonly seq: number | null;
+  /** Nothing stood behind it in its lane when it was claimed. */
+  readonly closesLane: boolean;
 }
 
 /** Place in the order of a feed: due time in microseconds, then id. */

@@ -13,6 +13,8 @@ interface LaneRun {
   readonly lease: number;
   /** The job that is next, or runs; `null` when its handler has ended and no other has been taken. */
   current: ClaimedJob | null;
+  /** Number of its last job, when nothing stood behind that. */
+  closesAt: number | null;
   /** The jobs behind the current one, in order. */
   readonly followers: ClaimedJob[];
   /** Jobs whose handlers have ended well and whose end is being written. */
@@ -57,7 +59,8 @@ const TURN = 10;
  * were never started, so there is nothing to write of them.
  */
 export class Lanes {
-  private readonly runs = new Map<string, LaneRun>();
+  /** By the number of their lease, which is of one channel, and by their keys. */
+  private readonly leases = new Map<number, Map<string, LaneRun>>();
   /** Nothing further starts. */
   stopping = false;
 
@@ -72,9 +75,10 @@ export class Lanes {
     if (jobs.every(({ seq }) => seq === null)) return jobs;
     const startable = jobs.filter((job) => {
       if (job.seq === null) return true;
-      const run = this.runs.get(nameOf(job));
-      if (run === undefined) this.runs.set(nameOf(job), newRun(job));
+      const run = this.of(job);
+      if (run === undefined) this.remember(newRun(job));
       else run.followers.push(job);
+      if (job.closesLane) this.of(job)!.closesAt = job.seq;
       return run === undefined;
     });
     this.slots.changeBehind(jobs.length - startable.length);
@@ -111,7 +115,8 @@ export class Lanes {
     const mayGoOn = outcome.kind === 'completed' && !leaseEnds && !run.refused;
     const goesOn = mayGoOn && !this.stopping && run.followers.length > 0;
     if (!goesOn || run.spentMs > this.prefetchMs * TURN) {
-      this.end(run, advancedTo ?? job.seq!, blockerOf(job, outcome, policy));
+      const last = { completed: outcome.kind === 'completed', blockedBy: blockerOf(job, outcome, policy) };
+      this.end(run, advancedTo ?? job.seq!, last);
       return;
     }
     if (advancedTo === undefined) run.unwritten += 1;
@@ -128,7 +133,8 @@ export class Lanes {
     if (run === undefined) return;
     if (outcome.kind !== 'unless-completed') this.written(run);
     else if (completedByHandler && !this.stopping && run.followers.length > 0) this.startNext(run);
-    else this.end(run, job.seq!, completedByHandler ? null : blockerOf(job, endingOf(outcome), policy));
+    else if (completedByHandler) this.end(run, job.seq!, { completed: true });
+    else this.end(run, job.seq!, { blockedBy: blockerOf(job, endingOf(outcome), policy) });
   }
 
   /**
@@ -141,7 +147,7 @@ export class Lanes {
     this.letGoTail(run);
     run.refused = true;
     this.release(run);
-    if (run.current === null) this.end(run, job.seq!, null);
+    if (run.current === null) this.end(run, job.seq!);
   }
 
   /** Jobs will not be settled: taken ahead and withdrawn, or ended after their lease was lost. The first of them. */
@@ -151,7 +157,7 @@ export class Lanes {
     this.parts.book.letGo(job.lease, count);
     if (run?.refused !== true) return;
     run.current = null;
-    this.end(run, job.seq! - 1, null);
+    this.end(run, job.seq! - 1);
   }
 
   /** Resolves when the ends of the jobs before this one are written, or never will be. */
@@ -166,7 +172,7 @@ export class Lanes {
     const run = this.of(job);
     if (run === undefined) return;
     this.parts.book.letGo(run.lease, 1);
-    this.end(run, job.seq! - 1, null);
+    this.end(run, job.seq! - 1);
   }
 
   /** The lease of a job that runs has passed, and its lane goes back with the job: there is no end of it to write. */
@@ -179,12 +185,12 @@ export class Lanes {
 
   /** The jobs behind running ones go back to where others can see them: they are free once the lane is. */
   letGoTails(): void {
-    for (const run of this.runs.values()) this.letGoTail(run);
+    for (const runs of this.leases.values()) for (const run of runs.values()) this.letGoTail(run);
   }
 
   /** The leases are gone, the lanes with them. */
   lose(isLost: (job: LaneId) => boolean): void {
-    for (const run of [...this.runs.values()]) if (isLost(run)) this.forget(run);
+    for (const runs of this.leases.values()) for (const run of runs.values()) if (isLost(run)) this.forget(run);
   }
 
   private startNext(run: LaneRun): void {
@@ -195,15 +201,19 @@ export class Lanes {
     this.slots.take(next, this.parts.handlerOf(next));
   }
 
-  private end(run: LaneRun, lastSeq: number, blockedBy: string | null): void {
-    const { channel, key, runner, lease } = run;
+  /** @param last whether the last job that ran is completed, and the dead one for which the lane waits */
+  private end(run: LaneRun, lastSeq: number, last: { completed?: boolean; blockedBy?: string | null } = {}): void {
+    const { channel, key, runner, lease, closesAt } = run;
+    const atRest = last.completed === true && lastSeq === closesAt && !run.refused;
     this.forget(run);
-    this.parts.laneEnded({ channel, key, runner, lease, lastSeq, blockedBy });
+    this.parts.laneEnded({ channel, key, runner, lease, lastSeq, atRest, blockedBy: last.blockedBy ?? null });
   }
 
   private forget(run: LaneRun): void {
     this.letGoTail(run);
-    this.runs.delete(nameOf(run));
+    const runs = this.leases.get(run.lease);
+    runs?.delete(run.key);
+    if (runs?.size === 0) this.leases.delete(run.lease);
     this.release(run);
   }
 
@@ -234,7 +244,7 @@ export class Lanes {
     run.awaited = null;
     if (awaited === null || run.refused) return;
     if (!this.stopping && run.followers.length > 0) this.startNext(run);
-    else this.end(run, awaited, null);
+    else this.end(run, awaited, { completed: true });
   }
 
   private release(run: LaneRun): void {
@@ -242,14 +252,18 @@ export class Lanes {
   }
 
   private of(job: ClaimedJob): LaneRun | undefined {
-    return job.seq === null ? undefined : this.runs.get(nameOf(job));
+    return job.seq === null ? undefined : this.leases.get(job.lease)?.get(job.key);
+  }
+
+  private remember(run: LaneRun): void {
+    const runs = this.leases.get(run.lease);
+    if (runs === undefined) this.leases.set(run.lease, new Map([[run.key, run]]));
+    else runs.set(run.key, run);
   }
 }
 
 /** Of a job, or of its lane: whose it is. */
 export type LaneId = Pick<ClaimedJob, 'runner' | 'lease' | 'channel' | 'key'>;
-
-const nameOf = ({ runner, lease, channel, key }: LaneId): string => `${runner}|${lease}|${channel}|${key}`;
 
 const newRun = (current: ClaimedJob): LaneRun => ({
   channel: current.channel,
@@ -257,7 +271,16 @@ const newRun = (current: ClaimedJob): LaneRun => ({
   runner: current.runner,
   lease: current.lease,
   current,
-  ...{ followers: [], unwritten: 0, awaited: null, keptRoomOf: null, spentMs: 0, refused: false, waiters: [] },
+  ...{
+    closesAt: null,
+    followers: [],
+    unwritten: 0,
+    awaited: null,
+    keptRoomOf: null,
+    spentMs: 0,
+    refused: false,
+    waiters: [],
+  },
 });
 
 /** A dead job for which its lane waits, where the handler says so. */

@@ -14,7 +14,7 @@ import {
   requeueJobs,
   type RequeuedRow,
 } from '../statements/settle-jobs.js';
-import { endLanes, repairLanes, type FreedLaneRow, type LaneEnd, type LaneName } from '../statements/lanes.js';
+import { endLanes, recheckLanes, type FreedLaneRow, type LaneEnd, type LaneName } from '../statements/lanes.js';
 import { run, type SqlClient } from '../statements/statement.js';
 import { SURVEY_MESSAGE } from '../statements/wake-up.js';
 import {
@@ -41,6 +41,8 @@ interface Batch {
   readonly lanes: readonly LaneEnd[];
   /** Leases that end with it. */
   readonly ended: readonly number[];
+  /** Lanes that end with their leases. */
+  readonly atRest: readonly LaneName[];
 }
 
 export interface SettlerEvents {
@@ -48,6 +50,8 @@ export interface SettlerEvents {
   /** Lanes are ready, or will be: what to wake runners with. */
   lanesReady(messages: readonly string[]): void;
 }
+
+const NOTHING = { settlements: [], lanes: [], ended: [], atRest: [] } as const;
 
 /** Runs that one transaction settles at most. */
 const BATCH = 1_000;
@@ -146,7 +150,12 @@ export class Settler {
       const sure = settlement.write === 'end-lane' || (settlement.write !== 'confirm' && !settlement.unsure);
       if (sure && this.book.settling(settlement.entry.lease)) ended.push(settlement.entry.lease);
     }
-    return { runner, settlements, lanes, ended };
+    const endsWithLease = ({ atRest, lease }: LaneEnd): boolean => atRest && ended.includes(lease);
+    return {
+      ...{ runner, settlements, ended },
+      lanes: lanes.filter((lane) => !endsWithLease(lane)),
+      atRest: lanes.filter(endsWithLease),
+    };
   }
 
   private async writeUntilDone(batch: Batch): Promise<void> {
@@ -169,13 +178,14 @@ export class Settler {
   }
 
   /** One run's data spoils the statement for all: each is written by itself, and that one is put back. */
-  private async writeApart({ runner, settlements, lanes, ended }: Batch, cause: unknown): Promise<void> {
+  private async writeApart(batch: Batch, cause: unknown): Promise<void> {
+    const { runner, settlements } = batch;
     const [only] = settlements;
     if (settlements.length === 1 && only) await this.putBack(only, cause);
     else
       for (const settlement of settlements)
-        await this.writeUntilDone({ runner, settlements: [settlement], lanes: [], ended: [] });
-    await this.writeUntilDone({ runner, settlements: [], lanes, ended });
+        await this.writeUntilDone({ ...NOTHING, runner, settlements: [settlement] });
+    await this.writeUntilDone({ ...batch, settlements: [] });
   }
 
   private async putBack({ run: ended }: Settlement, cause: unknown): Promise<void> {
@@ -187,10 +197,10 @@ export class Settler {
     }
     const error = new Error('The end of the run could not be written.', { cause });
     const settlement = settlementOf({ ...ended, outcome: { kind: 'retry', delayMs: 60_000, error } });
-    await this.writeUntilDone({ runner: job.runner, settlements: [settlement], lanes: [], ended: [] });
+    await this.writeUntilDone({ ...NOTHING, runner: job.runner, settlements: [settlement] });
   }
 
-  private async write({ runner, settlements, lanes, ended }: Batch, repeated: boolean): Promise<void> {
+  private async write({ runner, settlements, lanes, ended, atRest }: Batch, repeated: boolean): Promise<void> {
     const resting = this.resting.splice(0);
     const { complete, finish, requeue, confirm } = divide(settlements);
     const answers = await this.transact(resting, (client) => {
@@ -204,14 +214,15 @@ export class Settler {
         send(requeue, () => run(client, requeueJobs, { runner, entries: requeue.map((s) => s.entry) })),
         send(confirm, () => run(client, findUnsettled, { runner, entries: confirm.map((s) => s.entry) })),
         // Behind the settlements, so that they see which jobs come next.
-        send(lanes, () => run(client, endLanes, { lanes })),
-        send(resting, () => run(client, repairLanes, { lanes: resting })),
+        send(lanes, () => run(client, endLanes, { runner, lanes })),
+        send(resting, () => run(client, recheckLanes, { lanes: resting })),
         this.endLeases(client, runner, ended),
       ]);
     });
     for (const lease of ended) this.book.close(lease);
     const [completed, finished, requeued, unsettled, freed, repaired] = answers;
-    this.rested(freed, repaired);
+    this.resting.push(...atRest);
+    this.rested(lanes, freed, repaired);
     // The first time may have told of lanes that are ready, and nobody has heard it.
     if (repeated && lanes.length > 0) this.events.lanesReady([SURVEY_MESSAGE]);
     this.report(complete, completed[0] === 'all' ? 'all' : new Set(completed[0]), repeated);
@@ -231,9 +242,12 @@ export class Settler {
     }
   }
 
-  private rested(freed: readonly FreedLaneRow[], repaired: readonly FreedLaneRow[]): void {
-    this.resting.push(...freed.filter(({ message }) => message === null));
-    const messages = [...freed, ...repaired].flatMap(({ message }) => message ?? []);
+  private rested(ended: readonly LaneEnd[], ready: readonly FreedLaneRow[], found: readonly FreedLaneRow[]): void {
+    // But those that wait for a person.
+    const goOn = ready.length === 0 ? null : new Set(ready.map(({ channel, key }) => `${channel}\0${key}`));
+    for (const lane of ended)
+      if (lane.blockedBy === null && !goOn?.has(`${lane.channel}\0${lane.key}`)) this.resting.push(lane);
+    const messages = [...ready, ...found].flatMap(({ message }) => message ?? []);
     if (messages.length > 0) this.events.lanesReady(messages);
   }
 

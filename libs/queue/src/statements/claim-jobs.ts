@@ -32,6 +32,8 @@ export interface FeedNews {
   readonly exhausted: boolean;
   /** Nothing was looked at: the channel is paused. Told of ordered jobs only, whose places are not surveyed from the start. */
   readonly paused?: boolean;
+  /** How many arrivals had to be read for the demand to be met, `null` when it was not. Told of arrivals only. */
+  readonly arrivals?: number | null;
   /** When the next job of the feed will be due, microseconds; known only when the feed is exhausted. */
   readonly nextDueMicros: number | null;
   /** The last key that had its turn, `null` when there was none. */
@@ -207,13 +209,15 @@ export const claimJobsByKey = defineStatement<ClaimByKeyParams, ClaimRow>({
   row: claimRow,
 });
 
-type LeaseFacts = Pick<ClaimedJob, 'runner' | 'lease' | 'channel' | 'priority' | 'suspect' | 'seq'>;
+type LeaseFacts = Pick<ClaimedJob, 'runner' | 'lease' | 'channel' | 'priority' | 'suspect' | 'seq' | 'closesLane'>;
 
-function claimRow(columns: unknown[], params: Omit<LeaseFacts, 'suspect' | 'seq'>): ClaimRow {
+function claimRow(columns: unknown[], params: Omit<LeaseFacts, 'suspect' | 'seq' | 'closesLane'>): ClaimRow {
   const { runner, lease, channel, priority } = params;
   return {
     job:
-      columns[0] === null ? null : claimedJob(columns, { runner, lease, channel, priority, suspect: false, seq: null }),
+      columns[0] === null
+        ? null
+        : claimedJob(columns, { runner, lease, channel, priority, suspect: false, seq: null, closesLane: false }),
     feed: columns[13] === null ? null : feedNews(columns),
   };
 }

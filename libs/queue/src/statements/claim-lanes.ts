@@ -1,6 +1,7 @@
 import type { ClaimedJob, JobId } from '../job/job.js';
 import { answeredColumns, claimedJob, feedNews, jobColumns, type ClaimParams, type ClaimRow } from './claim-jobs.js';
 import { inArrivals } from './job-columns.js';
+import { lastSeqOf } from './lanes.js';
 import { defineStatement, micros, timeOf } from './statement.js';
 import { laneMessage } from './wake-up.js';
 
@@ -14,19 +15,26 @@ export interface ClaimLanesRow extends ClaimRow {
   readonly messages: readonly string[];
 }
 
-/** Arrivals that one claim looks at, most of which may belong to lanes that have an owner. */
-export const ARRIVALS_PER_CLAIM = 1_000;
+export interface ClaimArrivalsParams extends ClaimLanesParams {
+  /** Arrivals to look at, most of which may belong to lanes that have an owner. */
+  readonly arrivals: number;
+}
 
-const [RUNNER, LEASE, CHANNEL, PRIORITY, AFTER_MICROS, AFTER_ID, LIMIT, SLOTS, NAMES, RUN] = [
-  ...['$1', '$2', '$3', '$4', '$5', '$6', '$7', '$8', '$9', '$10'],
+const [RUNNER, LEASE, CHANNEL, PRIORITY, AFTER_MICROS, AFTER_ID, LIMIT, SLOTS, NAMES, RUN, ARRIVALS] = [
+  ...['$1', '$2', '$3', '$4', '$5', '$6', '$7', '$8', '$9', '$10', '$11'],
 ];
 
 const notPaused = (schema: string): string =>
   `NOT EXISTS (SELECT FROM ${schema}.paused_channel WHERE paused_channel.channel = ${CHANNEL})`;
 
 interface Source {
-  /** CTEs, of which `candidate` has the lanes in question: key, last_seq, place_at, place_id, ordinal. */
+  /**
+   * CTEs, of which `candidate` has the lanes in question, in the order in which they are asked: key, last_seq, ordinal, and
+   * where the row names an owner whose lease is gone, that one as gone_runner and gone_lease.
+   */
   readonly candidates: string;
+  /** The place of the candidate with this ordinal, and how much had to be read to find it: place_at, place_id, seen. */
+  readonly placeOf: (ordinal: string) => string;
   /** Where the next look begins when every candidate was looked at and there may be more. */
   readonly lastLooked: string;
   /** Whether nothing is left behind the candidates. */
@@ -41,53 +49,53 @@ interface Source {
  * A job on its last attempt, like a suspect, is only taken as the head of a lane that starts at once; from the first
  * lane on for which there is no slot, the rest stays. A lane whose head must wait is written down with the time, so that
  * nobody has to look at it before. Lanes are written in the order of their keys, as whoever writes several of them does, so
- * that nobody waits for another crosswise. Durable: a lane's owner and its last seq must outlive a crash of the server.
+ * that nobody waits for another crosswise. A lane that has had another owner since it was read stays his. Durable: a lane's owner and its last seq must outlive a crash of the server.
  */
-const leaseLanes = (schema: string, { candidates, lastLooked, complete, nextDue }: Source): string => `
+const leaseLanes = (schema: string, { candidates, placeOf, lastLooked, complete, nextDue }: Source): string => `
   WITH ${candidates}, lane_job AS MATERIALIZED (
-    SELECT candidate.key AS lane_key, candidate.ordinal AS lane_ordinal, candidate.last_seq, coalesce(job.step, 1) AS lane_step, job.*
-    FROM candidate LEFT JOIN LATERAL (
-      SELECT *,
-        bool_and(
-          due_at <= statement_timestamp() AND held_until IS NULL AND NOT suspect AND name = ANY(${NAMES}::text[])
-          AND (step > 1 OR priority = ${PRIORITY})
-          AND (step = 1 OR attempt + 1 < coalesce(max_attempts, 2147483647))
-        ) OVER (ROWS UNBOUNDED PRECEDING) AS takes,
-        coalesce(seq, candidate.last_seq + count(*) FILTER (WHERE seq IS NULL) OVER (ROWS UNBOUNDED PRECEDING)) AS given_seq
-      FROM (
-        SELECT *, row_number() OVER () AS step
-        FROM (
-          SELECT ${jobColumns.join(', ')}, priority, position, seq, held_until, suspect
-          FROM ${schema}.job
-          WHERE channel = ${CHANNEL} AND key = candidate.key AND position IS NOT NULL
-          ORDER BY seq, position
-          LIMIT ${RUN}
-        ) AS first
-      ) AS walked
-    ) AS job ON true
-    LIMIT greatest(${LIMIT}::bigint, ${RUN}::bigint)
+    SELECT *, coalesce(seq, last_seq + count(*) FILTER (WHERE seq IS NULL) OVER lane) AS given_seq,
+      last_seq + count(*) FILTER (WHERE seq IS NULL) OVER (PARTITION BY lane_ordinal) AS leased_seq,
+      row_number() OVER lane AS step, lead(id) OVER lane IS NULL AND row_number() OVER lane < ${RUN} AS last,
+      CASE row_number() OVER lane WHEN 1 THEN fits AND priority = ${PRIORITY}
+        ELSE bool_and(fits AND attempt + 1 < coalesce(max_attempts, 2147483647)) OVER lane END AS takes
+    FROM (
+      SELECT candidate.key AS lane_key, candidate.ordinal AS lane_ordinal, candidate.last_seq, gone_runner, gone_lease, job.*
+      FROM candidate LEFT JOIN LATERAL (
+        SELECT ${jobColumns.join(', ')}, priority, position, seq, held_until, suspect,
+          due_at <= statement_timestamp() AND held_until IS NULL AND NOT suspect AND name = ANY(${NAMES}::text[]) AS fits
+        FROM ${schema}.job
+        WHERE channel = ${CHANNEL} AND key = candidate.key AND position IS NOT NULL
+        ORDER BY seq, position
+        LIMIT ${RUN}
+      ) AS job ON true
+      LIMIT greatest(${LIMIT}::bigint, ${RUN}::bigint)
+    ) AS met_job
+    WINDOW lane AS (PARTITION BY lane_ordinal ORDER BY seq, position ROWS UNBOUNDED PRECEDING)
   ), cut AS MATERIALIZED (
     SELECT coalesce(min(lane_ordinal) FILTER (
         WHERE takes AND step = 1 AND lane_ordinal > ${SLOTS} AND attempt + 1 >= max_attempts
       ), 2147483647) AS at,
-      coalesce(max(lane_ordinal), 0) AS reached
+      coalesce(max(lane_ordinal), 0) AS reached,
+      count(*) < greatest(${LIMIT}::bigint, ${RUN}::bigint) AND coalesce(max(lane_ordinal), 0) < ${LIMIT} AS to_the_end
     FROM lane_job
   ), written AS (
-    INSERT INTO ${schema}.lane AS lane (channel, key, last_seq, runner_id, lease, priority, name, ready_at, head_position)
-    SELECT ${CHANNEL}, lane_key, last_seq,
+    INSERT INTO ${schema}.lane AS lane (channel, key, last_seq, leased_seq, runner_id, lease, priority, name, ready_at, head_position)
+    SELECT ${CHANNEL}, lane_key, last_seq, leased_seq,
       CASE WHEN takes THEN ${RUNNER}::bigint END, CASE WHEN takes THEN ${LEASE}::integer END, coalesce(priority, ${PRIORITY}), name,
       CASE WHEN takes IS NOT TRUE AND held_until IS NULL AND NOT suspect THEN greatest(due_at, statement_timestamp()) END,
       CASE WHEN takes IS NOT TRUE THEN position END
     FROM lane_job, cut
-    WHERE lane_step = 1 AND lane_ordinal < cut.at
+    WHERE step = 1 AND lane_ordinal < cut.at
     ORDER BY lane_key
     ON CONFLICT (channel, key) DO UPDATE
-    SET runner_id = excluded.runner_id, lease = excluded.lease, priority = excluded.priority, name = excluded.name,
+    SET last_seq = excluded.last_seq, leased_seq = excluded.leased_seq, used_at = clock_timestamp(), runner_id = excluded.runner_id, lease = excluded.lease, priority = excluded.priority, name = excluded.name,
       ready_at = excluded.ready_at, head_position = excluded.head_position
-    WHERE lane.runner_id IS NULL AND lane.blocked_by IS NULL
+    WHERE lane.blocked_by IS NULL AND CASE WHEN lane.runner_id IS NULL THEN lane.last_seq = excluded.last_seq
+      ELSE (lane.runner_id, lane.lease) IN (SELECT gone_runner, gone_lease FROM lane_job WHERE gone_runner IS NOT NULL) END
     RETURNING key, runner_id IS NOT NULL AS owned, ${laneMessage('lane')} AS message
   ), granted AS MATERIALIZED (
-    SELECT lane_job.*, row_number() OVER () AS ordinal, step = 1 AND lane_ordinal <= ${SLOTS} AS starts
+    SELECT lane_job.*, row_number() OVER () AS ordinal, step = 1 AND lane_ordinal <= ${SLOTS} AS starts,
+      last AND (to_the_end OR lane_ordinal < reached) AS closes
     FROM lane_job, cut
     WHERE takes AND lane_ordinal < cut.at AND coalesce(lane_key IN (SELECT key FROM written WHERE owned), false)
   ), leased AS (
@@ -98,18 +106,14 @@ const leaseLanes = (schema: string, { candidates, lastLooked, complete, nextDue 
     FROM granted
     HAVING count(*) > 0
   ), looked AS MATERIALIZED (
-    SELECT cut.reached, cut.at,
-      cut.reached = count(candidate.key) AND cut.at = 2147483647 AND count(candidate.key) < ${LIMIT} AS all_looked,
-      least(cut.reached, cut.at - 1) AS last_ordinal
-    FROM cut LEFT JOIN candidate ON true
-    GROUP BY cut.reached, cut.at
+    SELECT to_the_end AND at = 2147483647 AS all_looked, least(reached, at - 1) AS last_ordinal FROM cut
   ), news AS MATERIALIZED (
     SELECT ${micros('statement_timestamp()')} AS now_micros, all_looked AND (${complete}) AS exhausted, NOT ${notPaused(schema)} AS paused,
-      ${micros('place.place_at')} AS last_micros, place.place_id AS last_id
+      ${micros('place.place_at')} AS last_micros, place.place_id AS last_id, place.seen
     FROM looked LEFT JOIN LATERAL (
-      SELECT place_at, place_id FROM candidate WHERE ordinal = last_ordinal AND NOT all_looked
+      (SELECT place_at, place_id, seen FROM (${placeOf('last_ordinal')}) AS place WHERE NOT all_looked LIMIT 1)
       UNION ALL
-      SELECT place_at, place_id FROM (${lastLooked}) AS place WHERE all_looked
+      (SELECT place_at, place_id, NULL FROM (${lastLooked}) AS place WHERE all_looked)
     ) AS place ON true
   )
   SELECT
@@ -119,14 +123,15 @@ const leaseLanes = (schema: string, { candidates, lastLooked, complete, nextDue 
     CASE WHEN coalesce(ordinal, 1) = 1 THEN last_id END,
     CASE WHEN coalesce(ordinal, 1) = 1 THEN exhausted END,
     CASE WHEN coalesce(ordinal, 1) = 1 AND exhausted THEN (${nextDue}) END,
-    NULL,
+    CASE WHEN coalesce(ordinal, 1) = 1 THEN seen END,
     CASE WHEN coalesce(ordinal, 1) = 1 THEN (SELECT json_agg(message) FROM written WHERE message IS NOT NULL) END,
     given_seq,
-    paused
+    paused,
+    closes
   FROM news LEFT JOIN granted AS job ON true
   ORDER BY ordinal`;
 
-const values = (p: ClaimLanesParams): unknown[] => [
+const lanesValues = (p: ClaimLanesParams): unknown[] => [
   ...[p.runner, p.lease, p.channel, p.priority, p.after.micros, p.after.id, p.limit, p.slots, p.names, p.run],
 ];
 
@@ -135,11 +140,12 @@ const values = (p: ClaimLanesParams): unknown[] => [
  * transaction that owns the channel. Indexes `lane_ready`, `job_lane`.
  */
 export const claimLanes = defineStatement<ClaimLanesParams, ClaimLanesRow>({
-  name: 'claim_lanes_v2',
+  name: 'claim_lanes_v4',
   text: (schema) =>
     leaseLanes(schema, {
       candidates: `candidate AS MATERIALIZED (
-    SELECT key, last_seq, ready_at AS place_at, head_position AS place_id, row_number() OVER () AS ordinal
+    SELECT key, last_seq, ready_at AS place_at, head_position AS place_id, row_number() OVER () AS ordinal,
+      NULL::bigint AS gone_runner, NULL::integer AS gone_lease
     FROM (
       SELECT key, last_seq, ready_at, head_position
       FROM ${schema}.lane
@@ -153,6 +159,7 @@ export const claimLanes = defineStatement<ClaimLanesParams, ClaimLanesRow>({
       LIMIT ${LIMIT}
     ) AS ready
   )`,
+      placeOf: (ordinal) => `SELECT place_at, place_id, NULL::bigint AS seen FROM candidate WHERE ordinal = ${ordinal}`,
       lastLooked: 'SELECT place_at, place_id FROM candidate ORDER BY ordinal DESC LIMIT 1',
       complete: 'true',
       nextDue: `
@@ -162,7 +169,7 @@ export const claimLanes = defineStatement<ClaimLanesParams, ClaimLanesRow>({
       ORDER BY ready_at, head_position
       LIMIT 1`,
     }),
-  values,
+  values: lanesValues,
   row: claimLanesRow,
 });
 
@@ -171,12 +178,12 @@ export const claimLanes = defineStatement<ClaimLanesParams, ClaimLanesRow>({
  * written down with a time, is passed by: its owner, or that time, will see to the job. But for jobs that have come
  * to stand before its head. Right only in a transaction that owns the channel. Indexes `job_arrival`, `lane_pkey`, `job_lane`.
  */
-export const claimArrivals = defineStatement<ClaimLanesParams, ClaimLanesRow>({
-  name: 'claim_arrivals_v2',
+export const claimArrivals = defineStatement<ClaimArrivalsParams, ClaimLanesRow>({
+  name: 'claim_arrivals_v4',
   text: (schema) =>
     leaseLanes(schema, {
       candidates: `arrival AS MATERIALIZED (
-    SELECT due_at, id, key, position, row_number() OVER () AS ordinal, min(position) OVER (PARTITION BY key) AS lowest
+    SELECT due_at, id, key, position, row_number() OVER () AS ordinal
     FROM (
       SELECT due_at, id, key, position
       FROM ${schema}.job
@@ -188,31 +195,38 @@ export const claimArrivals = defineStatement<ClaimLanesParams, ClaimLanesRow>({
         AND name = ANY(${NAMES}::text[])
         AND ${notPaused(schema)}
       ORDER BY due_at, id
-      LIMIT ${ARRIVALS_PER_CLAIM}
+      LIMIT ${ARRIVALS}
     ) AS due
   ), met AS MATERIALIZED (
-    SELECT DISTINCT ON (key) key, lowest, due_at, id FROM arrival ORDER BY key, due_at, id
+    SELECT key, min(position) AS lowest, min(ordinal) AS first FROM arrival GROUP BY key ORDER BY first
   ), candidate AS MATERIALIZED (
-    SELECT key, last_seq, place_at, place_id, row_number() OVER (ORDER BY place_at, place_id) AS ordinal
+    SELECT free.*, row_number() OVER () AS ordinal
     FROM (
-      SELECT met.key, coalesce(lane.last_seq, 0) AS last_seq, met.due_at AS place_at, met.id AS place_id
+      SELECT met.key, coalesce(${lastSeqOf('lane')}, 0) AS last_seq, met.first AS seen,
+        lane.runner_id AS gone_runner, lane.lease AS gone_lease
       FROM met LEFT JOIN LATERAL (
         SELECT * FROM ${schema}.lane WHERE lane.channel = ${CHANNEL} AND lane.key = met.key LIMIT 1
       ) AS lane ON true
       WHERE lane.key IS NULL OR (
-        lane.runner_id IS NULL
-        AND lane.blocked_by IS NULL
+        lane.blocked_by IS NULL
         AND (
           lane.head_position IS NULL
           OR lane.head_position >= met.lowest AND coalesce(lane.ready_at > statement_timestamp(), true)
         )
+        AND (
+          lane.runner_id IS NULL
+          OR (lane.runner_id, lane.lease) NOT IN (SELECT runner_id, number FROM ${schema}.lease WHERE lease.channel = ${CHANNEL})
+        )
       )
-      ORDER BY met.due_at, met.id
       LIMIT ${LIMIT}
     ) AS free
   )`,
+      placeOf: (ordinal) => `
+        SELECT arrival.due_at AS place_at, arrival.id AS place_id, candidate.seen
+        FROM candidate JOIN arrival ON arrival.ordinal = candidate.seen
+        WHERE candidate.ordinal = ${ordinal}`,
       lastLooked: 'SELECT due_at AS place_at, id AS place_id FROM arrival ORDER BY due_at DESC, id DESC LIMIT 1',
-      complete: `(SELECT count(*) FROM arrival) < ${ARRIVALS_PER_CLAIM}`,
+      complete: `(SELECT count(*) FROM arrival) < ${ARRIVALS}`,
       nextDue: `
       SELECT ${micros('due_at')}
       FROM ${schema}.job
@@ -222,17 +236,30 @@ export const claimArrivals = defineStatement<ClaimLanesParams, ClaimLanesRow>({
       ORDER BY due_at, id
       LIMIT 1`,
     }),
-  values,
+  values: (params) => [...lanesValues(params), params.arrivals],
   row: claimLanesRow,
 });
 
 function claimLanesRow(columns: unknown[], { runner, lease, channel, priority }: ClaimLanesParams): ClaimLanesRow {
-  const [messages, seq, paused] = columns.slice(19);
-  const facts = { runner, lease, channel, priority, suspect: false, seq: seq === null ? null : Number(seq) };
+  const [messages, seq, paused, closes] = columns.slice(19);
+  const facts = {
+    runner,
+    lease,
+    channel,
+    priority,
+    suspect: false,
+    seq: seq === null ? null : Number(seq),
+    closesLane: closes === true,
+  };
   const job: ClaimedJob | null = (columns[0] as JobId | null) === null ? null : claimedJob(columns, facts);
   return {
     job,
-    feed: columns[13] === null ? null : { ...feedNews(columns), paused: paused as boolean },
+    feed:
+      columns[13] === null
+        ? null
+        : { ...feedNews(columns), lastKey: null, paused: paused as boolean, arrivals: arrivalsOf(columns[18]) },
     messages: (messages as string[] | null) ?? [],
   };
 }
+
+const arrivalsOf = (seen: unknown): number | null => (seen === null ? null : Number(seen));

@@ -1,5 +1,6 @@
 import type { ClaimedJob } from '../job/job.js';
 import { answeredColumns, claimedJob, jobColumns, unleased } from './claim-jobs.js';
+import { isFree, lastSeqOf } from './lanes.js';
 import { defineStatement } from './statement.js';
 
 export interface ClaimSuspectParams {
@@ -17,7 +18,7 @@ export interface ClaimSuspectParams {
  * `job_lane`, `lane_pkey`.
  */
 export const claimSuspect = defineStatement<ClaimSuspectParams, ClaimedJob>({
-  name: 'claim_suspect_v2',
+  name: 'claim_suspect_v3',
   text: (schema) => `
   WITH candidate AS MATERIALIZED (
     SELECT ${jobColumns.join(', ')}, channel, priority, position, seq
@@ -38,18 +39,24 @@ export const claimSuspect = defineStatement<ClaimSuspectParams, ClaimedJob>({
         )
         AND NOT EXISTS (
           SELECT FROM ${schema}.lane
-          WHERE lane.channel = job.channel AND lane.key = job.key AND (lane.runner_id IS NOT NULL OR lane.blocked_by IS NOT NULL)
+          WHERE lane.channel = job.channel AND lane.key = job.key AND (lane.blocked_by IS NOT NULL OR NOT ${isFree(schema)})
         )
       ))
     ORDER BY due_at, id
     LIMIT 1
+  ), gone AS MATERIALIZED (
+    SELECT lane.runner_id, lane.lease
+    FROM candidate CROSS JOIN LATERAL (
+      SELECT * FROM ${schema}.lane WHERE lane.channel = candidate.channel AND lane.key = candidate.key LIMIT 1
+    ) AS lane
+    WHERE candidate.position IS NOT NULL AND lane.runner_id IS NOT NULL
   ), owned AS (
     INSERT INTO ${schema}.lane AS lane (channel, key, last_seq, runner_id, lease, priority, name)
     SELECT channel, key, coalesce(seq - 1, 0), $1, $2, priority, name FROM candidate WHERE position IS NOT NULL
     ON CONFLICT (channel, key) DO UPDATE
-    SET runner_id = excluded.runner_id, lease = excluded.lease, priority = excluded.priority, name = excluded.name,
-      ready_at = NULL, head_position = NULL
-    WHERE lane.runner_id IS NULL AND lane.blocked_by IS NULL
+    SET last_seq = ${lastSeqOf('lane')}, leased_seq = NULL, runner_id = excluded.runner_id, lease = excluded.lease,
+      priority = excluded.priority, name = excluded.name, ready_at = NULL, head_position = NULL
+    WHERE lane.blocked_by IS NULL AND (lane.runner_id IS NULL OR (lane.runner_id, lane.lease) IN (SELECT runner_id, lease FROM gone))
     RETURNING lane.last_seq
   ), free AS MATERIALIZED (
     SELECT candidate.*, CASE WHEN position IS NOT NULL THEN coalesce(seq, owned.last_seq + 1) END AS given_seq
@@ -70,6 +77,7 @@ export const claimSuspect = defineStatement<ClaimSuspectParams, ClaimedJob>({
       channel: columns[13] as string,
       priority: columns[14] as number,
       suspect: true,
+      closesLane: false,
       seq: columns[15] === null ? null : Number(columns[15]),
     }),
 });

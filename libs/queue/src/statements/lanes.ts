@@ -16,10 +16,26 @@ export const laneHead = (schema: string, lane: string, besides = ''): string => 
     ORDER BY job.seq, job.position
     LIMIT 1`;
 
+/**
+ * Whether nobody owns a lane: a lane is its owner's as long as the owner's lease is there. A lane that ends together with
+ * its lease is not written again, so the row may still name both. Index `lease_pkey`.
+ */
+export const isFree = (schema: string, lane = 'lane'): string => `(${lane}.runner_id IS NULL OR NOT EXISTS (
+      SELECT FROM ${schema}.lease WHERE lease.runner_id = ${lane}.runner_id AND lease.number = ${lane}.lease
+    ))`;
+
+/** The number given out last in a lane that is free: that of its last owner's last job, where the lease has ended the lane. */
+export const lastSeqOf = (lane: string): string =>
+  `CASE WHEN ${lane}.runner_id IS NULL THEN ${lane}.last_seq ELSE greatest(${lane}.last_seq, ${lane}.leased_seq) END`;
+
 /** The columns of a lane without an owner, from its head. */
 const resting = `priority, name, ready_at, head_position`;
-const restingOf = (head: string): string => `coalesce(${head}.priority, 0), ${head}.name,
-    CASE WHEN ${head}.held_until IS NULL AND NOT ${head}.suspect THEN greatest(${head}.due_at, clock_timestamp()) END, ${head}.position`;
+const restingOf = (head: string): string =>
+  `coalesce(${head}.priority, 0) AS priority, ${head}.name, ${readyAt(head)} AS ready_at, ${head}.position AS head_position`;
+
+/** When a lane with this head can be leased; null when something else has to happen before, or there is none. */
+const readyAt = (head: string): string =>
+  `CASE WHEN ${head}.held_until IS NULL AND NOT ${head}.suspect THEN greatest(${head}.due_at, clock_timestamp()) END`;
 
 /**
  * Gives lanes back: those that a relation with the columns channel, key, runner_id and lease names, and that are still
@@ -27,31 +43,35 @@ const restingOf = (head: string): string => `coalesce(${head}.priority, 0), ${he
  * to wait. A lane with a head queues up behind those that are ready, however long its jobs have been due; without one it
  * is idle.
  *
- * An upsert whose insert never comes to pass: an UPDATE with a join is planned the wrong way round where the table has
- * grown since. Always in the same order, so that two of them never wait for each other.
+ * Each lane is read by its index and written by its place in the table: an UPDATE that joins them by their names is
+ * planned the wrong way round where the table has grown since. Always in the same order, so that two of them never wait
+ * for each other.
  */
 export const freeLanes = (schema: string, relation: string): string => `
-  INSERT INTO ${schema}.lane AS lane (channel, key, runner_id, lease, last_seq, blocked_by, ${resting})
-  SELECT done.channel, done.key, done.runner_id, done.lease, coalesce(done.last_seq, 0), done.blocker, ${restingOf('head')}
-  FROM ${relation} AS done
-  CROSS JOIN LATERAL (
-    SELECT
-    FROM ${schema}.lane AS owned
-    WHERE owned.channel = done.channel AND owned.key = done.key AND owned.runner_id = done.runner_id AND owned.lease = done.lease
-    LIMIT 1
-  ) AS owned
-  LEFT JOIN LATERAL (${laneHead(schema, 'done')}
-  ) AS head ON done.blocker IS NULL
-  ORDER BY done.channel, done.key
-  ON CONFLICT (channel, key) DO UPDATE
+  WITH owned AS MATERIALIZED (
+    SELECT owned.place, done.runner_id, done.lease, done.last_seq, done.blocker, head.position AS next_position,
+      head.priority AS next_priority, head.name AS next_name, ${readyAt('head')} AS next_ready_at
+    FROM ${relation} AS done
+    CROSS JOIN LATERAL (
+      SELECT lane.ctid AS place
+      FROM ${schema}.lane
+      WHERE lane.channel = done.channel AND lane.key = done.key AND lane.runner_id = done.runner_id AND lane.lease = done.lease
+      LIMIT 1
+    ) AS owned
+    LEFT JOIN LATERAL (${laneHead(schema, 'done')}
+    ) AS head ON done.blocker IS NULL
+    ORDER BY done.channel, done.key
+  )
+  UPDATE ${schema}.lane
   SET runner_id = NULL, lease = NULL, used_at = clock_timestamp(),
-    last_seq = greatest(lane.last_seq, excluded.last_seq),
-    blocked_by = excluded.blocked_by,
-    head_position = excluded.head_position,
-    ready_at = excluded.ready_at,
-    priority = CASE WHEN excluded.head_position IS NULL THEN lane.priority ELSE excluded.priority END,
-    name = coalesce(excluded.name, lane.name)
-  WHERE lane.runner_id = excluded.runner_id AND lane.lease = excluded.lease
+    last_seq = greatest(lane.last_seq, owned.last_seq),
+    blocked_by = owned.blocker,
+    head_position = owned.next_position,
+    ready_at = owned.next_ready_at,
+    priority = coalesce(owned.next_priority, lane.priority),
+    name = coalesce(owned.next_name, lane.name)
+  FROM owned
+  WHERE lane.ctid = owned.place AND lane.runner_id = owned.runner_id AND lane.lease = owned.lease
   RETURNING lane.channel, lane.key, ${laneMessage('lane')} AS message`;
 
 export interface LaneEnd extends LaneName {
@@ -61,6 +81,19 @@ export interface LaneEnd extends LaneName {
   readonly lastSeq: number;
   /** The job that died, where its handler wants the lane to wait for a person. */
   readonly blockedBy: JobId | null;
+  /** All jobs that it was leased for are completed, and none stood behind them: the end of the lease is enough. */
+  readonly atRest: boolean;
+}
+
+/** The channels of some lanes, each once, and for each lane which of them is its: a name a lane would be the dearest of all. */
+function channelsOf(lanes: readonly LaneName[]): [string[], number[]] {
+  const places = new Map<string, number>();
+  const indexes = lanes.map(({ channel }) => {
+    const known = places.get(channel);
+    if (known === undefined) places.set(channel, places.size + 1);
+    return known ?? places.size;
+  });
+  return [[...places.keys()], indexes];
 }
 
 export interface FreedLaneRow extends LaneName {
@@ -78,18 +111,19 @@ export const freedLane = ([channel, key, message]: unknown[]): FreedLaneRow => (
  * Ends runs of lanes: in the transaction of the settlement and behind it, so that it sees which job comes next. Leaves a
  * lane alone that has another owner by now. Indexes `lane_pkey`, `job_lane`.
  */
-export const endLanes = defineStatement<{ lanes: readonly LaneEnd[] }, FreedLaneRow>({
-  name: 'end_lanes_v2',
+export const endLanes = defineStatement<{ runner: string; lanes: readonly Omit<LaneEnd, 'atRest'>[] }, FreedLaneRow>({
+  name: 'end_lanes_v3',
   text: (schema) => `
   WITH done AS MATERIALIZED (
-    SELECT channel COLLATE "C" AS channel, key COLLATE "C" AS key, runner_id, lease, last_seq, blocker
-    FROM unnest($1::text[], $2::text[], $3::bigint[], $4::integer[], $5::bigint[], $6::bigint[])
-      AS done (channel, key, runner_id, lease, last_seq, blocker)
-  )${freeLanes(schema, 'done')}`,
-  values: ({ lanes }) => [
-    lanes.map(({ channel }) => channel),
+    SELECT ($1::text[])[channel] COLLATE "C" AS channel, key COLLATE "C" AS key, $3::bigint AS runner_id, lease, last_seq, blocker
+    FROM unnest($2::integer[], $4::text[], $5::integer[], $6::bigint[], $7::bigint[]) AS done (channel, key, lease, last_seq, blocker)
+  ), freed AS (${freeLanes(schema, 'done')}
+  )
+  SELECT channel, key, message FROM freed WHERE message IS NOT NULL`,
+  values: ({ runner, lanes }) => [
+    ...channelsOf(lanes),
+    runner,
     lanes.map(({ key }) => key),
-    lanes.map(({ runner }) => runner),
     lanes.map(({ lease }) => lease),
     lanes.map(({ lastSeq }) => lastSeq),
     lanes.map(({ blockedBy }) => blockedBy),
@@ -98,16 +132,35 @@ export const endLanes = defineStatement<{ lanes: readonly LaneEnd[] }, FreedLane
 });
 
 /**
- * Writes down the heads of lanes without an owner as they are. A job that committed while its lane came to rest was
- * passed by because the lane had an owner, and was not seen by the owner either: only a look behind the owner's commit
- * finds it. Indexes `job_lane`, `lane_pkey`.
+ * Looks again at lanes that came to rest without a job. One that committed meanwhile was passed by because the lane had
+ * an owner, and was not seen by the owner either: only a look behind the owner's commit finds it. Indexes `job_lane`,
+ * `lane_pkey`.
  */
+export const recheckLanes = defineStatement<{ lanes: readonly LaneName[] }, FreedLaneRow>({
+  name: 'recheck_lanes_v2',
+  text: (schema) => `
+  WITH asked AS MATERIALIZED (
+    SELECT ($1::text[])[channel] COLLATE "C" AS channel, key COLLATE "C" AS key
+    FROM unnest($2::integer[], $3::text[]) AS asked (channel, key)
+  ), found AS MATERIALIZED (
+    SELECT asked.* FROM asked CROSS JOIN LATERAL (${laneHead(schema, 'asked')}
+    ) AS head
+  ), told AS (${repair(schema, 'found')}
+  )
+  SELECT channel, key, message FROM told`,
+  values: ({ lanes }) => [...channelsOf(lanes), lanes.map(({ key }) => key)],
+  row: freedLane,
+});
+
+/** Writes down the heads of free lanes as they are. Indexes `job_lane`, `lane_pkey`, `lease_pkey`. */
 export const repairLanes = defineStatement<{ lanes: readonly LaneName[] }, FreedLaneRow>({
-  name: 'repair_lanes_v2',
+  name: 'repair_lanes_v3',
   text: (schema) => `
   WITH asked AS MATERIALIZED (
     SELECT channel COLLATE "C" AS channel, key COLLATE "C" AS key FROM unnest($1::text[], $2::text[]) AS asked (channel, key)
-  )${repair(schema, 'asked')}`,
+  ), told AS (${repair(schema, 'asked')}
+  )
+  SELECT channel, key, message FROM told`,
   values: ({ lanes }) => [lanes.map(({ channel }) => channel), lanes.map(({ key }) => key)],
   row: freedLane,
 });
@@ -116,44 +169,52 @@ export const repairLanes = defineStatement<{ lanes: readonly LaneName[] }, Freed
  * The same for all lanes of some channels whose heads are gone: jobs were deleted. Reads every lane of them. Index `lane_pkey`.
  */
 export const repairChannels = defineStatement<{ channels: readonly string[] }, FreedLaneRow>({
-  name: 'repair_channels_v1',
+  name: 'repair_channels_v2',
   text: (schema) => `
   WITH headless AS MATERIALIZED (
     SELECT lane.channel, lane.key
     FROM ${schema}.lane
-    WHERE lane.channel = ANY ($1::text[]) AND lane.runner_id IS NULL AND lane.head_position IS NOT NULL
+    WHERE lane.channel = ANY ($1::text[]) AND lane.head_position IS NOT NULL
       AND lane.head_position IS DISTINCT FROM (SELECT position FROM (${laneHead(schema, 'lane')}) AS head)
-  )${repair(schema, 'headless')}`,
+  ), told AS (${repair(schema, 'headless')}
+  )
+  SELECT channel, key, message FROM told`,
   values: ({ channels }) => [channels],
   row: freedLane,
 });
 
 /**
- * An upsert of lanes without an owner, those passed by that somebody has locked: he knows better. What it reads may be
- * old by the time that it writes; then the next claim finds out, and puts it right.
+ * An upsert of free lanes, those passed by that somebody has locked: he knows better. What it reads may be old by the
+ * time that it writes; then the next claim finds out, and puts it right. Only of the owner that it has read it knows
+ * that the lease is gone: a lane with another one by now is left alone.
  */
 const repair = (schema: string, relation: string): string => `
+  WITH met AS MATERIALIZED (
+    SELECT asked.channel, asked.key, stored.runner_id, stored.lease, ${restingOf('head')}
+    FROM ${relation} AS asked
+    LEFT JOIN LATERAL (${laneHead(schema, 'asked')}
+    ) AS head ON true
+    LEFT JOIN LATERAL (
+      SELECT true AS known, runner_id, lease FROM ${schema}.lane WHERE lane.channel = asked.channel AND lane.key = asked.key LIMIT 1
+    ) AS stored ON true
+    LEFT JOIN LATERAL (
+      SELECT true AS free
+      FROM ${schema}.lane
+      WHERE lane.channel = asked.channel AND lane.key = asked.key AND ${isFree(schema)}
+        AND (lane.runner_id IS NULL OR lane.runner_id = stored.runner_id AND lane.lease = stored.lease)
+      LIMIT 1
+      FOR UPDATE OF lane SKIP LOCKED
+    ) AS locked ON true
+    WHERE locked.free OR stored.known IS NULL AND head.position IS NOT NULL
+  )
   INSERT INTO ${schema}.lane AS lane (channel, key, ${resting})
-  SELECT asked.channel, asked.key, ${restingOf('head')}
-  FROM ${relation} AS asked
-  LEFT JOIN LATERAL (${laneHead(schema, 'asked')}
-  ) AS head ON true
-  LEFT JOIN LATERAL (
-    SELECT true AS known FROM ${schema}.lane WHERE lane.channel = asked.channel AND lane.key = asked.key LIMIT 1
-  ) AS stored ON true
-  LEFT JOIN LATERAL (
-    SELECT true AS free
-    FROM ${schema}.lane
-    WHERE lane.channel = asked.channel AND lane.key = asked.key AND lane.runner_id IS NULL
-    LIMIT 1
-    FOR UPDATE SKIP LOCKED
-  ) AS locked ON true
-  WHERE locked.free OR stored.known IS NULL AND head.position IS NOT NULL
-  ORDER BY asked.channel, asked.key
+  SELECT channel, key, ${resting} FROM met
+  ORDER BY channel, key
   ON CONFLICT (channel, key) DO UPDATE
-  SET priority = excluded.priority, name = coalesce(excluded.name, lane.name), ready_at = excluded.ready_at,
-    head_position = excluded.head_position
-  WHERE lane.runner_id IS NULL AND lane.blocked_by IS NULL
+  SET runner_id = NULL, lease = NULL, last_seq = ${lastSeqOf('lane')}, priority = excluded.priority,
+    name = coalesce(excluded.name, lane.name), ready_at = excluded.ready_at, head_position = excluded.head_position
+  WHERE (lane.runner_id IS NULL OR (lane.runner_id, lane.lease) IN (SELECT runner_id, lease FROM met WHERE runner_id IS NOT NULL))
+    AND lane.blocked_by IS NULL
     AND (lane.head_position IS DISTINCT FROM excluded.head_position OR lane.ready_at IS NULL AND excluded.ready_at IS NOT NULL)
   RETURNING lane.channel, lane.key, ${laneMessage('lane')} AS message`;
 
@@ -170,11 +231,11 @@ export const LANES_PER_SWEEP = 1_000;
 /**
  * Looks at lane after lane for jobs of which nobody knows: told of by a notification that was lost, and committed behind
  * the places to which claims have gone, left by a process that died, or behind a head that somebody has deleted. A lane
- * whose owner's lease is gone is given back, though nothing here ends a lease before its lanes. Window by window, without the claims' lock. A
+ * that ended with its owner's lease is given a head again. Window by window, without the claims' lock. A
  * loose walk: its cost grows with the lanes that have jobs, not with their jobs. Indexes `job_lane`, `lane_pkey`.
  */
 export const sweepLanes = defineStatement<{ after: LaneName | null }, SweptRow>({
-  name: 'sweep_lanes_v3',
+  name: 'sweep_lanes_v4',
   text: (schema) => `
   WITH RECURSIVE walk AS (
     (SELECT channel, key, 1 AS step
@@ -193,7 +254,7 @@ export const sweepLanes = defineStatement<{ after: LaneName | null }, SweptRow>(
     ) AS next
     WHERE walk.step < ${LANES_PER_SWEEP}
   ), known AS MATERIALIZED (
-    SELECT walk.channel, walk.key, lane.runner_id, lane.lease, lane.blocked_by, lane.head_position
+    SELECT walk.channel, walk.key, lane.runner_id, lane.lease, lane.leased_seq, lane.blocked_by, lane.head_position
     FROM walk LEFT JOIN LATERAL (
       SELECT * FROM ${schema}.lane WHERE lane.channel = walk.channel AND lane.key = walk.key LIMIT 1
     ) AS lane ON true
@@ -203,10 +264,9 @@ export const sweepLanes = defineStatement<{ after: LaneName | null }, SweptRow>(
     ) AS head
     WHERE known.runner_id IS NULL AND known.blocked_by IS NULL AND known.head_position IS DISTINCT FROM head.position
   ), ownerless AS MATERIALIZED (
-    SELECT channel, key, runner_id, lease, NULL::bigint AS last_seq, NULL::bigint AS blocker
+    SELECT channel, key, runner_id, lease, leased_seq AS last_seq, NULL::bigint AS blocker
     FROM known
-    WHERE runner_id IS NOT NULL
-      AND NOT EXISTS (SELECT FROM ${schema}.lease WHERE lease.runner_id = known.runner_id AND lease.number = known.lease)
+    WHERE runner_id IS NOT NULL AND ${isFree(schema, 'known')}
   ), freed AS (${freeLanes(schema, 'ownerless')}
   ), repaired AS (${repair(schema, 'forgotten')}
   ), last AS (

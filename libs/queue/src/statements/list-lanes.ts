@@ -1,5 +1,5 @@
 import type { JobId } from '../job/job.js';
-import type { LaneName } from './lanes.js';
+import { isFree, lastSeqOf, type LaneName } from './lanes.js';
 import { defineStatement } from './statement.js';
 import { laneMessage } from './wake-up.js';
 
@@ -56,7 +56,7 @@ export interface ListLanesParams {
  * cost grows with the page, not with the jobs. Indexes `job_lane`, `lane_blocked`, `lane_pkey`.
  */
 export const listLanes = defineStatement<ListLanesParams, LaneRecord>({
-  name: 'list_lanes_v1',
+  name: 'list_lanes_v2',
   text: (schema) => `
   WITH RECURSIVE walk AS (
     (SELECT key, 1 AS step
@@ -83,7 +83,7 @@ export const listLanes = defineStatement<ListLanesParams, LaneRecord>({
   ), page AS (
     SELECT key FROM walk UNION SELECT key FROM blocked ORDER BY key LIMIT $3
   )
-  SELECT page.key, lane.runner_id, lane.blocked_by IS NOT NULL, coalesce(lane.last_seq, 0), coalesce(lane.blocked_by, head.id),
+  SELECT page.key, CASE WHEN NOT ${isFree(schema)} THEN lane.runner_id END, lane.blocked_by IS NOT NULL, coalesce(${lastSeqOf('lane')}, 0), coalesce(lane.blocked_by, head.id),
     coalesce(dead.name, head.name), head.due_at, coalesce(dead.last_error, head.last_error), head.attempt, head.held_until IS NOT NULL,
     head.due_at > statement_timestamp(), coalesce(dead.name, head.name) <> ALL ($4::text[]),
     EXISTS (SELECT FROM ${schema}.paused_channel WHERE paused_channel.channel = $1)

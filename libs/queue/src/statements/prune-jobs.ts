@@ -1,3 +1,4 @@
+import { isFree } from './lanes.js';
 import { defineStatement } from './statement.js';
 
 /** Days for which an idle lane keeps its count. */
@@ -33,15 +34,15 @@ export const pruneJobs = defineStatement<Record<string, never>, number>({
  * whole table, so it is for a rare turn. A lane whose job has just arrived may be deleted: nobody has begun with it.
  */
 export const pruneLanes = defineStatement<Record<string, never>, number>({
-  name: 'prune_lanes_v1',
+  name: 'prune_lanes_v2',
   text: (schema) => `
   WITH idle AS MATERIALIZED (
     SELECT channel, key
     FROM ${schema}.lane
     WHERE used_at < statement_timestamp() - interval '${LANE_RETENTION_DAYS} days'
-      AND runner_id IS NULL AND head_position IS NULL AND ready_at IS NULL AND blocked_by IS NULL
+      AND head_position IS NULL AND ready_at IS NULL AND blocked_by IS NULL AND ${isFree(schema)}
     LIMIT ${JOBS_PER_PRUNE}
-    FOR UPDATE SKIP LOCKED
+    FOR UPDATE OF lane SKIP LOCKED
   ), pruned AS (
     DELETE FROM ${schema}.lane USING idle WHERE lane.channel = idle.channel AND lane.key = idle.key RETURNING lane.key
   )
