@@ -17,6 +17,7 @@ import { pinned } from './workloads/pinned.js';
 import { spawnBulk } from './workloads/spawn-bulk.js';
 import { spawnSingle } from './workloads/spawn-single.js';
 import { sustained } from './workloads/sustained.js';
+import { transactional } from './workloads/transactional.js';
 
 const WORKLOADS: readonly Workload[] = [
   drain,
@@ -24,6 +25,7 @@ const WORKLOADS: readonly Workload[] = [
   spawnSingle,
   latency,
   sustained,
+  transactional,
   ordered,
   blockedLanes,
   laneSpawn,

@@ -10,7 +10,15 @@ export { getJobSpawnerToken, getQueueToken } from './queue.module-definition.js'
 export type { Concurrency, QueueInstanceOptions, QueueOptions, Shutdown } from './queue.options.js';
 
 export { JobHandler } from './handlers/job-handler.decorator.js';
-export type { ErrorContext, ErrorHook, HandlerClass, HandlerOptions, HandlerPreset, OnDead } from './job/handler.js';
+export type {
+  ErrorContext,
+  ErrorHook,
+  HandlerClass,
+  HandlerOptions,
+  HandlerPreset,
+  IsolationLevel,
+  OnDead,
+} from './job/handler.js';
 export type { BackoffFunction, BackoffOptions, BackoffType } from './job/backoff.js';
 export type { Duration } from './job/duration.js';
 
@@ -51,6 +59,7 @@ export type { ReservationReason } from './job/errors.js';
 export type { RunOneOptions, RunOneResult } from './job/run-one.js';
 export type { DeadReason } from './job/outcome.js';
 
+export { NotTransactionalError } from './job/run-errors.js';
 export { ChannelBusyError, JobDeadError, JobNotFoundError, WaitTimeoutError } from './job/control-errors.js';
 export { PartitionCountMismatchError, PartitionOutOfRangeError } from './job/partition-errors.js';
 export {

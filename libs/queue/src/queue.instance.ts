@@ -21,6 +21,7 @@ import type { LoopBoard } from './maintenance/loop-board.js';
 import { Connection } from './postgres/connection.js';
 import { connectionOptionsOf, listenOptionsOf } from './postgres/connection-options.js';
 import { Notifier } from './postgres/notifier.js';
+import { maxTransactionsOf, poolSizeOf } from './postgres/pool-share.js';
 import { withPoolClient } from './postgres/pool-client.js';
 import { TransactionWatch } from './postgres/transaction-watch.js';
 import type { ResolvedQueueOptions } from './queue.options.js';
@@ -120,6 +121,7 @@ export class QueueInstance
     try {
       this.parts.checkUnique();
       this.parts.explore(this.registry);
+      if (this.parts.options.runner) this.checkPool();
       await this.boot();
     } catch (error) {
       // No hook is called after a boot that failed.
@@ -188,6 +190,8 @@ export class QueueInstance
       ...options.concurrency,
       instance: name,
       dataSource,
+      // `runOne` runs in an application that checks nothing at its boot.
+      maxTransactions: Math.max(1, maxTransactionsOf(dataSource)),
       options: this.connectionOptions,
       listenOptions: listenOptionsOf(this.connectionOptions, options.listenUrl),
     };
@@ -204,6 +208,20 @@ export class QueueInstance
       emit: (event) => this.events.next(event),
       observed: () => this.events.observed,
     };
+  }
+
+  /** Transactional handlers take connections of the application's pool, and leave some of them free. */
+  private checkPool(): void {
+    const transactional = this.registry.handlers().filter(({ isolation }) => isolation !== null);
+    const [first] = transactional;
+    if (first === undefined) return;
+    const size = poolSizeOf(this.parts.dataSource);
+    const most = maxTransactionsOf(this.parts.dataSource);
+    if (most < 1) throw new InvalidOptionsError('poolSize', size, `${first.label} is transactional, which takes a connection for each run and leaves 2 free: give the DataSource 3 or more, better 2 more than runs at once.`); // prettier-ignore
+    const { max } = this.parts.options.concurrency;
+    this.logger.log(
+      `At most ${Math.min(most, max)} transactional runs at once: the pool has ${size} connections, of which 2 stay free, and \`concurrency\` is ${max}.`,
+    );
   }
 
   /** A missing migration ends the boot; a database that is down does not: the runner goes on trying. */

@@ -74,22 +74,23 @@ export class Claimer {
     }
   }
 
-  /** Divides the demand evenly; two feeds of one group of handlers do not take its room twice. */
+  /** Divides the demand evenly; two feeds do not take the same room twice. */
   private share(feeds: readonly Feed[], { limit, slots, run }: Demand): [Feed, Demand][] {
-    const taken = new Map<number, number>();
+    const taken = new Map<number | string, number>();
     return feeds.flatMap((feed, index): [Feed, Demand][] => {
       const left = feeds.length - index;
-      const { capacity, batch } = this.feeds.group(feed);
-      const room = capacity() - (taken.get(feed.group) ?? 0);
+      const { capacity, startable, batch, sharedRoom = feed.group } = this.feeds.group(feed);
+      const before = taken.get(sharedRoom) ?? 0;
+      const room = capacity() - before;
       const share = {
         limit: Math.min(room, Math.ceil(limit / left)),
-        slots: Math.min(room, Math.ceil(slots / left)),
+        slots: Math.max(0, Math.min(startable === undefined ? room : startable() - before, Math.ceil(slots / left))),
         run,
       };
       if (share.limit <= 0) return [];
       limit -= share.limit;
       slots -= share.slots;
-      taken.set(feed.group, (taken.get(feed.group) ?? 0) + share.limit);
+      taken.set(sharedRoom, before + share.limit);
       return [[feed, batch === undefined ? share : inJobs(feed, share, batch())]];
     });
   }

@@ -13,6 +13,10 @@ export interface HandlerGroup {
   readonly capacity: () => number;
   /** How many jobs one of its runs takes. Default 1. */
   readonly batch?: () => number;
+  /** Groups of one text share their capacity. */
+  readonly sharedRoom?: string;
+  /** How many of its jobs would start at once, where that is less than there are slots. */
+  readonly startable?: () => number;
 }
 
 type News = Extract<WakeUp, { kind: 'jobs' }>;
@@ -124,7 +128,8 @@ export class Feeds {
   needSlot(): boolean {
     const now = this.clock.nowMicros();
     for (const feeds of this.channels.values()) {
-      const ready = feeds.filter((feed) => this.isReady(feed, now, 1));
+      for (const feed of feeds) feed.tick(now);
+      const ready = feeds.filter((feed) => feed.ready && this.group(feed).capacity() > 0);
       if (ready.length > 0 && first(ready, byPriority).needsSlot) return true;
     }
     return false;
@@ -177,7 +182,9 @@ export class Feeds {
 
   private isReady(feed: Feed, now: number, slots: number): boolean {
     feed.tick(now);
-    return feed.ready && (slots > 0 || !feed.needsSlot) && this.group(feed).capacity() > 0;
+    const { capacity, startable } = this.group(feed);
+    if (!feed.ready || capacity() <= 0) return false;
+    return !feed.needsSlot || Math.min(slots, startable?.() ?? Infinity) > 0;
   }
 
   /** A survey has found something behind the place to which arrivals have been looked at. */

@@ -1,6 +1,8 @@
 import { JobTimeoutError, messageOf, QueueClosedError } from '../job/errors.js';
 import { RejectJob, RetryAfter, SnoozeJob } from '../job/steering.js';
-import type { Execution, ExecutorEvents, JobExecutor } from './job-executor.js';
+import { BatchCommitter } from './batch-committer.js';
+import type { BatchTransaction } from './batch-transaction.js';
+import { NO_TRANSACTION, type Execution, type ExecutorEvents, type JobExecutor } from './job-executor.js';
 import { runWithin } from './run-within.js';
 import type { RunningBatch } from './running-batch.js';
 
@@ -30,6 +32,7 @@ export class BatchExecutor {
       await batch.tally.close();
       return { jobs, processed: 0, failure: null };
     }
+    if (batch.transaction !== null) return this.executeInside(batch, batch.transaction);
     try {
       await this.invoke(batch);
       await this.transactionsEnded(batch);
@@ -39,6 +42,30 @@ export class BatchExecutor {
       await this.transactionsEnded(batch);
       return this.threw(batch, error);
     }
+  }
+
+  /** The batch is a transaction. */
+  private async executeInside(batch: RunningBatch, transaction: BatchTransaction): Promise<BatchResult> {
+    const { tally, handed } = batch;
+    try {
+      await transaction.begin(handed);
+    } catch (error) {
+      this.events.hookFailed(`A batch of ${handed.length} jobs got no transaction, and waits: ${messageOf(error)}`);
+      for (const entry of handed) tally.decide(entry, NO_TRANSACTION);
+      await tally.close();
+      return { jobs: handed.length, processed: handed.length, failure: null };
+    }
+    const committer = new BatchCommitter(this.single, batch, transaction);
+    try {
+      // It may have waited long for its connection.
+      const reason = batch.jobs.find(({ abortReason }) => abortReason !== undefined)?.abortReason;
+      if (reason !== undefined) throw reason;
+      await Promise.race([this.invoke(batch), batch.jobs[0]!.untilAbandoned()]);
+      await this.transactionsEnded(batch);
+    } catch (error) {
+      return committer.threw(error);
+    }
+    return committer.returned();
   }
 
   /** Each job's own lease and payload: one that is not right does not spoil the batch. */
@@ -61,7 +88,10 @@ export class BatchExecutor {
       graceMs: this.abortGraceMs,
       expired,
       abort: () => batch.open.forEach((execution) => execution.job.abort(expired)),
-      givenUp: () => batch.open.forEach((execution) => this.events.stuck(execution.job)),
+      givenUp: () => {
+        for (const job of batch.jobs) job.givenUp = true;
+        for (const { job: stuck } of batch.open) this.events.stuck(stuck);
+      },
     };
     return runWithin(limit, call);
   }

@@ -1,4 +1,5 @@
 import { InvalidTransitionError, LeaseLostError } from '../job/errors.js';
+import type { HandlerPolicy } from '../job/handler.js';
 import type { Job } from '../job/job.js';
 import { endingOf, RELEASED, type Outcome } from '../job/outcome.js';
 import type { Execution } from './job-executor.js';
@@ -101,7 +102,12 @@ export class BatchTally {
 
   /** What was not told of goes back, and loses no attempt. */
   release(): void {
-    for (const entry of this.entries) if (!entry.told) this.decide(entry, released(entry));
+    for (const entry of this.entries) if (!entry.told) this.releaseOne(entry);
+  }
+
+  /** It goes back, whatever was told of it. */
+  releaseOne(entry: BatchEntry): void {
+    this.decide(entry, released(entry));
   }
 
   /** The database has answered whether the handler's transaction has completed the job. */
@@ -181,8 +187,7 @@ export class BatchTally {
   /** Everything behind a job that runs again, or blocks its lane, goes back, in its order and under its number. */
   private stopBehind(entry: BatchEntry, outcome: Outcome): void {
     const { policy } = entry.execution;
-    if (outcome.kind !== 'completed' && (outcome.kind !== 'dead' || policy.onDead !== 'skip'))
-      this.releaseBehind(entry);
+    if (stopsLane(outcome, policy)) this.releaseBehind(entry);
   }
 
   private releaseBehind(entry: BatchEntry): void {
@@ -208,6 +213,11 @@ export class BatchTally {
   private announce(): void {
     for (const resolve of this.waiters.splice(0)) resolve();
   }
+}
+
+/** Whether the jobs behind one that has ended so must wait. */
+export function stopsLane(outcome: Outcome, policy: HandlerPolicy): boolean {
+  return outcome.kind !== 'completed' && (outcome.kind !== 'dead' || policy.onDead !== 'skip');
 }
 
 /** Another runner may have the job: nothing is written of it here. */

@@ -26,6 +26,9 @@ const NOT_COMMITTED = 'The handler returned, but the transaction in which it com
 const NOT_COMPLETED =
   "The handler returned without job.complete(), which `completion: 'manual'` asks for: the run has failed.";
 
+/** Nothing is known against the job, and an application that has no connection to give may need a moment. */
+export const NO_TRANSACTION = { kind: 'snoozed', delayMs: 1_000 } as const satisfies Outcome;
+
 /** The wait before the next try where a run could not even be given its lease. */
 const RETRY_START_MS = 1_000;
 
@@ -50,9 +53,9 @@ export class JobExecutor {
     } catch (error) {
       return neverStarted(error);
     }
+    if (execution.handler.isolation !== null) return this.outcomeInTransaction(execution);
     try {
-      const { timeoutMs } = policy;
-      const result = timeoutMs === null ? await this.invoke(execution) : await this.invokeWithin(timeoutMs, execution);
+      const result = await this.invoke(execution);
       await job.control.transactionEnded();
       return await this.succeeded(execution, result);
     } catch (error) {
@@ -77,31 +80,64 @@ export class JobExecutor {
     }
   }
 
+  /** The run is a transaction: whatever it ends with but a return rolls that back. */
+  private async outcomeInTransaction(execution: Execution): Promise<Outcome> {
+    const { job, handler, policy } = execution;
+    const { control } = job;
+    try {
+      await control.own.begin();
+    } catch (error) {
+      this.events.hookFailed(`Job ${job.id} (${job.name}) got no transaction, and waits: ${messageOf(error)}`);
+      return NO_TRANSACTION;
+    }
+    try {
+      // It may have waited long for its connection.
+      if (job.abortReason !== undefined) throw job.abortReason;
+      const returned = await this.invoke(execution);
+      await control.transactionEnded();
+      const { completion } = control.own;
+      if (completion === null && handler.completion === 'manual') throw new Error(NOT_COMPLETED);
+      const result = completion === null ? encodeResult(job.name, returned, policy.retentionMs) : completion.result;
+      await control.commit(result);
+      return { kind: 'completed', result, committed: true };
+    } catch (error) {
+      await control.own.rollback(job.givenUp);
+      return this.failed(execution, error, true);
+    }
+  }
+
   private async invoke(execution: Execution): Promise<unknown> {
+    const { timeoutMs } = execution.policy;
+    if (timeoutMs !== null) return this.callWithin(timeoutMs, execution);
+    if (execution.handler.isolation === null) return this.call(execution);
+    return Promise.race([this.call(execution), execution.job.untilAbandoned()]);
+  }
+
+  private async call(execution: Execution): Promise<unknown> {
     await this.checkPayload(execution);
     return execution.handler.invoke(execution.job);
   }
 
   private async checkPayload({ job, handler }: Execution): Promise<void> {
-    if (handler.schema !== null) job.payload = await validatePayload(handler.schema, handler.name, job.payload);
+    if (handler.schema !== null) {
+      job.payload = await validatePayload(handler.schema, handler.name, job.payload);
+    }
   }
 
   /** Aborts the signal at the timeout, and gives up waiting for the handler when the grace is over too. */
-  private async invokeWithin(timeoutMs: number, execution: Execution): Promise<unknown> {
+  private async callWithin(timeoutMs: number, execution: Execution): Promise<unknown> {
     const { job } = execution;
     const expired = new JobTimeoutError(job.name, timeoutMs);
     let timer: NodeJS.Timeout | undefined;
-    const givenUp = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      job.abort(expired);
       timer = setTimeout(() => {
-        job.abort(expired);
-        timer = setTimeout(() => {
-          this.events.stuck(job);
-          reject(expired);
-        }, this.abortGraceMs);
-      }, timeoutMs);
-    });
+        this.events.stuck(job);
+        job.abandon(expired);
+      }, this.abortGraceMs);
+    }, timeoutMs);
     try {
-      return await Promise.race([this.invoke(execution), givenUp]);
+      return await Promise.race([this.call(execution), job.untilAbandoned()]);
     } finally {
       clearTimeout(timer);
     }

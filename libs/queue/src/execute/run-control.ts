@@ -7,6 +7,7 @@ import { RetryDelay } from '../job/retry-delay.js';
 import type { Checkpoint, RunFacts, RunPort } from '../job/run-port.js';
 import { checkKnown, checkpointOf, keepAliveMs, progressOf, type StoredPayload } from './checkpoint-changes.js';
 import { LeaseEnd } from './lease-end.js';
+import { OwnTransaction } from './own-transaction.js';
 import { ProgressReports } from './progress-reports.js';
 import { encodeResult } from './result.js';
 
@@ -47,6 +48,8 @@ export class RunControl {
   /** A transaction of the handler has granted runs, and may not have committed. */
   private limitUnsure = false;
   private checkpointedIn: EntityManager | null = null;
+  /** The run itself, where its handler is transactional. */
+  readonly own: OwnTransaction;
   private readonly leaseEnd: LeaseEnd;
   private readonly reports: ProgressReports;
 
@@ -56,6 +59,7 @@ export class RunControl {
   ) {
     this.stored = job;
     this.limit = job.maxAttempts;
+    this.own = new OwnTransaction(job, parts);
     this.leaseEnd = new LeaseEnd({ look: () => parts.port.look(job), ended: () => this.endLease() });
     this.reports = new ProgressReports((progress) => parts.port.progress(job, progress));
   }
@@ -94,6 +98,7 @@ export class RunControl {
     this.check('completed', manager);
     const { port, policy } = this.parts;
     const encoded = encodeResult(this.job.name, result, policy.retentionMs);
+    if (this.own.exists) return this.own.complete(encoded, manager);
     const before = this.asked;
     const asked: Asked = { manager, answer: 'none' };
     this.asked = asked;
@@ -157,6 +162,35 @@ export class RunControl {
     }
   }
 
+  /** Completes the job in the transaction that the run is, and commits that. @param result JSON text */
+  async commit(result: string | null): Promise<void> {
+    await this.commitBegins();
+    try {
+      await this.own.commit([{ job: this.job, result, retentionMs: this.parts.policy.retentionMs }]);
+      this.committed();
+    } catch (error) {
+      this.commitFailed(error);
+      throw error;
+    }
+  }
+
+  /** From here on the job may be completed. @throws when it cannot be, since nothing else is this run's to write */
+  async commitBegins(): Promise<void> {
+    await this.predecessors('completed');
+    if (this.leaseEnd.passed) throw new LeaseLostError(this.job.id, this.job.name);
+    this.asked = { manager: undefined, answer: 'none' };
+  }
+
+  committed(): void {
+    if (this.asked !== null) this.asked.answer = 'written';
+    this.leaseEnd.clear();
+  }
+
+  commitFailed(error: unknown): void {
+    if (!(error instanceof DatabaseUnavailableError)) this.asked = null;
+    else if (this.asked !== null) this.asked.answer = 'lost';
+  }
+
   /** Another runner may have the job: whatever the handler asks for is refused. */
   lose(): void {
     this.lost = true;
@@ -177,6 +211,7 @@ export class RunControl {
    */
   async transactionEnded(): Promise<void> {
     const { checkpointedIn, parts } = this;
+    if (checkpointedIn !== null && this.own.is(checkpointedIn)) return;
     while (checkpointedIn !== null && !this.lost && parts.port.isOpen(checkpointedIn)) {
       await new Promise((resolve) => setTimeout(resolve, OPEN_TRANSACTION_MS));
     }
@@ -208,6 +243,7 @@ export class RunControl {
     if (this.over) throw new InvalidTransitionError(this.job.id, 'settled: this run has ended', to);
     if (this.lost || this.leaseEnd.passed) throw new LeaseLostError(this.job.id, this.job.name);
     const { asked } = this;
+    if (this.own.completion !== null) throw new InvalidTransitionError(this.job.id, COMPLETED, to);
     if (asked === null) return;
     // A transaction that has ended may have rolled back, as may an earlier one of the same connection.
     const stands =
@@ -224,6 +260,7 @@ export class RunControl {
   }
 
   private async write(checkpoint: Checkpoint, to: string, manager?: EntityManager): Promise<void> {
+    if (manager === undefined) this.own.checkWritable(to);
     await this.predecessors(to);
     const askedAt = performance.now();
     let facts: RunFacts;

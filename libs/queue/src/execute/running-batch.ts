@@ -1,9 +1,12 @@
+import type { EntityManager } from 'typeorm';
 import type { JobBatch } from '../job/batch.js';
 import type { Duration } from '../job/duration.js';
 import { JobTimeoutError, messageOf, QueueClosedError } from '../job/errors.js';
 import type { Job } from '../job/job.js';
 import type { Outcome } from '../job/outcome.js';
+import { NotTransactionalError } from '../job/run-errors.js';
 import { RejectJob, RetryAfter } from '../job/steering.js';
+import type { BatchTransaction } from './batch-transaction.js';
 import { isLost, type BatchEntry, type BatchTally } from './batch-tally.js';
 import type { Execution } from './job-executor.js';
 import type { RunningJob } from './running-job.js';
@@ -31,26 +34,29 @@ export class RunningBatch implements JobBatch {
     readonly executions: readonly Execution[],
     readonly tally: BatchTally,
     private readonly outcomes: BatchOutcomes,
+    /** `null`: its handler is not transactional. */
+    readonly transaction: BatchTransaction | null,
   ) {}
 
   // ── what the handler asks for ─────────────────────────────────────────────────────────────────────────────────────
 
   complete(job: Job, result?: unknown): void {
     const entry = this.tally.checkTell(job, 'completed');
-    this.tally.decide(entry, this.outcomes.completed(entry.execution, result));
+    if (this.transaction === null) this.tally.decide(entry, this.outcomes.completed(entry.execution, result));
+    else this.transaction.complete(entry, result);
   }
 
   reject(job: Job, reason: string | Error): void {
     const entry = this.tally.checkTell(job, 'rejected');
     const cause = typeof reason === 'string' ? {} : { cause: reason };
     const error = reason instanceof RejectJob ? reason : new RejectJob(messageOf(reason), cause);
-    this.tally.decide(entry, this.outcomes.failed(entry.execution, error, false));
+    this.fail(entry, error);
   }
 
   retry(job: Job, error: unknown = new Error('retry asked for by the handler'), delay?: Duration): void {
     const entry = this.tally.checkTell(job, 'retried');
     const cause = delay === undefined ? error : new RetryAfter(delay, messageOf(error), { cause: error });
-    this.tally.decide(entry, this.outcomes.failed(entry.execution, cause, false));
+    this.fail(entry, cause);
   }
 
   async each(work: (job: Job) => unknown): Promise<void> {
@@ -59,8 +65,15 @@ export class RunningBatch implements JobBatch {
       if (this.leaving && this.abortReason === undefined) this.tally.release();
       if (entry.told || isLost(entry)) continue;
       if (this.abortReason !== undefined) throw this.abortReason;
-      await this.runOne(entry, work);
+      if (this.transaction === null) await this.runOne(entry, work);
+      else await this.runInside(this.transaction, entry, work);
     }
+  }
+
+  get manager(): EntityManager {
+    const [{ job }] = this.executions as [Execution];
+    if (this.transaction === null) throw new NotTransactionalError(job.id, job.name);
+    return this.transaction.manager;
   }
 
   remainingMs(): number {
@@ -89,7 +102,17 @@ export class RunningBatch implements JobBatch {
 
   /** Whether it is known which job is under way. */
   get knowsCurrent(): boolean {
-    return this.current !== null && !this.current.told;
+    return this.underWay !== null;
+  }
+
+  /** The job that `each` is at. */
+  get underWay(): BatchEntry | null {
+    return this.current === null || this.current.told ? null : this.current;
+  }
+
+  /** What was handed over. */
+  get handed(): readonly BatchEntry[] {
+    return this.jobs.map((job) => this.tally.of(job)!);
   }
 
   /** The handler gets what has not ended before. */
@@ -104,7 +127,7 @@ export class RunningBatch implements JobBatch {
 
   /** A job was told to stop: the handler is, too, when that is not for some of its jobs only. */
   aborted(reason: Error): void {
-    const ofAll = reason instanceof QueueClosedError || reason instanceof JobTimeoutError;
+    const ofAll = reason instanceof QueueClosedError || reason instanceof JobTimeoutError || this.transaction !== null;
     if (!ofAll && this.open.some(({ job }) => job.abortReason === undefined)) return;
     this.abortReason ??= reason;
     this.controller?.abort(this.abortReason);
@@ -155,8 +178,32 @@ export class RunningBatch implements JobBatch {
     await this.tally.counted(entry);
   }
 
+  /** What its work has written is rolled back when it fails; then nothing behind it in its lane may run now. */
+  private async runInside(
+    transaction: BatchTransaction,
+    entry: BatchEntry,
+    work: (job: Job) => unknown,
+  ): Promise<void> {
+    const { execution } = entry;
+    this.current = entry;
+    try {
+      await transaction.run(entry, () => work(execution.job));
+    } catch (error) {
+      if (transaction.onReject === 'batch') throw error;
+      await transaction.fail(entry, error, this.outcomes.failed(execution, error, true), true);
+    }
+    this.current = null;
+    if (transaction.stopsAt(entry)) this.tally.release();
+  }
+
+  private fail(entry: BatchEntry, error: unknown): void {
+    const deciding = this.outcomes.failed(entry.execution, error, false);
+    if (this.transaction === null) this.tally.decide(entry, deciding);
+    else void this.transaction.fail(entry, error, deciding, false);
+  }
+
   private handedOpen(): BatchEntry[] {
-    return this.jobs.map((job) => this.tally.of(job)!).filter(({ told }) => !told);
+    return this.handed.filter(({ told }) => !told);
   }
 
   private succeeded({ execution }: BatchEntry): Outcome | Promise<Outcome> {

@@ -18,6 +18,9 @@ export class RunningJob implements Job {
   readonly control: RunControl;
   /** Why the run was told to stop. */
   abortReason: Error | undefined;
+  /** Its handler goes on, and nobody waits for it. */
+  givenUp = false;
+  private onAbandoned: ((reason: Error) => void) | undefined;
   private controller: AbortController | undefined;
   private parsed: { readonly payload: unknown } | undefined;
 
@@ -85,6 +88,21 @@ export class RunningJob implements Job {
     this.controller ??= new AbortController();
     if (this.abortReason && !this.controller.signal.aborted) this.controller.abort(this.abortReason);
     return this.controller.signal;
+  }
+
+  get manager(): EntityManager {
+    return this.control.own.manager;
+  }
+
+  /** Ends the run although its handler goes on. */
+  abandon(reason: Error): void {
+    this.givenUp = true;
+    this.onAbandoned?.(reason);
+  }
+
+  /** Rejects when nobody waits for the handler any more. */
+  untilAbandoned(): Promise<never> {
+    return new Promise((_, reject) => (this.onAbandoned = reject));
   }
 
   abort(reason: Error): void {

@@ -4,7 +4,14 @@ import { resolveBackoff } from '../job/backoff.js';
 import { durationMs } from '../job/duration.js';
 import { InvalidOptionsError } from '../job/errors.js';
 import type { JobBatch } from '../job/batch.js';
-import type { HandlerOptions, HandlerPolicy, HandlerPreset, OnDead, RegisteredHandler } from '../job/handler.js';
+import type {
+  HandlerOptions,
+  HandlerPolicy,
+  HandlerPreset,
+  IsolationLevel,
+  OnDead,
+  RegisteredHandler,
+} from '../job/handler.js';
 import type { Job } from '../job/job.js';
 import { checkBoolean, checkInteger, checkName, checkPriority, checkRetries } from '../job/names.js';
 import { MAX_PARTITIONS } from '../job/partition.js';
@@ -22,6 +29,8 @@ const LIBRARY_DEFAULTS = {
   completion: 'auto',
   keepAlive: true,
   onDead: 'skip',
+  transactional: false,
+  isolation: 'READ COMMITTED',
 } as const satisfies HandlerOptions;
 
 const KNOWN_OPTIONS = new Set<string>([
@@ -36,12 +45,15 @@ const KNOWN_OPTIONS = new Set<string>([
   'ordered',
   'partitions',
   'batch',
+  'onReject',
   'onDead',
   'concurrency',
   'priority',
   'preset',
   'instance',
   'completion',
+  'transactional',
+  'isolation',
   'keepAlive',
   'onError',
   'isRetryable',
@@ -75,6 +87,7 @@ export function resolveHandler(
     priority: checkPriority(options.priority, at('priority')),
     concurrency:
       options.concurrency === undefined ? null : checkInteger(options.concurrency, at('concurrency'), 1, 10_000),
+    onReject: checkOnReject(options, at),
     batch: checkBatch(options, metadata.options, at),
     partitions: checkPartitions(options, at),
     policy,
@@ -82,6 +95,7 @@ export function resolveHandler(
     backoffFunction: typeof options.backoff === 'function' ? options.backoff : null,
     schema: options.schema === undefined ? null : checkSchema(options.schema, at('schema')),
     completion: checkCompletion(options.completion, at('completion')),
+    isolation: resolveIsolation(options, at),
     onError: checkFunction(options.onError, at('onError')),
     isRetryable: checkFunction(options.isRetryable, at('isRetryable')),
     label,
@@ -165,6 +179,16 @@ function checkBatch(merged: HandlerOptions, own: HandlerOptions, at: (option: st
   return checkInteger(batch, at('batch'), 1, MAX_BATCH);
 }
 
+function checkOnReject(options: HandlerOptions, at: (option: string) => string): 'job' | 'batch' {
+  const { onReject, batch, transactional } = options;
+  if (onReject === undefined) return 'job';
+  if (onReject !== 'job' && onReject !== 'batch') {
+    throw new InvalidOptionsError(at('onReject'), onReject, "Give 'job' or 'batch'.");
+  }
+  if (batch !== undefined && transactional === true) return onReject;
+  throw new InvalidOptionsError(at('onReject'), onReject, 'It is for a `batch` that is `transactional`: leave it out.');
+}
+
 function checkOnDead(onDead: unknown, option: string): OnDead {
   if (onDead === 'skip' || onDead === 'block') return onDead;
   throw new InvalidOptionsError(option, onDead, "Give 'skip' or 'block'.");
@@ -184,6 +208,18 @@ function checkSchema(schema: unknown, option: string): StandardSchemaV1 {
 function checkCompletion(completion: unknown, option: string): 'auto' | 'manual' {
   if (completion === 'auto' || completion === 'manual') return completion;
   throw new InvalidOptionsError(option, completion, 'Give "auto" or "manual".');
+}
+
+const LEVELS: readonly unknown[] = ['READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE'] satisfies IsolationLevel[];
+
+function resolveIsolation(
+  { transactional, isolation }: HandlerOptions,
+  at: (option: string) => string,
+): IsolationLevel | null {
+  if (!LEVELS.includes(isolation)) {
+    throw new InvalidOptionsError(at('isolation'), isolation, `Give one of ${LEVELS.join(', ')}.`);
+  }
+  return checkBoolean(transactional, at('transactional')) ? (isolation as IsolationLevel) : null;
 }
 
 function checkFunction<F>(given: F | undefined, option: string): F | null {

@@ -1,3 +1,4 @@
+import type { EntityManager } from 'typeorm';
 import type { Duration } from './duration.js';
 import type { Job } from './job.js';
 
@@ -52,6 +53,14 @@ export interface JobBatch<Payload = unknown> {
    * @example await batch.each((job) => this.send(job.payload));
    */
   each(work: (job: Job<Payload>) => unknown): Promise<void>;
+  /**
+   * Of a handler with `transactional: true`: the EntityManager of the transaction that the batch is. It commits when the
+   * method returns, with the completions of its jobs; when it throws all is rolled back. `job.manager` is the same. In
+   * `each` every job has a savepoint of its own.
+   *
+   * @throws {NotTransactionalError} in any other handler
+   */
+  readonly manager: EntityManager;
   /** Milliseconds until the handler's `timeout`, or the end of a lease that has one; `Infinity` without either. Never negative. */
   remainingMs(): number;
   /**

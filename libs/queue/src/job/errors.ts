@@ -111,6 +111,13 @@ export class SpawnItemError extends QueueError {
   }
 }
 
+const ABORTED = {
+  spawn: 'Nothing was written: an earlier statement of this transaction failed. Do not swallow that error; roll back',
+  commit:
+    'The transaction was not committed: one of its statements failed and the error was swallowed, so the jobs spawned in it would have vanished. Let the error through',
+  run: 'The run was rolled back: a statement in job.manager failed and its error was swallowed. Let the error through',
+};
+
 /**
  * The caller's transaction was already aborted by an earlier error, or was aborted after a spawn had joined it and is
  * now to be committed. Postgres would answer such a COMMIT with ROLLBACK and the jobs would vanish without a word.
@@ -118,13 +125,8 @@ export class SpawnItemError extends QueueError {
 export class TransactionAbortedError extends QueueError {
   readonly code = 'transaction_aborted';
 
-  constructor(moment: 'spawn' | 'commit', options?: ErrorOptions) {
-    super(
-      moment === 'spawn'
-        ? 'Nothing was written: an earlier statement of this transaction failed. Do not swallow that error; roll back, or run the statement in a savepoint.'
-        : 'The transaction was not committed: one of its statements failed and the error was swallowed, so the jobs spawned in it would have vanished. Let the error through, or run the statement in a savepoint.',
-      options,
-    );
+  constructor(moment: keyof typeof ABORTED, options?: ErrorOptions) {
+    super(`${ABORTED[moment]}, or run the statement in a savepoint.`, options);
   }
 }
 

@@ -59,6 +59,18 @@ export interface HandlerOptions {
   /** `'manual'`: a run that returns without `job.complete()` has failed. Default `'auto'`: returning completes the job. */
   completion?: 'auto' | 'manual';
   /**
+   * `true`: each run is one transaction, in which the handler writes by `job.manager`, and which completes the job. An error
+   * rolls all of it back. Default false.
+   */
+  transactional?: boolean;
+  /**
+   * Of a transactional `batch`: `job`, a job that fails in `batch.each` is rolled back alone, by a savepoint of its own;
+   * `batch`, it is the end of the whole batch, and a rejection rejects all of it. Default `'job'`.
+   */
+  onReject?: 'job' | 'batch';
+  /** Level of that transaction. Default `'READ COMMITTED'`. */
+  isolation?: IsolationLevel;
+  /**
    * `false`: the lease of a run ends `leaseMs` after its start, though its process lives, unless the handler moves the end
    * by `job.keepAlive` or a checkpoint. Then the job runs again. Default `true`.
    */
@@ -86,6 +98,9 @@ export interface ErrorContext {
  * that is written; what it throws is logged, and changes nothing.
  */
 export type ErrorHook = (error: unknown, job: Job, context: ErrorContext) => void | Promise<void>;
+
+/** Level of a transaction, as PostgreSQL has them. */
+export type IsolationLevel = 'READ COMMITTED' | 'REPEATABLE READ' | 'SERIALIZABLE';
 
 /** What a dead job means for the jobs behind it in its lane. */
 export type OnDead = 'skip' | 'block';
@@ -138,6 +153,10 @@ export interface RegisteredHandler {
   readonly backoffFunction: BackoffFunction | null;
   readonly schema: StandardSchemaV1 | null;
   readonly completion: 'auto' | 'manual';
+  /** Level of the transaction that each run is, `null`: none of ours. */
+  readonly isolation: IsolationLevel | null;
+  /** What a rejected job means for the others of a transactional batch. */
+  readonly onReject: 'job' | 'batch';
   readonly onError: ErrorHook | null;
   readonly isRetryable: ((error: unknown) => boolean) | null;
   /** `Class.method`, for messages. */

@@ -53,6 +53,14 @@ export interface Job<Payload = unknown> {
    */
   readonly signal: AbortSignal;
   /**
+   * Of a handler with `transactional: true`: the EntityManager of the transaction that this run is. What is written by it,
+   * and what is spawned with it, commits with the job's completion, or not at all.
+   *
+   * @throws {NotTransactionalError} in any other handler
+   * @example await this.jobs.spawn(Mailer, 'receipt', { orderId }, { manager: job.manager });
+   */
+  readonly manager: EntityManager;
+  /**
    * Stores how far the job has come: what is given replaces the stored payload, so that the next run begins with it.
    * This run's own `payload` and `bytes` stay what they were. Grants no further run unless `extraRetries` says so, on
    * the last attempt neither.
@@ -96,6 +104,9 @@ export interface Job<Payload = unknown> {
    * Completes the job. With `manager` in the handler's own transaction: the completion commits with the handler's writes,
    * or neither, and only this job's row is locked until then. Without it the job is completed when the call resolves.
    * What the handler returns or throws afterwards changes nothing.
+   *
+   * In a transactional handler the job is completed by the commit of `job.manager`, with or without this call, which then
+   * only gives the result; with `completion: 'manual'` the call is needed. A throw afterwards rolls everything back.
    *
    * @param options `manager` of the open transaction · `result` JSON, kept as long as the handler's `retention`
    * @throws {LeaseLostError} when another runner may have the job; let it roll the transaction back

@@ -1,7 +1,7 @@
 /** How a run ended: what the executor says and the settler writes. */
 export type Outcome =
-  /** `result` is JSON text, `null` where it is not kept. */
-  | { readonly kind: 'completed'; readonly result: string | null }
+  /** `result` is JSON text, `null` where it is not kept. `committed`: it is written already, in the run's own transaction. */
+  | { readonly kind: 'completed'; readonly result: string | null; readonly committed?: true }
   | { readonly kind: 'retry'; readonly delayMs: number; readonly error: unknown }
   | { readonly kind: 'dead'; readonly reason: DeadReason; readonly error: unknown }
   /** Runs again later, without having counted. */
@@ -23,6 +23,11 @@ export type Outcome =
 /** How the run ends if its handler's transaction has not completed the job. */
 export function endingOf(outcome: Outcome): Exclude<Outcome, { kind: 'unless-completed' }> {
   return outcome.kind === 'unless-completed' ? outcome.otherwise : outcome;
+}
+
+/** Whether the run's own transaction has completed the job, so that there is nothing left to write. */
+export function isCommitted(outcome: Outcome): boolean {
+  return outcome.kind === 'completed' && outcome.committed === true;
 }
 
 /** Why a job will not run again by itself. */

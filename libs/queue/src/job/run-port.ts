@@ -1,4 +1,5 @@
 import type { EntityManager } from 'typeorm';
+import type { IsolationLevel } from './handler.js';
 import type { ClaimedJob } from './job.js';
 
 /** What a checkpoint stores. `undefined` leaves a payload as it is, `null` leaves none. */
@@ -24,6 +25,30 @@ export interface Progress {
   readonly message: string | null;
 }
 
+/** How a run is completed. */
+export interface Completion {
+  readonly job: ClaimedJob;
+  /** JSON text. */
+  readonly result: string | null;
+  /** 0: the job is deleted. */
+  readonly retentionMs: number;
+}
+
+/** A transaction that belongs to a run: its handler writes in it, and it completes the job. */
+export interface RunTransaction {
+  readonly manager: EntityManager;
+  /**
+   * Writes the completions and commits, in one round trip. When it throws nothing is committed, except that after a
+   * {@link DatabaseUnavailableError} only the database knows.
+   *
+   * @throws {LeaseLostError} when one of the jobs is no longer this runner's
+   * @throws {TransactionAbortedError} when a statement has failed in it
+   */
+  commit(completions: readonly Completion[]): Promise<void>;
+  /** Undoes everything and gives the connection back. Never throws. @param atOnce does not wait for what is under way */
+  rollback(atOnce: boolean): Promise<void>;
+}
+
 /**
  * What a run may write about its job while it goes on. Every write carries the run's fence. Without a `manager` it is
  * committed when the call resolves.
@@ -38,6 +63,8 @@ export interface RunPort {
     completion: { readonly result: string | null; readonly retentionMs: number },
     manager?: EntityManager,
   ): Promise<void>;
+  /** Opens a transaction for a run, when there is a connection for it. */
+  begin(isolation: IsolationLevel): Promise<RunTransaction>;
   checkpoint(job: ClaimedJob, checkpoint: Checkpoint, manager?: EntityManager): Promise<RunFacts>;
   /** Sent at once, behind what was sent before, and before whatever is sent later. */
   progress(job: ClaimedJob, progress: Progress): Promise<void>;

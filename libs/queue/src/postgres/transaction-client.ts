@@ -1,4 +1,4 @@
-import type { DataSource, EntityManager } from 'typeorm';
+import type { DataSource, EntityManager, QueryRunner } from 'typeorm';
 import { InvalidManagerError } from '../job/errors.js';
 import type { SqlClient, SqlQuery } from '../statements/statement.js';
 import { asQueueError } from './sqlstate.js';
@@ -29,7 +29,7 @@ export async function transactionClient(
       'it belongs to another DataSource. Use the manager that `dataSource.transaction` gives.',
     );
   }
-  if (!queryRunner?.isTransactionActive) {
+  if (!queryRunner?.isTransactionActive || hasEnded(queryRunner)) {
     throw new InvalidManagerError(
       'it has no open transaction. Use the manager that `dataSource.transaction` gives, inside its callback.',
     );
@@ -61,5 +61,20 @@ export async function isAborted(manager: EntityManager): Promise<boolean> {
 
 /** Whether the transaction of a manager is still to be ended. */
 export function hasOpenTransaction({ queryRunner }: EntityManager): boolean {
-  return queryRunner !== undefined && !queryRunner.isReleased && queryRunner.isTransactionActive;
+  return (
+    queryRunner !== undefined && !queryRunner.isReleased && queryRunner.isTransactionActive && !hasEnded(queryRunner)
+  );
+}
+
+/** Those whose COMMIT or ROLLBACK is under way: what is sent behind that would be committed by itself. */
+const ended = new WeakSet<QueryRunner>();
+
+/** Nothing of ours is sent through it any more. */
+export function endTransaction(queryRunner: QueryRunner): void {
+  ended.add(queryRunner);
+}
+
+/** Whether its transaction was ended by {@link endTransaction}. */
+export function hasEnded(queryRunner: QueryRunner): boolean {
+  return ended.has(queryRunner);
 }

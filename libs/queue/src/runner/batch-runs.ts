@@ -1,11 +1,12 @@
 import { BatchExecutor, type BatchResult } from '../execute/batch-executor.js';
+import { BatchTransaction } from '../execute/batch-transaction.js';
 import { BatchTally } from '../execute/batch-tally.js';
 import type { Execution, ExecutorEvents, JobExecutor } from '../execute/job-executor.js';
 import { RunningBatch } from '../execute/running-batch.js';
 import type { RegisteredHandler } from '../job/handler.js';
 import { messageOf } from '../job/errors.js';
 import type { ClaimedJob } from '../job/job.js';
-import type { Outcome } from '../job/outcome.js';
+import { isCommitted, type Outcome } from '../job/outcome.js';
 import type { Batches } from './batches.js';
 import type { JobRunsParts } from './job-runs.js';
 import type { Lanes } from './lanes.js';
@@ -102,7 +103,8 @@ export class BatchRuns {
       (execution) => single.completed(execution, undefined),
       (execution, outcome) => this.jobEnded(active, execution, outcome),
     );
-    const batch = new RunningBatch(executions, tally, single);
+    const transaction = handler.isolation === null ? null : new BatchTransaction(handler.onReject);
+    const batch = new RunningBatch(executions, tally, single, transaction);
     const active: ActiveBatch = { batch, handler, jobs, lost: null, durationMs: 0 };
     this.active.add(active);
     return active;
@@ -115,7 +117,9 @@ export class BatchRuns {
     if (end === 'lost') {
       active.lost ??= { first: claimed, count: 0 };
       active.lost.count += 1;
-    } else if (end === 'ended' && outcome.kind !== 'unless-completed') this.parts.lanes.advanced(claimed);
+    } else if (end === 'ended' && outcome.kind !== 'unless-completed' && !isCommitted(outcome)) {
+      this.parts.lanes.advanced(claimed);
+    }
     return end === 'ended';
   }
 

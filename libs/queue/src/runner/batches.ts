@@ -15,6 +15,8 @@ export class BatchLoad {
   constructor(
     readonly most: number,
     private readonly concurrency: number | null,
+    /** Each takes a connection of the application's pool. */
+    readonly transactional = false,
   ) {
     this.sizer = new BatchSizer(most);
   }
@@ -49,7 +51,7 @@ export class Batches {
   constructor(handlers: readonly RegisteredHandler[] = [], singly = false) {
     for (const handler of handlers) {
       if (handler.batch === null) continue;
-      const load = new BatchLoad(singly ? 1 : handler.batch, handler.concurrency);
+      const load = new BatchLoad(singly ? 1 : handler.batch, handler.concurrency, handler.isolation !== null);
       this.loads.set(handler, load);
       for (const name of [handler.name, ...handler.formerNames]) this.byName.set(name, load);
     }

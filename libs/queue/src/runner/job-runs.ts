@@ -205,7 +205,10 @@ export class JobRuns {
   async drain(graceMs: number, abortWaitMs: number): Promise<void> {
     const { board } = this.runs;
     if (await board.idle(graceMs)) return;
-    board.abortAll(new QueueClosedError('The job was still running'));
+    const reason = new QueueClosedError('The job was still running');
+    board.abortAll(reason);
+    if (await board.idle(abortWaitMs)) return;
+    board.abandonTransactions(reason);
     await board.idle(abortWaitMs);
   }
 

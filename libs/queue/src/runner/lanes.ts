@@ -1,7 +1,7 @@
 import type { HandlerPolicy, RegisteredHandler } from '../job/handler.js';
 import type { ClaimedJob } from '../job/job.js';
 import type { LeaseBook } from '../job/lease-book.js';
-import { endingOf, type Outcome } from '../job/outcome.js';
+import { endingOf, isCommitted, type Outcome } from '../job/outcome.js';
 import type { LaneEnd } from '../statements/lanes.js';
 import type { Slots } from './slots.js';
 
@@ -112,14 +112,15 @@ export class Lanes {
       return;
     }
     run.spentMs += durationMs;
-    const mayGoOn = outcome.kind === 'completed' && !leaseEnds && !run.refused;
+    const written = isCommitted(outcome);
+    const mayGoOn = outcome.kind === 'completed' && (written || !leaseEnds) && !run.refused;
     const goesOn = mayGoOn && !this.stopping && run.followers.length > 0;
     if (!goesOn || run.spentMs > this.prefetchMs * TURN) {
       const last = { completed: outcome.kind === 'completed', blockedBy: blockerOf(job, outcome, policy) };
       this.end(run, advancedTo ?? job.seq!, last);
       return;
     }
-    if (advancedTo === undefined) run.unwritten += 1;
+    if (advancedTo === undefined && !written) run.unwritten += 1;
     if (durationMs <= this.prefetchMs || run.unwritten === 0) this.startNext(run);
     else {
       run.awaited = job.seq;
@@ -131,6 +132,7 @@ export class Lanes {
   settled(job: ClaimedJob, outcome: Outcome, policy: HandlerPolicy, completedByHandler: boolean): void {
     const run = this.of(job);
     if (run === undefined) return;
+    if (isCommitted(outcome)) return;
     if (outcome.kind !== 'unless-completed') this.written(run);
     else if (completedByHandler && !this.stopping && run.followers.length > 0) this.startNext(run);
     else if (completedByHandler) this.end(run, job.seq!, { completed: true });

@@ -65,6 +65,11 @@ export class RunBoard {
     for (const { job } of this.runs) job.abort(reason);
   }
 
+  /** Ends the runs that are transactions, whatever their handlers do: they are rolled back, and not left to a closing pool. */
+  abandonTransactions(reason: Error): void {
+    for (const { job, handler } of this.runs) if (handler.isolation !== null) job.abandon(reason);
+  }
+
   /** Runs that go on longer than this and were not told of before. */
   takeStuck(olderThanMs: number, now: number): ActiveRun[] {
     const stuck = [...this.runs].filter((run) => !run.stuckReported && now - run.job.startedAt > olderThanMs);

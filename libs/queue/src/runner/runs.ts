@@ -3,7 +3,7 @@ import type { Execution } from '../execute/job-executor.js';
 import { RunningJob } from '../execute/running-job.js';
 import type { RegisteredHandler } from '../job/handler.js';
 import type { ClaimedJob } from '../job/job.js';
-import { EXPIRED, type Outcome } from '../job/outcome.js';
+import { EXPIRED, isCommitted, type Outcome } from '../job/outcome.js';
 import type { JobRunsParts, JobRunsSettings } from './job-runs.js';
 import type { LaneId, Lanes } from './lanes.js';
 import { RunBoard, type ActiveRun } from './run-board.js';
@@ -66,13 +66,14 @@ export class Runs {
     const { claimed } = job;
     this.board.remove(active);
     this.parts.book.end(claimed.id);
+    const committed = isCommitted(outcome);
     // Whether a job was completed before its lease ended only the database knows.
-    if (active.leaseEnded && !job.control.askedForCompletion) {
+    if (!committed && active.leaseEnded && !job.control.askedForCompletion) {
       this.lanes.expired(claimed);
       this.parts.ended({ job: claimed, outcome: EXPIRED, policy, durationMs });
       return 'expired';
     }
-    if (active.leaseLost && !active.leaseEnded) {
+    if (!committed && active.leaseLost && !active.leaseEnded) {
       this.parts.emit({ type: 'lease-lost', ...factsOf(claimed) });
       return 'lost';
     }

@@ -4,10 +4,11 @@ import type { ClaimedJob } from '../job/job.js';
 import { Slots } from './slots.js';
 
 const job = (id: number): ClaimedJob => ({ id: String(id) }) as ClaimedJob;
-const handler = (concurrency: number | null = null): RegisteredHandler => ({ concurrency }) as RegisteredHandler;
+const handler = (concurrency: number | null = null): RegisteredHandler =>
+  ({ concurrency, isolation: null }) as RegisteredHandler;
 const jobs = (count: number): ClaimedJob[] => Array.from({ length: count }, (_, id) => job(id));
 
-function filled(count: number, settings = { min: 2, max: 4, prefetchMs: 0 }): Slots {
+function filled(count: number, settings = { min: 2, max: 4, prefetchMs: 0, maxTransactions: 8 }): Slots {
   const slots = new Slots(settings);
   for (const one of jobs(count)) slots.take(one, handler());
   return slots;
@@ -33,11 +34,11 @@ describe('Slots', () => {
   });
 
   it('claims at most what one lease holds', () => {
-    expect(filled(0, { min: 10_000, max: 10_000, prefetchMs: 0 }).demand(0, true).limit).toBe(500);
+    expect(filled(0, { min: 10_000, max: 10_000, prefetchMs: 0, maxTransactions: 8 }).demand(0, true).limit).toBe(500);
   });
 
   it('takes jobs ahead at the measured rate, beyond the slots', () => {
-    const slots = new Slots({ min: 2, max: 2, prefetchMs: 5 });
+    const slots = new Slots({ min: 2, max: 2, prefetchMs: 5, maxTransactions: 8 });
     for (const one of jobs(64)) slots.take(one, handler());
     for (let i = 0; i < 32; i++) {
       slots.start(0);
@@ -75,7 +76,7 @@ describe('Slots', () => {
   });
 
   it('counts taken and running jobs of a handler with a limit of its own', () => {
-    const slots = new Slots({ min: 8, max: 8, prefetchMs: 0 });
+    const slots = new Slots({ min: 8, max: 8, prefetchMs: 0, maxTransactions: 8 });
     const limited = handler(2);
     expect(slots.room(limited)).toBe(2);
     slots.take(job(1), limited);

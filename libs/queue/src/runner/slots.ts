@@ -1,13 +1,16 @@
 import type { RegisteredHandler } from '../job/handler.js';
 import type { ClaimedJob } from '../job/job.js';
 import { MAX_CLAIM, type Demand } from '../claim/claimer.js';
-import { Batches } from './batches.js';
+import { Batches, type BatchLoad } from './batches.js';
 import { RateMeter } from './rate-meter.js';
+import { TransactionSlots } from './transaction-slots.js';
 
 export interface SlotsSettings {
   readonly min: number;
   readonly max: number;
   readonly prefetchMs: number;
+  /** How many runs may be transactions at once: each takes a connection of the application's pool. */
+  readonly maxTransactions: number;
 }
 
 /** What runs here, what waits ahead of its slot, and how much more this process wants. */
@@ -20,6 +23,7 @@ export class Slots {
   private behind = 0;
   /** A slot is kept free for a suspect, which is claimed only when it can start at once. */
   reserved = false;
+  private readonly transactions: TransactionSlots;
   private readonly perHandler = new Map<RegisteredHandler, number>();
   private readonly rate: RateMeter;
 
@@ -28,6 +32,8 @@ export class Slots {
     private readonly batches = new Batches(),
   ) {
     this.rate = new RateMeter(settings.prefetchMs);
+    const most = this.limitsTransactions ? settings.maxTransactions : Infinity;
+    this.transactions = new TransactionSlots(most, settings.prefetchMs);
   }
 
   get runningCount(): number {
@@ -49,7 +55,29 @@ export class Slots {
 
   /** How many more runs of a handler with a limit of its own there may be: jobs, or batches of them. */
   room(handler: RegisteredHandler): number {
-    return this.batches.of(handler)?.room ?? (handler.concurrency ?? Infinity) - (this.perHandler.get(handler) ?? 0);
+    const load = this.batches.of(handler);
+    if (load !== undefined) return this.roomForBatches(load);
+    const room = (handler.concurrency ?? Infinity) - (this.perHandler.get(handler) ?? 0);
+    return handler.isolation === null ? room : Math.min(room, this.roomForTransactions);
+  }
+
+  private roomForBatches(load: BatchLoad): number {
+    return load.transactional ? Math.min(load.room, this.transactions.startable - load.slotsAhead) : load.room;
+  }
+
+  /** How many more jobs of transactional handlers may be taken. */
+  get roomForTransactions(): number {
+    return this.transactions.room(performance.now());
+  }
+
+  /** How many of them would start at once. */
+  get startableTransactions(): number {
+    return this.transactions.startable;
+  }
+
+  /** Whether there may be more slots than transactions. */
+  get limitsTransactions(): boolean {
+    return this.settings.maxTransactions < this.settings.max;
   }
 
   /**
@@ -59,6 +87,7 @@ export class Slots {
    */
   demand(now: number, mayTakeAhead: boolean): Demand {
     const { min, max } = this.settings;
+    this.transactions.mayTakeAhead = mayTakeAhead;
     const ahead = mayTakeAhead ? this.rate.ahead(now) : 0;
     const startable = this.running + this.aheadCount - this.batches.spared;
     const inHand = startable + this.behind;
@@ -75,11 +104,20 @@ export class Slots {
 
   /** A suspect gets the next free slot: its start is recorded already. */
   take(job: ClaimedJob, handler: RegisteredHandler): void {
+    const load = this.batches.of(handler);
+    if (load !== undefined) {
+      load.ahead += 1;
+      this.place(job);
+      return;
+    }
+    this.countRoom(handler, 1);
+    if (handler.isolation === null || this.transactions.enter(job)) this.place(job);
+    else this.behind += 1;
+  }
+
+  private place(job: ClaimedJob): void {
     if (job.suspect) this.ahead.splice(this.next, 0, job);
     else this.ahead.push(job);
-    const load = this.batches.of(handler);
-    if (load === undefined) this.keepRoom(handler);
-    else load.ahead += 1;
   }
 
   /** The next job that has a free slot, which it may share with others. */
@@ -109,32 +147,60 @@ export class Slots {
   /** Keeps the room that a run of this handler had for the one behind it in its lane, which is taken later. */
   keepRoom(handler: RegisteredHandler): void {
     const load = this.batches.of(handler);
-    if (load !== undefined) load.kept += 1;
-    else if (handler.concurrency !== null) this.perHandler.set(handler, (this.perHandler.get(handler) ?? 0) + 1);
+    if (load !== undefined) {
+      load.kept += 1;
+      return;
+    }
+    if (handler.isolation !== null) this.transactions.keep();
+    this.countRoom(handler, 1);
   }
 
   /** The run for which room was kept is taken now, or never. */
   giveRoom(handler: RegisteredHandler): void {
     const load = this.batches.of(handler);
-    if (load !== undefined) load.kept -= 1;
-    else if (handler.concurrency !== null) this.perHandler.set(handler, (this.perHandler.get(handler) ?? 1) - 1);
+    if (load !== undefined) {
+      load.kept -= 1;
+      return;
+    }
+    this.countRoom(handler, -1);
+    if (handler.isolation !== null) this.leaveTransaction();
+  }
+
+  /** What waits for a connection may have the one that is free again. */
+  private leaveTransaction(): void {
+    const next = this.transactions.leave();
+    if (next === undefined) return;
+    this.behind -= 1;
+    this.place(next);
+  }
+
+  private countRoom(handler: RegisteredHandler, by: number): void {
+    if (handler.concurrency !== null) this.perHandler.set(handler, (this.perHandler.get(handler) ?? 0) + by);
   }
 
   end(handler: RegisteredHandler, durationMs: number): void {
     this.running -= 1;
     const load = this.batches.of(handler);
+    if (handler.isolation !== null) this.transactions.end(durationMs);
     if (load === undefined) this.giveRoom(handler);
-    else load.running -= 1;
+    else {
+      load.running -= 1;
+      if (load.transactional) this.leaveTransaction();
+    }
     this.rate.end(durationMs);
   }
 
   /** There was nothing to claim: when nothing runs either, the measured rate says nothing about what comes next. */
   rest(): void {
+    this.transactions.rest();
     if (this.running === 0 && this.aheadCount + this.behind === 0) this.rate.idle();
   }
 
   /** Takes back jobs that have not started. */
   withdraw(which: (job: ClaimedJob) => boolean, handlerOf: (job: ClaimedJob) => RegisteredHandler): ClaimedJob[] {
+    const withoutTransaction = this.transactions.withdraw(which);
+    this.behind -= withoutTransaction.length;
+    for (const job of withoutTransaction) this.countRoom(handlerOf(job), -1);
     const waiting = this.ahead.slice(this.next);
     const withdrawn = waiting.filter(which);
     this.ahead = waiting.filter((job) => !which(job));
@@ -144,7 +210,7 @@ export class Slots {
       if (load === undefined) this.giveRoom(handlerOf(job));
       else load.ahead -= 1;
     }
-    return withdrawn;
+    return [...withdrawn, ...withoutTransaction];
   }
 
   private shift(): ClaimedJob | undefined {
@@ -158,15 +224,23 @@ export class Slots {
     return job;
   }
 
+  /** One batch may wait for its connection, in turn with others: else single runs could keep it from one for ever. */
+  private mayStart(load: BatchLoad): boolean {
+    return !load.full && (!load.transactional || load.running === 0 || this.transactions.startable > 0);
+  }
+
+  private startBatch(load: BatchLoad): void {
+    load.ahead -= 1;
+    load.running += 1;
+    if (load.transactional) this.transactions.keep();
+  }
+
   /** The first but for those whose handler has as many batches under way as it may. */
   private startable(): ClaimedJob | undefined {
     for (let index = this.next; index < this.ahead.length; index++) {
       const load = this.batches.ofJob(this.ahead[index]!);
-      if (load?.full) continue;
-      if (load !== undefined) {
-        load.ahead -= 1;
-        load.running += 1;
-      }
+      if (load !== undefined && !this.mayStart(load)) continue;
+      if (load !== undefined) this.startBatch(load);
       return index === this.next ? this.shift() : this.ahead.splice(index, 1)[0];
     }
     return undefined;

@@ -1,14 +1,18 @@
 import type { DataSource, EntityManager } from 'typeorm';
 import { LeaseLostError, TransactionConflictError } from '../job/errors.js';
 import type { ClaimedJob } from '../job/job.js';
-import type { Checkpoint, Progress, RunFacts, RunPort } from '../job/run-port.js';
+import type { IsolationLevel } from '../job/handler.js';
+import type { Checkpoint, Progress, RunFacts, RunPort, RunTransaction } from '../job/run-port.js';
 import type { Connection } from '../postgres/connection.js';
+import { ManagedTransaction } from '../postgres/managed-transaction.js';
+import { poolShareOf, type PoolShare } from '../postgres/pool-share.js';
 import { hasOpenTransaction, transactionClient } from '../postgres/transaction-client.js';
 import { checkpointJob, findRun, type FencedRun } from '../statements/checkpoint-job.js';
 import { reportProgress } from '../statements/report-progress.js';
 import { completeJobs, finishJobs } from '../statements/settle-jobs.js';
 import { run, type SqlClient } from '../statements/statement.js';
 import { beginBriefly, beginForgettably } from '../statements/transaction.js';
+import { CompletingTransaction } from './completing-transaction.js';
 import { completed } from './settlement.js';
 
 const LOCKED = new Error('an open transaction has checkpointed the job');
@@ -24,10 +28,14 @@ export interface RunWriterSettings {
  * settles, where it goes out at once and never waits for a row that a handler has locked.
  */
 export class RunWriter implements RunPort {
+  private readonly pool: PoolShare;
+
   constructor(
     private readonly settings: RunWriterSettings,
     private readonly connection: Connection,
-  ) {}
+  ) {
+    this.pool = poolShareOf(settings.dataSource);
+  }
 
   async complete(
     job: ClaimedJob,
@@ -44,6 +52,17 @@ export class RunWriter implements RunPort {
     // A row that is locked is passed by where it is kept, and waited for in vain where it is deleted.
     const locked = manager === undefined && retentionMs > 0 && (await this.look(job)) !== null;
     throw locked ? new TransactionConflictError({ cause: LOCKED }) : new LeaseLostError(job.id, job.name);
+  }
+
+  async begin(isolation: IsolationLevel): Promise<RunTransaction> {
+    const leave = await this.pool.enter();
+    try {
+      const transaction = await ManagedTransaction.open(this.settings, isolation);
+      return new CompletingTransaction(transaction, this.settings, this.connection, leave);
+    } catch (error) {
+      leave();
+      throw error;
+    }
   }
 
   async checkpoint(job: ClaimedJob, checkpoint: Checkpoint, manager?: EntityManager): Promise<RunFacts> {

@@ -1,6 +1,6 @@
 import type { HandlerPolicy } from '../job/handler.js';
 import type { ClaimedJob } from '../job/job.js';
-import type { Outcome } from '../job/outcome.js';
+import { isCommitted, type Outcome } from '../job/outcome.js';
 import type { LaneEnd } from '../statements/lanes.js';
 import type { FinishEntry, RequeueEntry, RunFence } from '../statements/settle-jobs.js';
 import { errorText } from './error-text.js';
@@ -21,6 +21,7 @@ export interface EndedRun {
  * `unsure`: written only if the handler's transaction has not completed the job, which may still be open.
  */
 export type Settlement = { readonly run: EndedRun; readonly unsure?: boolean } & (
+  | { readonly write: 'nothing'; readonly entry: RunFence }
   | { readonly write: 'complete'; readonly entry: RunFence }
   | { readonly write: 'finish'; readonly entry: RunFence & FinishEntry }
   | { readonly write: 'requeue'; readonly entry: RunFence & RequeueEntry }
@@ -39,6 +40,7 @@ export function settlementOf(run: EndedRun): Settlement {
   const fence: RunFence = { id: job.id, run: job.run, lease: job.lease };
   switch (outcome.kind) {
     case 'completed':
+      if (isCommitted(outcome)) return { run, write: 'nothing', entry: fence };
       if (policy.retentionMs === 0) return { run, write: 'complete', entry: fence };
       return { run, write: 'finish', entry: completed(fence, job, outcome.result, policy.retentionMs) };
     case 'retry':
@@ -111,8 +113,9 @@ export function divide(batch: readonly Settlement[]): {
   finish: SettlementBy<'finish'>[];
   requeue: SettlementBy<'requeue'>[];
   confirm: SettlementBy<'confirm'>[];
+  nothing: SettlementBy<'nothing'>[];
 } {
-  const divided = { complete: [], finish: [], requeue: [], confirm: [] } as ReturnType<typeof divide>;
+  const divided = { nothing: [], complete: [], finish: [], requeue: [], confirm: [] } as ReturnType<typeof divide>;
   for (const settlement of batch) (divided[settlement.write] as Settlement[]).push(settlement);
   return divided;
 }

@@ -201,8 +201,12 @@ export class Settler {
   }
 
   private async write({ runner, settlements, lanes, ended, atRest }: Batch, repeated: boolean): Promise<void> {
+    const { complete, finish, requeue, confirm, nothing } = divide(settlements);
+    const others = lanes.length + ended.length + atRest.length + this.resting.length;
+    if (nothing.length === settlements.length && others === 0) {
+      return this.report(nothing, 'all', repeated);
+    }
     const resting = this.resting.splice(0);
-    const { complete, finish, requeue, confirm } = divide(settlements);
     const answers = await this.transact(resting, (client) => {
       const send = <T>(entries: readonly unknown[], statement: () => Promise<T[]>): Promise<T[]> =>
         entries.length > 0 ? statement() : Promise.resolve([]);
@@ -226,6 +230,7 @@ export class Settler {
     // The first time may have told of lanes that are ready, and nobody has heard it.
     if (repeated && lanes.length > 0) this.events.lanesReady([SURVEY_MESSAGE]);
     this.report(complete, completed[0] === 'all' ? 'all' : new Set(completed[0]), repeated);
+    this.report(nothing, 'all', repeated);
     this.report(finish, new Set(finished), repeated);
     const places = new Map(requeued.map((row) => [row.id, row]));
     this.report(requeue, new Set(places.keys()), repeated, places);

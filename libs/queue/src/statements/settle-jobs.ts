@@ -77,13 +77,8 @@ export interface FinishEntry {
   readonly keepMs: number | null;
 }
 
-/**
- * Ends runs of jobs that are kept: completed ones with retention, and dead ones. A job whose row is locked is passed
- * by: it is being completed by its handler's transaction, or rescued. Index `job_pkey`.
- */
-export const finishJobs = defineStatement<Fenced<FinishEntry>, TakenRow>({
-  name: 'finish_jobs_v2',
-  text: (schema) => `
+/** Moves runs to the finished jobs. What stands `before` the INSERT makes a part of another statement of it. */
+const finishing = (schema: string, before = ''): string => `
   WITH ${heldLeases(schema)}, done AS (
     SELECT *
     FROM unnest($2::bigint[], $3::integer[], $4::integer[], $5::text[], $6::integer[], $7::text[], $8::text[], $9::json[], $10::bigint[], $11::bigint[])
@@ -93,7 +88,7 @@ export const finishJobs = defineStatement<Fenced<FinishEntry>, TakenRow>({
   ), gone AS (
     DELETE FROM ${schema}.job USING held WHERE job.id = held.id
     RETURNING job.*, held.state, held.attempt AS attempts, held.reason, held.error, held.result, held.keep_ms, held.given_seq
-  )
+  )${before}
   INSERT INTO ${schema}.finished_job (
     id, state, attempt, max_attempts, priority, due_at, created_at, delete_at, policy_id, position, seq,
     channel, key, name, payload, payload_bytes, metadata, backoff, reason, last_error, result
@@ -103,19 +98,77 @@ export const finishJobs = defineStatement<Fenced<FinishEntry>, TakenRow>({
     clock_timestamp() + keep_ms * interval '1 millisecond', policy_id, position, given_seq,
     channel, key, name, payload, payload_bytes, metadata, backoff, reason, coalesce(error, last_error), result
   FROM gone
-  RETURNING id`,
-  values: ({ runner, entries }) => [
-    runner,
-    ...fenceColumns(entries),
-    entries.map((entry) => entry.state),
-    entries.map((entry) => entry.attempt),
-    entries.map((entry) => entry.reason),
-    entries.map((entry) => entry.error),
-    entries.map((entry) => entry.result),
-    entries.map((entry) => entry.keepMs),
-    entries.map((entry) => entry.seq),
-  ],
+  RETURNING id`;
+
+const finishValues = ({ runner, entries }: Fenced<FinishEntry>): unknown[] => [
+  runner,
+  ...fenceColumns(entries),
+  entries.map((entry) => entry.state),
+  entries.map((entry) => entry.attempt),
+  entries.map((entry) => entry.reason),
+  entries.map((entry) => entry.error),
+  entries.map((entry) => entry.result),
+  entries.map((entry) => entry.keepMs),
+  entries.map((entry) => entry.seq),
+];
+
+/**
+ * Ends runs of jobs that are kept: completed ones with retention, and dead ones. A job whose row is locked is passed
+ * by: it is being completed by its handler's transaction, or rescued. Index `job_pkey`.
+ */
+export const finishJobs = defineStatement<Fenced<FinishEntry>, TakenRow>({
+  name: 'finish_jobs_v2',
+  text: (schema) => finishing(schema),
+  values: finishValues,
   row: ([id]) => id as JobId,
+});
+
+/** A division by zero unless all are taken: the COMMIT that is sent behind it without waiting is refused then. */
+const allOrError = (taken: string): string =>
+  `SELECT 1 / (count(*) = cardinality($2::bigint[]))::integer FROM ${taken}`;
+
+/**
+ * Completes runs of jobs that are not kept, all of them or with an error (division by zero), as the last statement of the
+ * runs' own transaction. Locks job rows only. Indexes `job_pkey`, `lease_pkey`.
+ */
+export const completeAllJobs = defineStatement<Fenced<unknown>, true>({
+  name: 'complete_all_jobs_v1',
+  text: (schema) => `
+  WITH ${heldLeases(schema)}, completed AS (
+    DELETE FROM ${schema}.job
+    USING unnest($2::bigint[], $3::integer[], $4::integer[]) AS done (id, run, lease)
+    WHERE ${fence}
+    RETURNING job.id
+  )
+  ${allOrError('completed')}`,
+  values: ({ runner, entries }) => [runner, ...fenceColumns(entries)],
+  row: () => true,
+});
+
+/** The same for one job, at less than half the cost. Indexes `job_pkey`, `lease_pkey`. */
+export const completeOneJob = defineStatement<{ runner: string; fence: RunFence }, true>({
+  name: 'complete_one_job_v1',
+  text: (schema) => `
+  WITH completed AS (
+    DELETE FROM ${schema}.job
+    WHERE id = $2::bigint
+      AND run = $3::integer
+      AND EXISTS (SELECT FROM ${schema}.lease WHERE runner_id = $1::bigint AND number = $4::integer)
+    RETURNING id
+  )
+  SELECT 1 / count(*) FROM completed`,
+  values: ({ runner, fence: { id, run, lease } }) => [runner, id, run, lease],
+  row: () => true,
+});
+
+/** The same for jobs that are kept. Indexes `job_pkey`, `lease_pkey`. */
+export const finishAllJobs = defineStatement<Fenced<FinishEntry>, true>({
+  name: 'finish_all_jobs_v1',
+  text: (schema) => `${finishing(schema, `, finished AS (`)}
+  )
+  ${allOrError('finished')}`,
+  values: finishValues,
+  row: () => true,
 });
 
 export interface RequeueEntry {

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import type { IsolationLevel } from '../job/handler.js';
 import { defineStatement } from './statement.js';
 
 /**
@@ -6,6 +7,9 @@ import { defineStatement } from './statement.js';
  * the lock would keep its old snapshot and lease the same jobs again.
  */
 export const beginPlain = 'BEGIN ISOLATION LEVEL READ COMMITTED';
+
+/** Opens the transaction of a run, in which its handler works: only its level is ours to say. */
+export const beginRun = (isolation: IsolationLevel): string => `START TRANSACTION ISOLATION LEVEL ${isolation}`;
 
 /**
  * Ends what hangs on a half-open connection, and keeps an administrator's shorter limit from ending the same statement
@@ -26,6 +30,19 @@ export const begin = `${beginPlain}; ${LIMITS}; ${PIN_PLAN}`;
  * the very handler that writes, which would wait for itself.
  */
 export const beginBriefly = `${begin}; SET LOCAL lock_timeout = 250`;
+
+/**
+ * The same for the last statements of a transaction that is not ours: their plan must not be one that was made while a
+ * table was small.
+ */
+export const keepToIndexes = defineStatement<object, never>({
+  name: 'keep_to_indexes_v1',
+  text: () => 'SET LOCAL enable_seqscan = off',
+  values: () => [],
+  row: () => {
+    throw new Error('keep_to_indexes answers no rows');
+  },
+});
 
 /** For what may be forgotten by a crash of the server. */
 export const beginForgettably = `${begin}; SET LOCAL synchronous_commit = off`;
