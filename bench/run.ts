@@ -15,6 +15,7 @@ import { latency } from './workloads/latency.js';
 import { ordered } from './workloads/ordered.js';
 import { pinned } from './workloads/pinned.js';
 import { spawnBulk } from './workloads/spawn-bulk.js';
+import { spawnIdempotent } from './workloads/spawn-idempotent.js';
 import { spawnSingle } from './workloads/spawn-single.js';
 import { sustained } from './workloads/sustained.js';
 import { transactional } from './workloads/transactional.js';
@@ -23,6 +24,7 @@ const WORKLOADS: readonly Workload[] = [
   drain,
   spawnBulk,
   spawnSingle,
+  spawnIdempotent,
   latency,
   sustained,
   transactional,
@@ -65,7 +67,7 @@ function readSettings(): Settings | null {
   } catch (error) {
     console.error(error instanceof Error ? error.message : error);
     console.error(USAGE);
-    for (const { name, description } of WORKLOADS) console.error(`  ${name.padEnd(13)} ${description}`);
+    for (const { name, description } of WORKLOADS) console.error(`  ${name.padEnd(16)} ${description}`);
     process.exitCode = 2;
     return null;
   }

@@ -1,8 +1,16 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
 const TABLES = [
-  ...['job', 'job_progress', 'lane', 'lease', 'finished_job', 'runner'],
-  ...['handler_policy', 'paused_channel', 'partitioned_channel'],
+  'job',
+  'idempotency_key',
+  'job_progress',
+  'lane',
+  'lease',
+  'finished_job',
+  'runner',
+  'handler_policy',
+  'paused_channel',
+  'partitioned_channel',
 ];
 
 /**
@@ -74,6 +82,8 @@ export class CreateQueueTables implements MigrationInterface {
         metadata json,
         backoff json,
         last_error text,
+        idempotency_key text COLLATE "C",
+        idempotency_hash text COLLATE "C",
         CONSTRAINT job_pkey PRIMARY KEY (id),
         CONSTRAINT job_due_at_check CHECK (due_at > '1970-01-01 00:00:00+00' AND due_at < '2200-01-01 00:00:00+00')
       ) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.2)`,
@@ -93,6 +103,21 @@ export class CreateQueueTables implements MigrationInterface {
       `CREATE INDEX job_lease_end ON ${schema}.job (lease_ends_at) WHERE lease_ends_at IS NOT NULL`,
       // claim_suspect: empty unless a process died.
       `CREATE INDEX job_suspect ON ${schema}.job (due_at, id) WHERE suspect`,
+      // insert_keyed_jobs: one live job of a key. Only jobs with one pay for it. The key first, which tells more.
+      `CREATE UNIQUE INDEX job_idempotency ON ${schema}.job (idempotency_key, channel) WHERE idempotency_key IS NOT NULL`,
+      // Keys that outlive their job.
+      `
+      CREATE TABLE ${schema}.idempotency_key (
+        job_id bigint NOT NULL,
+        created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        expires_at timestamptz,
+        channel text COLLATE "C" NOT NULL,
+        key text COLLATE "C" NOT NULL,
+        payload_hash text COLLATE "C" NOT NULL,
+        CONSTRAINT idempotency_key_pkey PRIMARY KEY (key, channel)
+      )`,
+      // prune_keys
+      `CREATE INDEX idempotency_key_expires_at ON ${schema}.idempotency_key (expires_at) WHERE expires_at IS NOT NULL`,
       `
       CREATE TABLE ${schema}.job_progress (
         job_id bigint NOT NULL,
@@ -181,6 +206,8 @@ export class CreateQueueTables implements MigrationInterface {
         reason text,
         last_error text,
         result json,
+        idempotency_key text COLLATE "C",
+        idempotency_hash text COLLATE "C",
         CONSTRAINT finished_job_pkey PRIMARY KEY (id),
         CONSTRAINT finished_job_state_check CHECK (state IN ('completed', 'cancelled', 'dead', 'reprocessing', 'resolved', 'discarded'))
       )`,
@@ -200,6 +227,7 @@ export class CreateQueueTables implements MigrationInterface {
         ordered boolean NOT NULL DEFAULT false,
         on_dead text COLLATE "C" NOT NULL DEFAULT 'skip',
         keep_alive boolean NOT NULL DEFAULT true,
+        payload_version integer NOT NULL DEFAULT 1,
         created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
         CONSTRAINT handler_policy_pkey PRIMARY KEY (id)
       )`,

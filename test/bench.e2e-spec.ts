@@ -41,6 +41,7 @@ const ROWS: Record<string, { nestmq: number; raw: number }> = {
   drain: { nestmq: 1, raw: 1 },
   'spawn-bulk': { nestmq: 1, raw: 1 },
   'spawn-single': { nestmq: 6, raw: 9 },
+  'spawn-idempotent': { nestmq: 15, raw: 0 },
   latency: { nestmq: 2, raw: 1 },
   sustained: { nestmq: 2, raw: 2 },
   transactional: { nestmq: 1, raw: 1 },

@@ -3,9 +3,15 @@ import { checkpointJob, findRun } from '../libs/queue/src/statements/checkpoint-
 import { claimJobs, claimJobsByKey } from '../libs/queue/src/statements/claim-jobs.js';
 import { claimSuspect } from '../libs/queue/src/statements/claim-suspect.js';
 import { clearJobs } from '../libs/queue/src/statements/clear-jobs.js';
+import {
+  beginKeyed,
+  findKeys,
+  insertKeyedJobs,
+  insertKeyedJobsInTransaction,
+} from '../libs/queue/src/statements/insert-keyed-jobs.js';
 import { insertJobs } from '../libs/queue/src/statements/insert-jobs.js';
 import { getJob } from '../libs/queue/src/statements/inspect-jobs.js';
-import { pruneJobs } from '../libs/queue/src/statements/prune-jobs.js';
+import { pruneJobs, pruneKeys } from '../libs/queue/src/statements/prune-jobs.js';
 import { pruneProgress, reportProgress } from '../libs/queue/src/statements/report-progress.js';
 import { rescueExpired } from '../libs/queue/src/statements/rescue-expired.js';
 import { rescueJobs } from '../libs/queue/src/statements/rescue-jobs.js';
@@ -33,9 +39,9 @@ const PER_LEASE = 20;
 const FIRST_HELD = LIVE + FINISHED + 1;
 const HELD = 2_000;
 
-/** Jobs are due one millisecond apart; the last tenth is due later; every other one has a key; one in 10 000 is a suspect. Held ones beside, half of them over. */
+/** Jobs are due one millisecond apart; the last tenth is due later; every other one has a key, and an idempotency key; one in 10 000 is a suspect. Held ones beside, half of them over. */
 async function fill(): Promise<void> {
-  for (const table of ['job', 'finished_job', 'lease']) {
+  for (const table of ['job', 'finished_job', 'lease', 'idempotency_key']) {
     await tables.sql(`ALTER TABLE nestmq.${table} SET (autovacuum_enabled = false)`);
   }
   await tables.sql(
@@ -44,8 +50,8 @@ async function fill(): Promise<void> {
      FROM generate_series(1, ${FINISHED}) AS i`,
   );
   await tables.sql(
-    `INSERT INTO nestmq.job (id, channel, name, key, priority, suspect, due_at, payload)
-     SELECT i, 'c' || i % ${CHANNELS}, 'n', CASE WHEN i % 4 < 2 THEN 'k' || i % 1000 ELSE '' END, 0, i % 10000 = 0,
+    `INSERT INTO nestmq.job (id, channel, name, key, idempotency_key, priority, suspect, due_at, payload)
+     SELECT i, 'c' || i % ${CHANNELS}, 'n', CASE WHEN i % 4 < 2 THEN 'k' || i % 1000 ELSE '' END, CASE WHEN i % 4 < 2 THEN 'i' || i END, 0, i % 10000 = 0,
        CASE WHEN i > ${LIVE * 0.9} THEN now() + interval '1 day' ELSE now() - (${LIVE} - i) * interval '1 ms' END, '{"n": 1}'
      FROM generate_series(1, ${LIVE}) AS i`,
   );
@@ -61,6 +67,11 @@ async function fill(): Promise<void> {
      SELECT ${FIRST_HELD} + i, 'c1', 'n', now() + (i % 2 * 2 - 1) * interval '1 hour' FROM generate_series(0, ${HELD - 1}) AS i`,
   );
   await tables.sql(`ALTER TABLE nestmq.job ALTER COLUMN id RESTART WITH ${FIRST_HELD + HELD}`);
+  await tables.sql(
+    `INSERT INTO nestmq.idempotency_key (job_id, payload_hash, channel, key, expires_at)
+     SELECT i, '', 'c' || i % ${CHANNELS}, 'i' || i, now() + CASE WHEN i % 2 = 0 THEN (i - 1000) * interval '1 minute' END
+     FROM generate_series(1, ${LIVE}) AS i`,
+  );
   await tables.sql(`INSERT INTO nestmq.runner (id, host, pid) VALUES (1, 'h', 1)`);
 }
 
@@ -91,7 +102,22 @@ const after = { micros: 0, id: '0' };
 const job = {
   ordered: false,
   ...{ channel: 'c1', key: '', name: 'n', priority: 0, maxAttempts: 5, policyId: null, backoff: null, delayMs: 0 },
-  ...{ runAtMs: null, holdMs: null, payload: '{"n":1}', bytes: null, metadata: null },
+  ...{ runAtMs: null, holdMs: null, payload: '{"n":1}', bytes: null, metadata: null, idempotency: null },
+};
+
+/** The first twenty are taken, by live jobs and for ever. */
+const keyedJobs = Array.from({ length: 100 }, (_, index) => ({
+  ...job,
+  idempotency: {
+    key: `i${index < 20 ? index * CHANNELS + 1 : `new ${index}`}`,
+    hash: '',
+    lastsMs: Infinity,
+    strict: false,
+  },
+}));
+const keysOf = {
+  channels: keyedJobs.map(({ channel }) => channel),
+  keys: keyedJobs.map(({ idempotency }) => idempotency.key),
 };
 
 const held = Array.from({ length: 100 }, (_, index) => String(FIRST_HELD + index));
@@ -133,6 +159,20 @@ const hot: [string, (generic: boolean) => Promise<PlanNode[]>, string[], number]
   ],
   ['find_unsettled', (g) => nodesOf(findUnsettled, { runner: '1', entries }, g), ['job_pkey'], 300],
   ['insert_jobs', (g) => nodesOf(insertJobs, { jobs: Array.from({ length: 100 }, () => job) }, g), [], 0],
+  [
+    'insert_keyed_jobs',
+    (g) => nodesOf(insertKeyedJobs, { jobs: keyedJobs }, g, beginKeyed),
+    ['job_idempotency', 'idempotency_key_pkey'],
+    100,
+  ],
+  [
+    'insert_keyed_jobs_in_tx',
+    (g) => nodesOf(insertKeyedJobsInTransaction, { jobs: keyedJobs, notifyChannel: 'n', waitMs: 5_000 }, g, 'BEGIN'),
+    ['idempotency_key_pkey'],
+    100,
+  ],
+  ['find_keys', (g) => nodesOf(findKeys, keysOf, g, 'BEGIN'), ['job_idempotency', 'idempotency_key_pkey'], 100],
+  ['prune_keys', (g) => nodesOf(pruneKeys, {}, g), ['idempotency_key_expires_at', 'idempotency_key_pkey'], 2_000],
   ['rescue_jobs', (g) => nodesOf(rescueJobs, {}, g, beginHashing), ['job_pkey'], 0],
   [
     'checkpoint_job',
@@ -175,17 +215,20 @@ const hot: [string, (generic: boolean) => Promise<PlanNode[]>, string[], number]
   ['get_job', (g) => nodesOf(getJob, { id: '5' }, g), ['job_pkey', 'finished_job_pkey'], 5],
 ];
 
-const LARGE = ['job', 'finished_job'];
+const LARGE = ['job', 'finished_job', 'idempotency_key'];
 
 beforeAll(fill, 60_000);
 
 describe.each([
   ['never analyzed', async () => undefined],
-  ['analyzed', () => tables.sql('ANALYZE nestmq.job, nestmq.finished_job, nestmq.lease, nestmq.runner')],
+  [
+    'analyzed',
+    () => tables.sql('ANALYZE nestmq.job, nestmq.finished_job, nestmq.lease, nestmq.runner, nestmq.idempotency_key'),
+  ],
   [
     'analyzed while empty',
     async () => {
-      const relations = `('nestmq.job'::regclass, 'nestmq.finished_job'::regclass, 'nestmq.lease'::regclass)`;
+      const relations = `('nestmq.job'::regclass, 'nestmq.finished_job'::regclass, 'nestmq.lease'::regclass, 'nestmq.idempotency_key'::regclass)`;
       await tables.sql(`DELETE FROM pg_statistic WHERE starelid IN ${relations}`);
       await tables.sql(`UPDATE pg_class SET reltuples = 0, relpages = 0 WHERE oid IN ${relations}`);
     },

@@ -144,5 +144,6 @@ function newJob(n: number): NewJob {
     bytes: null,
     metadata: null,
     ordered: false,
+    idempotency: null,
   };
 }

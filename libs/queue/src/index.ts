@@ -18,6 +18,7 @@ export type {
   HandlerPreset,
   IsolationLevel,
   OnDead,
+  PayloadUpgrade,
 } from './job/handler.js';
 export type { BackoffFunction, BackoffOptions, BackoffType } from './job/backoff.js';
 export type { Duration } from './job/duration.js';
@@ -40,6 +41,7 @@ export { Reservation } from './spawn/reservation.js';
 export type {
   HandlerMethod,
   HoldOption,
+  IdempotencyScope,
   JobSpawnOptions,
   PayloadOf,
   SpawnItem,
@@ -62,6 +64,8 @@ export type { DeadReason } from './job/outcome.js';
 export { NotTransactionalError } from './job/run-errors.js';
 export { ChannelBusyError, JobDeadError, JobNotFoundError, WaitTimeoutError } from './job/control-errors.js';
 export { PartitionCountMismatchError, PartitionOutOfRangeError } from './job/partition-errors.js';
+export { PayloadVersionError } from './job/version-errors.js';
+export { IdempotencyConflictError } from './job/idempotency-errors.js';
 export {
   DatabaseUnavailableError,
   DuplicateHandlerError,

@@ -30,7 +30,8 @@ import { SingleRun } from './runner/single-run.js';
 import { SingleRuns } from './runner/single-runs.js';
 import { Holds } from './spawn/holds.js';
 import { JobSpawner } from './spawn/job-spawner.js';
-import { SpawnQueue } from './spawn/spawn-queue.js';
+import { KeyedSpawns } from './spawn/keyed-spawns.js';
+import { plainSpawns } from './spawn/spawn-queue.js';
 import { findSchemaVersion, SCHEMA_VERSION } from './statements/check-schema.js';
 import { run, type SqlClient } from './statements/statement.js';
 import { findEnded } from './statements/wait-for.js';
@@ -96,7 +97,8 @@ export class QueueInstance
     this.spawner = new JobSpawner(
       this.registry,
       { ...options, dataSource },
-      new SpawnQueue(this.side, wake),
+      plainSpawns(this.side, wake),
+      new KeyedSpawns({ ...options, dataSource }, this.side, wake, onJoined),
       new Holds({ ...options, dataSource }, this.side, wake, onJoined),
       onJoined,
     );

@@ -17,6 +17,7 @@ describe('resolveOptions', () => {
       stuckAfterMs: 3_600_000,
       shutdownGraceMs: 15_000,
       maxPayloadBytes: 65_536,
+      idempotencyWaitMs: 5_000,
       openNames: false,
       defaults: {},
       listenUrl: null,

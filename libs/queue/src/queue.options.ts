@@ -45,6 +45,8 @@ export interface QueueOptions {
   shutdown?: Shutdown;
   /** Payload, bytes and metadata of one job together, as UTF-8. Default 65 536, at most 64 MiB. */
   maxPayloadBytes?: number;
+  /** How long a spawn waits for another transaction that has its idempotency key, milliseconds. 1 to 600 000, default 5 000. */
+  idempotencyWaitMs?: number;
   /** Allow to send jobs by names that no handler of this application has. Default `false`. */
   openNames?: boolean;
   /** Options for all handlers, below their own. */
@@ -80,6 +82,7 @@ export interface ResolvedQueueOptions {
   readonly stuckAfterMs: number;
   readonly shutdownGraceMs: number;
   readonly maxPayloadBytes: number;
+  readonly idempotencyWaitMs: number;
   readonly openNames: boolean;
   readonly defaults: HandlerPreset;
   readonly listenUrl: string | null;
@@ -100,6 +103,7 @@ export const DEFAULTS = {
   stuckAfter: '1h',
   shutdown: { graceMs: 15_000 },
   maxPayloadBytes: 65_536,
+  idempotencyWaitMs: 5_000,
   openNames: false,
   defaults: {},
   preparedStatements: true,
@@ -139,6 +143,7 @@ export function resolveOptions(given: QueueOptions = {}): ResolvedQueueOptions {
     stuckAfterMs: durationMs(options.stuckAfter, 'stuckAfter', 1),
     shutdownGraceMs: resolveShutdown(options.shutdown),
     maxPayloadBytes: checkInteger(options.maxPayloadBytes, 'maxPayloadBytes', 1, 67_108_864),
+    idempotencyWaitMs: checkInteger(options.idempotencyWaitMs, 'idempotencyWaitMs', 1, 600_000),
     openNames: checkBoolean(options.openNames, 'openNames'),
     defaults: checkDefaults(options.defaults),
     listenUrl: options.listenUrl === undefined ? null : checkUrl(options.listenUrl),

@@ -122,6 +122,19 @@ export const MUTANTS: readonly Mutant[] = [
     proofs: [{ history: [...QUIET, '--lanes', 'few'] }],
   },
   {
+    name: 'the wait for a head that is not due',
+    patches: [
+      {
+        file: `${STATEMENTS}/claim-lanes.ts`,
+        find: 'due_at <= statement_timestamp() AND held_until IS NULL AND NOT suspect AND name',
+        replace: 'held_until IS NULL AND NOT suspect AND name',
+      },
+    ],
+    proofs: [
+      { test: ['test/lanes-retries.e2e-spec.ts', 'holds its lane until it is due, however long the others are due'] },
+    ],
+  },
+  {
     name: 'the recorded start of jobs',
     patches: [
       { file: `${STATEMENTS}/claim-jobs.ts`, find: 'least(jobs, ${SLOTS}), hi_due_at', replace: '0, hi_due_at' },

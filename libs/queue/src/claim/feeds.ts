@@ -103,6 +103,13 @@ export class Feeds {
     return { ...this.asked, arrivals: this.arrivalPositions() };
   }
 
+  /** Whether ordered jobs have arrived that no look has come to. */
+  get arriving(): boolean {
+    for (const feeds of this.channels.values())
+      if (feeds.some((feed) => feed.stream === 'arrivals' && (feed.ready || feed.busy))) return true;
+    return false;
+  }
+
   private ask(): Pick<SurveyParams, 'names' | 'groups' | 'groupChannels'> {
     const asked = this.groups.flatMap(({ names, channel }, group) => names.map((name) => ({ name, group, channel })));
     if (this.groups.some(({ channel }) => channel !== null)) {

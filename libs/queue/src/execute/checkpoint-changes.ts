@@ -1,9 +1,10 @@
 import { durationMs, type Duration } from '../job/duration.js';
 import { checkBytes, checkPayloadSize, encodePayload } from '../job/encode-payload.js';
 import { InvalidOptionsError } from '../job/errors.js';
-import type { RegisteredHandler } from '../job/handler.js';
+import type { HandlerPolicy, RegisteredHandler, StoredPolicy } from '../job/handler.js';
 import type { CheckpointChanges, ProgressReport } from '../job/job.js';
 import { checkInteger, checkText } from '../job/names.js';
+import { policyIdOf } from '../job/policy-id.js';
 import type { Checkpoint, Progress } from '../job/run-port.js';
 import { validatePayload } from '../job/validate-payload.js';
 
@@ -30,7 +31,7 @@ export const keepAliveMs = (duration: Duration, option: string): number =>
 export async function checkpointOf(
   changes: CheckpointChanges,
   stored: StoredPayload,
-  { handler, maxPayloadBytes }: { handler: RegisteredHandler; maxPayloadBytes: number },
+  { handler, policy, maxPayloadBytes }: { handler: RegisteredHandler; policy: HandlerPolicy; maxPayloadBytes: number },
 ): Promise<Checkpoint> {
   checkFields(changes, 'checkpoint', ['payload', 'bytes', 'extraRetries', 'keepAlive']);
   const { payload, bytes, extraRetries = 0, keepAlive } = changes;
@@ -45,7 +46,18 @@ export async function checkpointOf(
     ...(binary !== undefined && { bytes: binary }),
   };
   checkPayloadSize(handler.name, next, maxPayloadBytes);
-  return { payload: json, bytes: binary, extraRetries: retries, keepAliveMs: endMs };
+  const upgraded = json === undefined ? undefined : upgradedPolicy(handler, policy);
+  return { payload: json, bytes: binary, policy: upgraded, extraRetries: retries, keepAliveMs: endMs };
+}
+
+/** The job's own policy, but for the version: the handler has made the new payload, and it is not to be upgraded again. */
+function upgradedPolicy(
+  { name, policy: { payloadVersion } }: RegisteredHandler,
+  policy: HandlerPolicy,
+): StoredPolicy | undefined {
+  if (policy.payloadVersion === payloadVersion) return undefined;
+  const upgraded = { ...policy, payloadVersion };
+  return { id: policyIdOf(name, upgraded), name, policy: upgraded };
 }
 
 /** @throws {InvalidOptionsError} unless it tells something, within the limits */

@@ -1,8 +1,8 @@
 import { describe, JobTimeoutError, messageOf, QueueClosedError, QueueError } from '../job/errors.js';
 import type { HandlerPolicy, RegisteredHandler } from '../job/handler.js';
 import { RELEASED, type Outcome } from '../job/outcome.js';
-import { validatePayload } from '../job/validate-payload.js';
 import { outcomeOfError } from './outcome-of-error.js';
+import { needsPreparing, preparePayload } from './prepare-payload.js';
 import { encodeResult } from './result.js';
 import type { RunningJob } from './running-job.js';
 
@@ -66,14 +66,14 @@ export class JobExecutor {
 
   /** Gives a job of a batch its lease, and its payload the handler's form; answers how its run has ended if that fails. */
   async prepare(execution: Execution): Promise<Outcome | null> {
-    const { job, policy } = execution;
+    const { job, handler, policy } = execution;
     try {
       if (!policy.keepAlive) await job.control.openLease();
     } catch (error) {
       return neverStarted(error);
     }
     try {
-      await this.checkPayload(execution);
+      if (needsPreparing(handler, policy)) await preparePayload(job, handler, policy);
       return null;
     } catch (error) {
       return this.failed(execution, error, true);
@@ -114,14 +114,9 @@ export class JobExecutor {
   }
 
   private async call(execution: Execution): Promise<unknown> {
-    await this.checkPayload(execution);
-    return execution.handler.invoke(execution.job);
-  }
-
-  private async checkPayload({ job, handler }: Execution): Promise<void> {
-    if (handler.schema !== null) {
-      job.payload = await validatePayload(handler.schema, handler.name, job.payload);
-    }
+    const { job, handler, policy } = execution;
+    if (needsPreparing(handler, policy)) await preparePayload(job, handler, policy);
+    return handler.invoke(job);
   }
 
   /** Aborts the signal at the timeout, and gives up waiting for the handler when the grace is over too. */

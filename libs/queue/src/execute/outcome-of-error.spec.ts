@@ -3,6 +3,7 @@ import { DEFAULT_BACKOFF, type Backoff, type BackoffFunction } from '../job/back
 import type { RegisteredHandler } from '../job/handler.js';
 import type { ClaimedJob } from '../job/job.js';
 import type { Outcome } from '../job/outcome.js';
+import { PayloadVersionError } from '../job/version-errors.js';
 import { RejectJob, RetryAfter, SnoozeJob } from '../job/steering.js';
 import { outcomeOfError } from './outcome-of-error.js';
 
@@ -33,6 +34,7 @@ const outcomeOf = (given: Given): Outcome =>
       retentionMs: 0,
       deadRetentionMs: null,
       keepAlive: true,
+      payloadVersion: 1,
       ordered: false,
       onDead: 'skip',
     },
@@ -52,6 +54,11 @@ describe('outcomeOfError', () => {
   it('is dead, exhausted, on the last attempt and beyond', () => {
     expect(outcomeOf({ error, attempt: 5 })).toEqual({ kind: 'dead', reason: 'exhausted', error });
     expect(outcomeOf({ error, attempt: 9 })).toMatchObject({ kind: 'dead', reason: 'exhausted' });
+  });
+
+  it('leaves a job of a newer release to others, without counting, on the last attempt too', () => {
+    const newer = new PayloadVersionError('work', 3, 2);
+    expect(outcomeOf({ error: newer, attempt: 5 })).toEqual({ kind: 'snoozed', delayMs: 5_000, error: newer });
   });
 
   it('retries for ever without a limit', () => {

@@ -3,9 +3,13 @@ import { MAX_DURATION_MS } from '../job/duration.js';
 import type { HandlerPolicy, RegisteredHandler } from '../job/handler.js';
 import type { ClaimedJob } from '../job/job.js';
 import { RELEASED, type Outcome } from '../job/outcome.js';
+import { PayloadVersionError } from '../job/version-errors.js';
 import { RejectJob, RetryAfter, SnoozeJob } from '../job/steering.js';
 
 type FinalOutcome = Exclude<Outcome, { kind: 'unless-completed' }>;
+
+/** For how long a job of a newer release is left to others. */
+const NEWER_RELEASE_MS = 5_000;
 
 export interface FailedRun {
   readonly job: ClaimedJob;
@@ -26,6 +30,7 @@ export function outcomeOfError(run: FailedRun): FinalOutcome {
   if (error instanceof RejectJob) return { kind: 'dead', reason: 'rejected', error };
   if (error instanceof SnoozeJob) return { kind: 'snoozed', delayMs: error.delayMs };
   if (run.shuttingDown) return RELEASED;
+  if (error instanceof PayloadVersionError) return { kind: 'snoozed', delayMs: NEWER_RELEASE_MS, error };
   if (!(error instanceof RetryAfter) && !run.isRetryable()) return { kind: 'dead', reason: 'rejected', error };
   if (maxAttempts !== null && job.attempt >= maxAttempts) return { kind: 'dead', reason: 'exhausted', error };
   return { kind: 'retry', delayMs: error instanceof RetryAfter ? error.delayMs : delayMs(run), error };

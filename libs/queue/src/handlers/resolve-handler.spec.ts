@@ -2,7 +2,8 @@ import { describe, expect, it } from '@jest/globals';
 import { z } from 'zod';
 import { InvalidOptionsError } from '../job/errors.js';
 import type { HandlerOptions, HandlerPreset, RegisteredHandler } from '../job/handler.js';
-import { policyIdOf, resolveHandler } from './resolve-handler.js';
+import { policyIdOf } from '../job/policy-id.js';
+import { resolveHandler } from './resolve-handler.js';
 
 const resolve = (options: HandlerOptions = {}, defaults: HandlerPreset = {}, channel = 'mail'): RegisteredHandler =>
   resolveHandler({ label: 'Mailer.welcome', metadata: { channel, options }, invoke: () => undefined }, defaults);
@@ -27,6 +28,7 @@ describe('resolveHandler', () => {
         retentionMs: 0,
         deadRetentionMs: null,
         keepAlive: true,
+        payloadVersion: 1,
       },
     });
   });
@@ -85,6 +87,8 @@ describe('resolveHandler', () => {
     ['keepAlive', 'no'],
     ['onError', 'log'],
     ['isRetryable', true],
+    ['version', 0],
+    ['upgrade', () => ({})],
     ['order', true],
     ['batch', 0],
     ['batch', 501],
@@ -133,6 +137,7 @@ describe('policyIdOf', () => {
       { ...policy, retentionMs: 1 },
       { ...policy, deadRetentionMs: 0 },
       { ...policy, keepAlive: false },
+      { ...policy, payloadVersion: 2 },
     ];
     const ids = [...versions.map((version) => policyIdOf('Mailer.welcome', version)), policyIdOf('Mailer.bye', policy)];
     expect(new Set(ids).size).toBe(ids.length);

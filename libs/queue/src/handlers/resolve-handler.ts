@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto';
 import type { StandardSchemaV1 } from '@standard-schema/spec';
 import { resolveBackoff } from '../job/backoff.js';
 import { durationMs } from '../job/duration.js';
@@ -10,11 +9,13 @@ import type {
   HandlerPreset,
   IsolationLevel,
   OnDead,
+  PayloadUpgrade,
   RegisteredHandler,
 } from '../job/handler.js';
 import type { Job } from '../job/job.js';
 import { checkBoolean, checkInteger, checkName, checkPriority, checkRetries } from '../job/names.js';
 import { MAX_PARTITIONS } from '../job/partition.js';
+import { policyIdOf } from '../job/policy-id.js';
 import { dtoSchema, type DtoClass } from './dto-schema.js';
 import type { HandlerMetadata } from './job-handler.decorator.js';
 
@@ -31,6 +32,7 @@ const LIBRARY_DEFAULTS = {
   onDead: 'skip',
   transactional: false,
   isolation: 'READ COMMITTED',
+  version: 1,
 } as const satisfies HandlerOptions;
 
 const KNOWN_OPTIONS = new Set<string>([
@@ -40,6 +42,8 @@ const KNOWN_OPTIONS = new Set<string>([
   'backoff',
   'timeout',
   'schema',
+  'version',
+  'upgrade',
   'retention',
   'deadRetention',
   'ordered',
@@ -94,6 +98,7 @@ export function resolveHandler(
     policyId: policyIdOf(name, policy),
     backoffFunction: typeof options.backoff === 'function' ? options.backoff : null,
     schema: options.schema === undefined ? null : checkSchema(options.schema, at('schema')),
+    upgrade: checkUpgrade(options, at),
     completion: checkCompletion(options.completion, at('completion')),
     isolation: resolveIsolation(options, at),
     onError: checkFunction(options.onError, at('onError')),
@@ -151,6 +156,7 @@ function resolvePolicy(options: HandlerOptions, at: (option: string) => string):
     keepAlive: checkBoolean(keepAlive, at('keepAlive')),
     ordered: checkBoolean(options.ordered ?? options.partitions !== undefined, at('ordered')),
     onDead: checkOnDead(options.onDead, at('onDead')),
+    payloadVersion: checkInteger(options.version, at('version'), 1, 1_000_000),
   };
 }
 
@@ -205,6 +211,13 @@ function checkSchema(schema: unknown, option: string): StandardSchemaV1 {
   );
 }
 
+function checkUpgrade({ upgrade, version }: HandlerOptions, at: (option: string) => string): PayloadUpgrade | null {
+  const checked = checkFunction(upgrade, at('upgrade'));
+  if (checked === null || version !== 1) return checked;
+  const cure = 'There is nothing older than `version` 1. Give the payload that it makes a `version` of 2 or more.';
+  throw new InvalidOptionsError(at('upgrade'), upgrade, cure);
+}
+
 function checkCompletion(completion: unknown, option: string): 'auto' | 'manual' {
   if (completion === 'auto' || completion === 'manual') return completion;
   throw new InvalidOptionsError(option, completion, 'Give "auto" or "manual".');
@@ -226,13 +239,4 @@ function checkFunction<F>(given: F | undefined, option: string): F | null {
   if (given === undefined) return null;
   if (typeof given === 'function') return given;
   throw new InvalidOptionsError(option, given, 'Give a function.');
-}
-
-/** A hash of what the policy says, so that every process computes the same id without asking. */
-export function policyIdOf(name: string, policy: HandlerPolicy): string {
-  const { retries, backoff, timeoutMs, retentionMs, deadRetentionMs, ordered, onDead, keepAlive } = policy;
-  const numbers = backoff && [backoff.type, backoff.baseMs, backoff.factor, backoff.maxMs, backoff.jitter];
-  const numbersAndFlags = [retries, numbers, timeoutMs, retentionMs, deadRetentionMs, ordered, onDead, keepAlive];
-  const content = JSON.stringify([name, ...numbersAndFlags]);
-  return createHash('sha256').update(content).digest().readBigInt64BE(0).toString();
 }

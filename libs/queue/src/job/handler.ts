@@ -27,6 +27,16 @@ export interface HandlerOptions {
    * run, where its output is the payload.
    */
   schema?: StandardSchemaV1 | (new () => object);
+  /**
+   * Version of the payload that this handler takes: raise it with each change that old payloads do not fit. A job keeps
+   * the version of the release that spawned it. 1 to 1 000 000, default 1.
+   */
+  version?: number;
+  /**
+   * Makes a payload of this version from one of an older release; called before each run of such a job, and before the
+   * `schema`. Default: old payloads are left as they are.
+   */
+  upgrade?: PayloadUpgrade;
   /** How long a completed job and its result are kept. Default 0: deleted on success. */
   retention?: Duration;
   /** How long a dead job is kept. Default for ever. */
@@ -85,6 +95,14 @@ export interface HandlerOptions {
   instance?: string;
 }
 
+/**
+ * Makes a payload of the handler's version from an older one.
+ *
+ * @param payload     as it was spawned, or as a checkpoint left it
+ * @param fromVersion the `version` of the handler that it was made for
+ */
+export type PayloadUpgrade = (payload: unknown, fromVersion: number) => unknown;
+
 /** What became of a failed run. */
 export interface ErrorContext {
   /** `false`: the job is dead. */
@@ -133,6 +151,15 @@ export interface HandlerPolicy {
   readonly ordered: boolean;
   /** What a dead job means for its lane. */
   readonly onDead: OnDead;
+  /** Of the payloads of its jobs. */
+  readonly payloadVersion: number;
+}
+
+/** A policy as it stands in the database. */
+export interface StoredPolicy {
+  readonly id: string;
+  readonly name: string;
+  readonly policy: HandlerPolicy;
 }
 
 /** A handler found in the application, its options resolved. */
@@ -152,6 +179,7 @@ export interface RegisteredHandler {
   readonly policyId: string;
   readonly backoffFunction: BackoffFunction | null;
   readonly schema: StandardSchemaV1 | null;
+  readonly upgrade: PayloadUpgrade | null;
   readonly completion: 'auto' | 'manual';
   /** Level of the transaction that each run is, `null`: none of ours. */
   readonly isolation: IsolationLevel | null;

@@ -4,8 +4,8 @@ export type Outcome =
   | { readonly kind: 'completed'; readonly result: string | null; readonly committed?: true }
   | { readonly kind: 'retry'; readonly delayMs: number; readonly error: unknown }
   | { readonly kind: 'dead'; readonly reason: DeadReason; readonly error: unknown }
-  /** Runs again later, without having counted. */
-  | { readonly kind: 'snoozed'; readonly delayMs: number }
+  /** Runs again later, without having counted; `error` is why, where nobody has asked for it. */
+  | { readonly kind: 'snoozed'; readonly delayMs: number; readonly error?: unknown }
   /** Outlived its lease: the rescuer puts the job back, or gives it up, and nothing is written of the run. */
   | { readonly kind: 'expired' }
   /** Not started, or ended by a shutdown: waits again at its old place, the attempt given back. */

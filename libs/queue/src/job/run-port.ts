@@ -1,5 +1,6 @@
 import type { EntityManager } from 'typeorm';
 import type { IsolationLevel } from './handler.js';
+import type { StoredPolicy } from './handler.js';
 import type { ClaimedJob } from './job.js';
 
 /** What a checkpoint stores. `undefined` leaves a payload as it is, `null` leaves none. */
@@ -7,6 +8,8 @@ export interface Checkpoint {
   /** JSON text. */
   readonly payload?: string | null | undefined;
   readonly bytes?: Buffer | null | undefined;
+  /** Of another version than the stored one was: what the job is to refer to from now on. */
+  readonly policy?: StoredPolicy | undefined;
   readonly extraRetries: number;
   /** The lease ends no earlier than so long from now; `null`: its end is left as it is. */
   readonly keepAliveMs: number | null;

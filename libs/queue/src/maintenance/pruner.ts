@@ -1,7 +1,7 @@
 import { forgetRunners } from '../statements/runners.js';
-import { JOBS_PER_PRUNE, pruneJobs, pruneLanes } from '../statements/prune-jobs.js';
+import { JOBS_PER_PRUNE, pruneJobs, pruneKeys, pruneLanes } from '../statements/prune-jobs.js';
 import { PROGRESS_PER_PRUNE, pruneProgress } from '../statements/report-progress.js';
-import { run } from '../statements/statement.js';
+import { run, type Statement } from '../statements/statement.js';
 import type { Transact } from './rescuer.js';
 
 /** Chunks of progress that one turn looks at although they had nothing to delete. */
@@ -11,8 +11,8 @@ const IDLE_CHUNKS = 10;
 const TURNS_PER_LANE_PRUNE = 60;
 
 /**
- * Deletes finished jobs whose retention is over, chunk by chunk, the progress of jobs that are gone, the rows of dead
- * runners, and lanes long idle.
+ * Deletes finished jobs whose retention is over, chunk by chunk, idempotency keys whose time is, the progress of jobs that
+ * are gone, the rows of dead runners, and lanes long idle.
  */
 export class Pruner {
   /** Behind it the next turn looks for progress of jobs that are gone. */
@@ -23,13 +23,11 @@ export class Pruner {
 
   /** @returns how many jobs were deleted */
   async turn(): Promise<number> {
-    let pruned = 0;
-    for (let chunk = JOBS_PER_PRUNE; chunk === JOBS_PER_PRUNE; pruned += chunk) {
-      [chunk = 0] = await this.transact((client) => run(client, pruneJobs, {}));
-    }
+    const pruned = await this.untilDone(pruneJobs);
+    await this.untilDone(pruneKeys);
     await this.pruneProgress();
     await this.transact((client) => run(client, forgetRunners, { runner: null }));
-    if (this.turns++ % TURNS_PER_LANE_PRUNE === 0) await this.pruneLanes();
+    if (this.turns++ % TURNS_PER_LANE_PRUNE === 0) await this.untilDone(pruneLanes);
     return pruned;
   }
 
@@ -44,9 +42,12 @@ export class Pruner {
     }
   }
 
-  private async pruneLanes(): Promise<void> {
-    for (let chunk = JOBS_PER_PRUNE; chunk === JOBS_PER_PRUNE;) {
-      [chunk = 0] = await this.transact((client) => run(client, pruneLanes, {}));
+  /** Chunk by chunk. */
+  private async untilDone(prune: Statement<Record<string, never>, number>): Promise<number> {
+    let pruned = 0;
+    for (let chunk = JOBS_PER_PRUNE; chunk === JOBS_PER_PRUNE; pruned += chunk) {
+      [chunk = 0] = await this.transact((client) => run(client, prune, {}));
     }
+    return pruned;
   }
 }

@@ -114,7 +114,12 @@ export class QueueRunner {
       logger,
     );
     this.upkeep = new Upkeep(
-      { ...settings, survey: () => ({ ...this.feeds.surveyed(), channels }), rescueMs: settings.leaseMs / 4 },
+      {
+        ...settings,
+        survey: () => ({ ...this.feeds.surveyed(), channels }),
+        arriving: () => this.feeds.arriving,
+        rescueMs: settings.leaseMs / 4,
+      },
       (work) => this.transact(work),
       {
         surveyed: (rows) => this.onSurveyed(rows),

@@ -16,6 +16,8 @@ export interface UpkeepSettings {
   readonly pruneEveryMs: number;
   /** What a survey asks for. */
   readonly survey: () => SurveyParams;
+  /** Ordered jobs that have arrived are being looked at, one after another. */
+  readonly arriving: () => boolean;
 }
 
 export interface UpkeepTurns {
@@ -27,6 +29,9 @@ export interface UpkeepTurns {
 
 /** Few enough that an idle process with ordered jobs in wait stays below one statement a second. */
 const SURVEYS_PER_SWEEP = 3;
+
+/** While jobs arrive all the time. */
+const SURVEYS_PER_SWEEP_AT_MOST = 30;
 
 /** What a runner does now and then: look for jobs that no notification told of, end holds, rescue, prune. */
 export class Upkeep {
@@ -83,10 +88,15 @@ export class Upkeep {
     if (first?.nextHoldMicros) return Math.ceil((first.nextHoldMicros - first.nowMicros) / 1_000);
   }
 
-  /** Now and then, the next window of lanes: where there are none, nothing is asked. */
+  /**
+   * Now and then, the next window of lanes: where there are none, nothing is asked. What has just arrived is not lost but
+   * about to be looked at, so a sweep waits for that.
+   */
   private async sweep(): Promise<void> {
     this.surveys += 1;
-    if (!this.sweepsAll && this.surveys % SURVEYS_PER_SWEEP !== 0) return;
+    const patience = this.settings.arriving() ? SURVEYS_PER_SWEEP_AT_MOST : SURVEYS_PER_SWEEP;
+    if (this.surveys < patience && (!this.sweepsAll || this.settings.arriving())) return;
+    this.surveys = 0;
     const { sweptTo: after } = this;
     const [row] = await this.transact((client) => run(client, sweepLanes, { after }));
     this.sweptTo = row?.last ?? null;

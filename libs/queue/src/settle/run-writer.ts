@@ -8,6 +8,7 @@ import { ManagedTransaction } from '../postgres/managed-transaction.js';
 import { poolShareOf, type PoolShare } from '../postgres/pool-share.js';
 import { hasOpenTransaction, transactionClient } from '../postgres/transaction-client.js';
 import { checkpointJob, findRun, type FencedRun } from '../statements/checkpoint-job.js';
+import { storePolicies } from '../statements/policies.js';
 import { reportProgress } from '../statements/report-progress.js';
 import { completeJobs, finishJobs } from '../statements/settle-jobs.js';
 import { run, type SqlClient } from '../statements/statement.js';
@@ -29,6 +30,8 @@ export interface RunWriterSettings {
  */
 export class RunWriter implements RunPort {
   private readonly pool: PoolShare;
+  /** Stored by this process. */
+  private readonly policies = new Set<string>();
 
   constructor(
     private readonly settings: RunWriterSettings,
@@ -67,6 +70,12 @@ export class RunWriter implements RunPort {
 
   async checkpoint(job: ClaimedJob, checkpoint: Checkpoint, manager?: EntityManager): Promise<RunFacts> {
     const params = { ...runOf(job), checkpoint };
+    const { policy } = checkpoint;
+    if (policy && !this.policies.has(policy.id)) {
+      // In no transaction of the handler: others store the same one, and would wait for its end.
+      await this.connection.transaction((client) => run(client, storePolicies, { policies: [policy] }));
+      this.policies.add(policy.id);
+    }
     const [facts] = await this.write(manager, (client) => run(client, checkpointJob, params));
     if (facts === undefined) throw new LeaseLostError(job.id, job.name);
     return facts;

@@ -8,7 +8,7 @@ const FENCE = { id: '7', run: 3, lease: 11 };
 
 const POLICY: HandlerPolicy = {
   ...{ retries: 4, backoff: null, timeoutMs: null, retentionMs: 0, deadRetentionMs: null },
-  ...{ ordered: false, onDead: 'skip', keepAlive: true },
+  ...{ ordered: false, onDead: 'skip', keepAlive: true, payloadVersion: 1 },
 };
 
 function settle(outcome: Outcome, policy: Partial<HandlerPolicy> = {}): Settlement {

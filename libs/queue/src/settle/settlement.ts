@@ -45,8 +45,11 @@ export function settlementOf(run: EndedRun): Settlement {
       return { run, write: 'finish', entry: completed(fence, job, outcome.result, policy.retentionMs) };
     case 'retry':
       return requeue(run, fence, { attempt: job.attempt, delayMs: outcome.delayMs, error: errorText(outcome.error) });
-    case 'snoozed':
-      return requeue(run, fence, { attempt: job.attempt - 1, delayMs: outcome.delayMs, error: null });
+    case 'snoozed': {
+      const { delayMs, error } = outcome;
+      const text = error === undefined ? null : errorText(error);
+      return requeue(run, fence, { attempt: job.attempt - 1, delayMs, error: text });
+    }
     case 'released':
       return requeue(run, fence, { attempt: job.attempt - 1, delayMs: null, error: null });
     case 'dead':

@@ -18,6 +18,7 @@ import { run } from '../statements/statement.js';
 import { notifyChannelOf } from '../statements/wake-up.js';
 import { checkOptions, managerOf } from './check-options.js';
 import type { Holds } from './holds.js';
+import type { KeyedSpawns } from './keyed-spawns.js';
 import { prepareJob, type Target } from './prepare-job.js';
 import { Reservation } from './reservation.js';
 import type {
@@ -54,7 +55,8 @@ export class JobSpawner {
   constructor(
     private readonly targets: SpawnTargets,
     private readonly settings: SpawnerSettings,
-    private readonly queue: SpawnQueue,
+    private readonly queue: SpawnQueue<JobId>,
+    private readonly keyed: KeyedSpawns,
     private readonly holds: Holds,
     private readonly onJoined: (manager: EntityManager) => void,
   ) {}
@@ -71,6 +73,7 @@ export class JobSpawner {
    * @throws {PayloadInvalidError | PayloadTooLargeError | InvalidOptionsError | PartitionOutOfRangeError} before any SQL; the transaction stays usable
    * @throws {TransactionAbortedError} when an earlier statement of the transaction failed
    * @throws {TransactionConflictError} when another transaction was in the way; run the whole transaction again
+   * @throws {IdempotencyConflictError} with `strict`, when the key's earlier job is another one; the transaction stays usable
    * @throws {DatabaseUnavailableError} when the database cannot be reached
    * @example await this.jobs.spawn(Mailer, 'welcome', { userId: user.id }, { manager });
    * @see docs/spawning.md · modelled on River's `InsertTx`
@@ -173,7 +176,7 @@ export class JobSpawner {
   /** Waits for the spawns under way and refuses later ones. @internal */
   async close(): Promise<void> {
     this.closed = true;
-    await this.queue.idle();
+    await Promise.all([this.queue.idle(), this.keyed.idle()]);
   }
 
   private async prepareItem(index: number, item: SpawnItem & { name: string }, target: Target | null): Promise<NewJob> {
@@ -198,11 +201,18 @@ export class JobSpawner {
   private async insert(jobs: readonly NewJob[], manager: EntityManager | undefined): Promise<SpawnResult[]> {
     if (this.closed) throw new QueueClosedError('A job was spawned');
     const now = performance.now();
-    const ids = await (manager === undefined ? this.queue.insert(jobs) : this.insertIn(manager, jobs));
+    const answers = jobs.some(({ idempotency }) => idempotency !== null)
+      ? await this.keyed.insert(jobs, manager)
+      : await this.insertPlain(manager, jobs);
     return jobs.map(({ holdMs }, index) => {
-      const answer = { id: ids[index]!, isNew: true };
+      const answer = answers[index]!;
       return holdMs === null ? answer : new Reservation(answer, now + holdMs, this.holds);
     });
+  }
+
+  private async insertPlain(manager: EntityManager | undefined, jobs: readonly NewJob[]): Promise<SpawnResult[]> {
+    const ids = await (manager === undefined ? this.queue.insert(jobs) : this.insertIn(manager, jobs));
+    return ids.map((id) => ({ id, isNew: true }));
   }
 
   private async insertIn(manager: EntityManager, jobs: readonly NewJob[]): Promise<JobId[]> {

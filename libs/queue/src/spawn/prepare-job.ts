@@ -6,6 +6,7 @@ import type { RegisteredHandler } from '../job/handler.js';
 import { checkName, checkPriority, checkRetries } from '../job/names.js';
 import { validatePayload } from '../job/validate-payload.js';
 import type { NewJob } from '../statements/insert-jobs.js';
+import { idempotencyOf } from './idempotency.js';
 import { placeOf } from './place-of.js';
 import { holdMsOf } from './reservation.js';
 import type { JobSpawnOptions } from './spawn-options.js';
@@ -27,6 +28,10 @@ const KNOWN_OPTIONS = new Set<string>([
   'metadata',
   'ordered',
   'hold',
+  'idempotencyKey',
+  'scope',
+  'idempotencyTtl',
+  'strict',
 ] satisfies (keyof JobSpawnOptions)[]);
 
 const OPEN_NAME_RETRIES = 4;
@@ -66,6 +71,7 @@ export async function prepareJob(
     bytes,
     metadata,
     ...placeOf(options, handler),
+    idempotency: idempotencyOf(options, { name, payload: encoded, bytes }),
   };
 }
 

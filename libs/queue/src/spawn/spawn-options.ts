@@ -38,7 +38,24 @@ export interface JobSpawnOptions {
   hold?: Duration;
   /** JSON object for the spawner's own purposes, such as a trace id. Counts towards `maxPayloadBytes`. */
   metadata?: { readonly [field: string]: Json | undefined };
+  /**
+   * Makes one job of several spawns with the same key in the same channel: the later ones answer the id of the first,
+   * with `isNew: false`. 1 to 255 bytes.
+   */
+  idempotencyKey?: string;
+  /** How long the key is taken. Default `'active'`. */
+  scope?: IdempotencyScope;
+  /** With `scope: 'ttl'`: how long the key is taken, from the spawn. At most ten years. */
+  idempotencyTtl?: Duration;
+  /** An earlier job of the key with another name, payload or bytes is an {@link IdempotencyConflictError}. Default `false`. */
+  strict?: boolean;
 }
+
+/**
+ * How long an idempotency key is taken: as long as its job is live (`active`: waiting, running or held; a dead job frees
+ * it), at least for `idempotencyTtl` (`ttl`), or for ever.
+ */
+export type IdempotencyScope = 'active' | 'ttl' | 'forever';
 
 /** What may be said of a call. */
 export interface TransactionOption {

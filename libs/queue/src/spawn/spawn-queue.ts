@@ -5,9 +5,11 @@ import { beginPlain } from '../statements/transaction.js';
 import type { JobId } from '../job/job.js';
 import type { Connection } from '../postgres/connection.js';
 
-interface Call {
+interface Call<Answer> {
   readonly jobs: readonly NewJob[];
-  readonly resolve: (ids: JobId[]) => void;
+  /** Not to be merged with others. */
+  readonly alone: boolean;
+  readonly resolve: (answers: Answer[]) => void;
   readonly reject: (error: unknown) => void;
 }
 
@@ -19,18 +21,22 @@ const BATCH = 1_000;
  * concurrent callers need not wait for ten commits in turn. When the INSERT is refused for what one of them wrote, each
  * call is tried by itself.
  */
-export class SpawnQueue {
-  private readonly calls: Call[] = [];
+export class SpawnQueue<Answer> {
+  private readonly calls: Call<Answer>[] = [];
   private working: Promise<void> | null = null;
 
+  /**
+   * @param write    inserts all of them or none; answers one for each
+   * @param isShared whether an error would be every merged call's, and not only that of one among them
+   */
   constructor(
-    private readonly connection: Connection,
-    private readonly onInserted: (wakeUps: readonly string[]) => void,
+    private readonly write: (jobs: readonly NewJob[]) => Promise<readonly Answer[]>,
+    private readonly isShared: (error: unknown) => boolean,
   ) {}
 
-  insert(jobs: readonly NewJob[]): Promise<JobId[]> {
+  insert(jobs: readonly NewJob[], alone = false): Promise<Answer[]> {
     return new Promise((resolve, reject) => {
-      this.calls.push({ jobs, resolve, reject });
+      this.calls.push({ jobs, alone, resolve, reject });
       this.working ??= this.work();
     });
   }
@@ -47,37 +53,44 @@ export class SpawnQueue {
     this.working = null;
   }
 
-  private take(): Call[] {
+  private take(): Call<Answer>[] {
     let size = 0;
     let count = 0;
-    for (const { jobs } of this.calls) {
-      if (count > 0 && size + jobs.length > BATCH) break;
+    for (const { jobs, alone } of this.calls) {
+      if (count > 0 && (alone || size + jobs.length > BATCH)) break;
       size += jobs.length;
       count += 1;
+      if (alone) break;
     }
     return this.calls.splice(0, count);
   }
 
-  private async send(calls: readonly Call[]): Promise<void> {
+  private async send(calls: readonly Call<Answer>[]): Promise<void> {
     try {
-      const jobs = calls.flatMap((call) => call.jobs);
-      const ids = await this.write(jobs);
+      const answers = await this.write(calls.flatMap((call) => call.jobs));
       let from = 0;
-      for (const call of calls) call.resolve(ids.slice(from, (from += call.jobs.length)));
+      for (const call of calls) call.resolve(answers.slice(from, (from += call.jobs.length)));
     } catch (error) {
       // A lost connection leaves open whether it was written: only the callers can know whether to send again.
-      if (calls.length === 1 || isRetryable(error)) for (const call of calls) call.reject(error);
+      if (calls.length === 1 || this.isShared(error)) for (const call of calls) call.reject(error);
       else for (const call of calls) await this.send([call]);
     }
   }
+}
 
-  private async write(jobs: readonly NewJob[]): Promise<JobId[]> {
+/** Spawns of jobs without idempotency keys. */
+export function plainSpawns(
+  connection: Connection,
+  onInserted: (wakeUps: readonly string[]) => void,
+): SpawnQueue<JobId> {
+  const write = async (jobs: readonly NewJob[]): Promise<JobId[]> => {
     const chunks = chunksOf(jobs);
-    const rows = await this.connection.transaction(
+    const rows = await connection.transaction(
       (client) => Promise.all(chunks.map((chunk) => run(client, insertJobs, { jobs: chunk }))),
       beginPlain, // an INSERT has one plan
     );
-    this.onInserted(rows.flatMap(([row]) => row?.wakeUps ?? []));
+    onInserted(rows.flatMap(([row]) => row?.wakeUps ?? []));
     return rows.flatMap(([row]) => row?.ids ?? []);
-  }
+  };
+  return new SpawnQueue(write, isRetryable);
 }

@@ -22,17 +22,18 @@ const factsRow = ([maxAttempts, leaseLeftMs]: unknown[]): RunFacts => ({
 });
 
 /**
- * Writes what a run stores of itself: payload, bytes, further runs, the end of its lease. Answers no row when the job is
+ * Writes what a run stores of itself: payload, bytes, what its payload's version is, further runs, the end of its lease. Answers no row when the job is
  * someone else's, or its lease has passed and only the rescuer has not come yet. Gives no run by itself, and locks this
  * job's row only. Indexes `job_pkey`, `lease_pkey`.
  */
 export const checkpointJob = defineStatement<FencedRun & { checkpoint: Checkpoint }, RunFacts>({
-  name: 'checkpoint_job_v1',
+  name: 'checkpoint_job_v2',
   text: (schema) => `
   UPDATE ${schema}.job
   SET
     payload = CASE WHEN $5::boolean THEN $6::json ELSE payload END,
     payload_bytes = CASE WHEN $7::boolean THEN $8::bytea ELSE payload_bytes END,
+    policy_id = coalesce($11::bigint, policy_id),
     max_attempts = CASE WHEN max_attempts IS NOT NULL THEN least(max_attempts::bigint + $9::integer, 2147483647)::integer END,
     lease_ends_at = CASE
       WHEN $10::bigint IS NULL THEN lease_ends_at
@@ -49,6 +50,7 @@ export const checkpointJob = defineStatement<FencedRun & { checkpoint: Checkpoin
     checkpoint.bytes ?? null,
     checkpoint.extraRetries,
     checkpoint.keepAliveMs,
+    checkpoint.policy?.id ?? null,
   ],
   row: factsRow,
 });

@@ -76,7 +76,7 @@ const leaseLanes = (schema: string, { candidates, placeOf, lastLooked, complete,
         WHERE takes AND step = 1 AND lane_ordinal > ${SLOTS} AND attempt + 1 >= max_attempts
       ), 2147483647) AS at,
       coalesce(max(lane_ordinal), 0) AS reached,
-      count(*) < greatest(${LIMIT}::bigint, ${RUN}::bigint) AND coalesce(max(lane_ordinal), 0) < ${LIMIT} AS to_the_end
+      count(*) < greatest(${LIMIT}::bigint, ${RUN}::bigint) AS uncut
     FROM lane_job
   ), written AS (
     INSERT INTO ${schema}.lane AS lane (channel, key, last_seq, leased_seq, runner_id, lease, priority, name, ready_at, head_position)
@@ -95,7 +95,7 @@ const leaseLanes = (schema: string, { candidates, placeOf, lastLooked, complete,
     RETURNING key, runner_id IS NOT NULL AS owned, ${laneMessage('lane')} AS message
   ), granted AS MATERIALIZED (
     SELECT lane_job.*, row_number() OVER () AS ordinal, step = 1 AND lane_ordinal <= ${SLOTS} AS starts,
-      last AND (to_the_end OR lane_ordinal < reached) AS closes
+      last AND (uncut OR lane_ordinal < reached) AS closes
     FROM lane_job, cut
     WHERE takes AND lane_ordinal < cut.at AND coalesce(lane_key IN (SELECT key FROM written WHERE owned), false)
   ), leased AS (
@@ -106,7 +106,9 @@ const leaseLanes = (schema: string, { candidates, placeOf, lastLooked, complete,
     FROM granted
     HAVING count(*) > 0
   ), looked AS MATERIALIZED (
-    SELECT to_the_end AND at = 2147483647 AS all_looked, least(reached, at - 1) AS last_ordinal FROM cut
+    SELECT at = 2147483647 AND reached < ${LIMIT} AND NOT EXISTS (SELECT FROM candidate WHERE ordinal = reached + 1) AS all_looked,
+      least(reached, at - 1) AS last_ordinal
+    FROM cut
   ), news AS MATERIALIZED (
     SELECT ${micros('statement_timestamp()')} AS now_micros, all_looked AND (${complete}) AS exhausted, NOT ${notPaused(schema)} AS paused,
       ${micros('place.place_at')} AS last_micros, place.place_id AS last_id, place.seen

@@ -24,13 +24,26 @@ export interface NewJob {
   readonly metadata: string | null;
   /** Runs in the order of its lane. */
   readonly ordered: boolean;
+  readonly idempotency: Idempotency | null;
+}
+
+/** What keeps a job from being made twice. */
+export interface Idempotency {
+  /** Unique in the channel, among the live jobs at least. */
+  readonly key: string;
+  /** Of the job's name, payload and bytes, by `contentHash`. */
+  readonly hash: string;
+  /** The key outlives the job: for so many milliseconds from the insert, or for ever. `null`: it ends with the job. */
+  readonly lastsMs: number | null;
+  /** An earlier job with other content is an error. */
+  readonly strict: boolean;
 }
 
 /** Jobs that one statement inserts at most: a parameter of Postgres has a limit of 1 GB. */
-const JOBS_PER_INSERT = 5_000;
+export const JOBS_PER_INSERT = 5_000;
 
 /** A call's jobs as its statements take them; more than one only beyond the limit. */
-export function chunksOf(jobs: readonly NewJob[]): (readonly NewJob[])[] {
+export function chunksOf<Job extends NewJob>(jobs: readonly Job[]): (readonly Job[])[] {
   if (jobs.length <= JOBS_PER_INSERT) return [jobs];
   return Array.from({ length: Math.ceil(jobs.length / JOBS_PER_INSERT) }, (_, chunk) =>
     jobs.slice(chunk * JOBS_PER_INSERT, (chunk + 1) * JOBS_PER_INSERT),
@@ -54,20 +67,36 @@ export interface InsertedRow {
  * the id is drawn here.
  */
 const inserted = (schema: string): string => `
-    INSERT INTO ${schema}.job (id, position, channel, key, name, priority, max_attempts, policy_id, backoff, due_at, held_until, payload, payload_bytes, metadata)
-    SELECT id, CASE WHEN o THEN id END, c, coalesce(k, ''), n, coalesce(p, 0), a, h, b,
-      CASE WHEN d IS NULL AND t IS NULL THEN clock_timestamp()
-        ELSE greatest(clock_timestamp() + coalesce(d, 0) * interval '1 millisecond', ${timeOf('t')}) END,
-      clock_timestamp() + u * interval '1 millisecond',
-      coalesce(j, js::json), decode(x, 'base64'), coalesce(m, ms::json)
+    INSERT INTO ${schema}.job (${COLUMNS})
+    SELECT ${values('clock_timestamp()')}
     FROM (
       SELECT nextval('${schema}.job_id_seq') AS id, item.*
       FROM ROWS FROM (
-        json_to_recordset($1) AS (c text, k text, n text, p smallint, a integer, h bigint, b json, d bigint, t bigint, u bigint, j json, js text, x text, m json, ms text, o boolean)
-      ) WITH ORDINALITY AS item (c, k, n, p, a, h, b, d, t, u, j, js, x, m, ms, o, ordinal)
+        json_to_recordset($1) AS (${FIELDS})
+      ) WITH ORDINALITY AS item (${NAMES}, ordinal)
       ORDER BY ordinal
     ) AS numbered
-    RETURNING id, channel, key, name, priority, due_at, held_until, position IS NOT NULL AS ordered`;
+    RETURNING ${RETURNED}`;
+
+export const COLUMNS =
+  'id, position, channel, key, name, priority, max_attempts, policy_id, backoff, due_at, held_until, payload, payload_bytes, metadata';
+
+/** Fields of the JSON, as `encodeJob` writes them. */
+export const FIELDS =
+  'c text, k text, n text, p smallint, a integer, h bigint, b json, d bigint, t bigint, u bigint, j json, js text, x text, m json, ms text, o boolean';
+
+export const NAMES = 'c, k, n, p, a, h, b, d, t, u, j, js, x, m, ms, o';
+
+export const values = (
+  now: string,
+): string => `id, CASE WHEN o THEN id END, c, coalesce(k, ''), n, coalesce(p, 0), a, h, b,
+      CASE WHEN d IS NULL AND t IS NULL THEN ${now}
+        ELSE greatest(${now} + coalesce(d, 0) * interval '1 millisecond', ${timeOf('t')}) END,
+      ${now} + u * interval '1 millisecond',
+      coalesce(j, js::json), decode(x, 'base64'), coalesce(m, ms::json)`;
+
+/** What `wakeUps` wants to know of a job. */
+export const RETURNED = 'id, channel, key, name, priority, due_at, held_until, position IS NOT NULL AS ordered';
 
 /** Lowest position of each feed, as `parseWakeUp` reads it; told of once, not of every row. */
 export const wakeUps = (jobs: string): string => `
@@ -98,7 +127,7 @@ export const telling = (schema: string): string => `told AS (
   )`;
 
 /** Held jobs wake nobody. */
-const FREE = 'inserted WHERE held_until IS NULL';
+export const FREE = 'inserted WHERE held_until IS NULL';
 
 /**
  * Inserts jobs outside of a caller's transaction, and answers the wake-ups that are to be sent after its commit: NOTIFY
@@ -128,16 +157,17 @@ export const insertJobsInTransaction = defineStatement<InsertParams & { notifyCh
   row: ([ids]) => ({ ids: splitIds(ids), wakeUps: [] }),
 });
 
-function splitIds(ids: unknown): JobId[] {
+export function splitIds(ids: unknown): JobId[] {
   return typeof ids === 'string' ? ids.split(',') : [];
 }
 
-function encodeJobs(jobs: readonly NewJob[]): string {
-  return `[${jobs.map(encodeJob).join(',')}]`;
+/** JSON array, of the fields `FIELDS`. */
+export function encodeJobs(jobs: readonly NewJob[]): string {
+  return `[${jobs.map((job) => `${encodeJob(job)}}`).join(',')}]`;
 }
 
-/** Fields at their default are left out, which is most of them: the server parses less. */
-function encodeJob(job: NewJob): string {
+/** An object that is still to be closed. Fields at their default are left out, which is most of them: the server parses less. */
+export function encodeJob(job: NewJob): string {
   let text = `{"c":${JSON.stringify(job.channel)},"n":${JSON.stringify(job.name)}`;
   if (job.key !== '') text += `,"k":${JSON.stringify(job.key)}`;
   if (job.priority !== 0) text += `,"p":${job.priority}`;
@@ -153,7 +183,7 @@ function encodeJob(job: NewJob): string {
   if (job.bytes !== null) text += `,"x":"${job.bytes.toString('base64')}"`;
   if (job.metadata !== null)
     text += asText(job.metadata) ? `,"ms":${JSON.stringify(job.metadata)}` : `,"m":${job.metadata}`;
-  return `${text}}`;
+  return text;
 }
 
 /**

@@ -50,3 +50,27 @@ export const pruneLanes = defineStatement<Record<string, never>, number>({
   values: () => [],
   row: ([count]) => Number(count),
 });
+
+/**
+ * Deletes idempotency keys whose time is over, a chunk at a time; answers how many. One that a spawn is taking over is
+ * passed by. Index `idempotency_key_expires_at`.
+ */
+export const pruneKeys = defineStatement<Record<string, never>, number>({
+  name: 'prune_keys_v1',
+  text: (schema) => `
+  WITH over AS MATERIALIZED (
+    SELECT channel, key
+    FROM ${schema}.idempotency_key
+    WHERE expires_at <= statement_timestamp()
+    ORDER BY expires_at
+    LIMIT ${JOBS_PER_PRUNE}
+    FOR UPDATE SKIP LOCKED
+  ), pruned AS (
+    DELETE FROM ${schema}.idempotency_key AS lasting USING over
+    WHERE lasting.channel = over.channel AND lasting.key = over.key
+    RETURNING lasting.key
+  )
+  SELECT count(*) FROM pruned`,
+  values: () => [],
+  row: ([count]) => Number(count),
+});

@@ -25,7 +25,7 @@ export const RUNS_PER_RESCUE = 500;
  * has ended. Safe with several rescuers at once. Indexes `job_lease_end`, `lane_pkey`, `lease_pkey`, `job_lane`.
  */
 export const rescueExpired = defineStatement<Record<string, never>, ExpiredRow>({
-  name: 'rescue_expired_v1',
+  name: 'rescue_expired_v2',
   text: (schema) => `
   WITH expired AS MATERIALIZED (
     SELECT id, run, position, seq, channel, key, name, priority, policy_id, attempt + 1 AS attempt,
@@ -51,13 +51,13 @@ export const rescueExpired = defineStatement<Record<string, never>, ExpiredRow>(
   ), kept AS (
     INSERT INTO ${schema}.finished_job (
       id, state, attempt, max_attempts, priority, due_at, created_at, delete_at, policy_id, position, seq,
-      channel, key, name, payload, payload_bytes, metadata, backoff, reason, last_error
+      channel, key, name, payload, payload_bytes, metadata, backoff, reason, last_error, idempotency_key, idempotency_hash
     )
     SELECT
       dead.id, 'dead', attempts, max_attempts, priority, due_at, dead.created_at,
       clock_timestamp() + handler_policy.dead_retention_ms * interval '1 millisecond', policy_id, position, given_seq,
       channel, key, dead.name, payload, payload_bytes, metadata, dead.backoff, 'lease expired',
-      coalesce(last_error, 'The lease of this run ended before the run did.')
+      coalesce(last_error, 'The lease of this run ended before the run did.'), idempotency_key, idempotency_hash
     FROM dead LEFT JOIN ${schema}.handler_policy ON handler_policy.id = dead.policy_id
     RETURNING id
   ), waiting AS (

@@ -23,7 +23,7 @@ export const LEASES_PER_RESCUE = 50;
  * started. `rescueLanes`, in the same transaction and behind this, gives the lanes back and ends their leases. Safe with several rescuers at once. Indexes `job_pkey`, `lease_pkey`, `lane_pkey`.
  */
 export const rescueJobs = defineStatement<Record<string, never>, RescuedRow>({
-  name: 'rescue_jobs_v2',
+  name: 'rescue_jobs_v3',
   text: (schema) => `
   WITH lost AS MATERIALIZED (
     SELECT lease.runner_id, lease.number, lease.channel, lease.job_ids, lease.runs, lease.keys, lease.seqs, lease.started,
@@ -61,13 +61,13 @@ export const rescueJobs = defineStatement<Record<string, never>, RescuedRow>({
   ), kept AS (
     INSERT INTO ${schema}.finished_job (
       id, state, attempt, max_attempts, priority, due_at, created_at, delete_at, policy_id, position, seq,
-      channel, key, name, payload, payload_bytes, metadata, backoff, reason, last_error
+      channel, key, name, payload, payload_bytes, metadata, backoff, reason, last_error, idempotency_key, idempotency_hash
     )
     SELECT
       dead.id, 'dead', attempts, max_attempts, priority, due_at, dead.created_at,
       clock_timestamp() + handler_policy.dead_retention_ms * interval '1 millisecond', policy_id, position, given_seq,
       channel, key, dead.name, payload, payload_bytes, metadata, dead.backoff, 'lease expired',
-      coalesce(last_error, 'The process that ran this job ended, or lost its connection, in the middle of it.')
+      coalesce(last_error, 'The process that ran this job ended, or lost its connection, in the middle of it.'), idempotency_key, idempotency_hash
     FROM dead LEFT JOIN ${schema}.handler_policy ON handler_policy.id = dead.policy_id
     RETURNING id
   ), waiting AS (

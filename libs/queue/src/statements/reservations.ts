@@ -34,6 +34,12 @@ const NOT_ENDED = 'held_until > clock_timestamp()';
 
 const listOf = (rows: string): string => `(SELECT json_agg(id::text) FROM ${rows})`;
 
+/** A job that never came to be has no key, however long that was to last. */
+const freeKeys = (schema: string, gone: string): string => `freed_key AS (
+    DELETE FROM ${schema}.idempotency_key AS lasting USING ${gone}
+    WHERE lasting.channel = ${gone}.channel AND lasting.key = ${gone}.idempotency_key AND lasting.job_id = ${gone}.id
+  )`;
+
 function heldRow([ids, busy, messages]: unknown[]): HeldRow {
   return {
     ids: (ids as JobId[] | null) ?? [],
@@ -97,13 +103,14 @@ export const keepHolds = defineStatement<HeldParams & { holdMs: number }, HeldRo
  * one that has ended. In a transaction (`notifyChannel`) that is asked for by its commit. Index `job_pkey`.
  */
 export const releaseHolds = defineStatement<HeldParams & { notifyChannel: string | null }, HeldRow>({
-  name: 'release_holds_v1',
+  name: 'release_holds_v2',
   text: (schema) => `
   WITH ${held(schema, "held_until > '-infinity'")}, marked AS (
     UPDATE ${schema}.job SET held_until = '-infinity' FROM held WHERE job.id = held.id AND job.position IS NOT NULL RETURNING job.id
   ), deleted AS (
-    DELETE FROM ${schema}.job USING held WHERE job.id = held.id AND job.position IS NULL RETURNING job.id
-  ), released AS (
+    DELETE FROM ${schema}.job USING held WHERE job.id = held.id AND job.position IS NULL
+    RETURNING job.id, job.channel, job.idempotency_key
+  ), ${freeKeys(schema, 'deleted')}, released AS (
     SELECT id FROM marked UNION ALL SELECT id FROM deleted
   )
   SELECT ${listOf('released')}, ${listOf('busy')},
@@ -143,7 +150,7 @@ export interface ExpiredRow {
  * commit wins. Several at once share the work. Index `job_held`.
  */
 export const expireHolds = defineStatement<Record<string, never>, ExpiredRow>({
-  name: 'expire_holds_v1',
+  name: 'expire_holds_v2',
   text: (schema) => `
   WITH ended AS MATERIALIZED (
     SELECT id
@@ -153,8 +160,9 @@ export const expireHolds = defineStatement<Record<string, never>, ExpiredRow>({
     LIMIT ${HOLDS_PER_EXPIRY}
     FOR UPDATE SKIP LOCKED
   ), expired AS (
-    DELETE FROM ${schema}.job USING ended WHERE job.id = ended.id RETURNING job.channel, job.key, job.position
-  )
+    DELETE FROM ${schema}.job USING ended WHERE job.id = ended.id
+    RETURNING job.id, job.channel, job.key, job.position, job.idempotency_key
+  ), ${freeKeys(schema, 'expired')}
   SELECT count(*), (
     SELECT json_agg(json_build_object('channel', channel, 'key', key) ORDER BY channel, key)
     FROM (SELECT DISTINCT channel, key FROM expired WHERE position IS NOT NULL) AS lane

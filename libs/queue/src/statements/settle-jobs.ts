@@ -91,12 +91,12 @@ const finishing = (schema: string, before = ''): string => `
   )${before}
   INSERT INTO ${schema}.finished_job (
     id, state, attempt, max_attempts, priority, due_at, created_at, delete_at, policy_id, position, seq,
-    channel, key, name, payload, payload_bytes, metadata, backoff, reason, last_error, result
+    channel, key, name, payload, payload_bytes, metadata, backoff, reason, last_error, result, idempotency_key, idempotency_hash
   )
   SELECT
     id, state, attempts, max_attempts, priority, due_at, created_at,
     clock_timestamp() + keep_ms * interval '1 millisecond', policy_id, position, given_seq,
-    channel, key, name, payload, payload_bytes, metadata, backoff, reason, coalesce(error, last_error), result
+    channel, key, name, payload, payload_bytes, metadata, backoff, reason, coalesce(error, last_error), result, idempotency_key, idempotency_hash
   FROM gone
   RETURNING id`;
 
@@ -117,7 +117,7 @@ const finishValues = ({ runner, entries }: Fenced<FinishEntry>): unknown[] => [
  * by: it is being completed by its handler's transaction, or rescued. Index `job_pkey`.
  */
 export const finishJobs = defineStatement<Fenced<FinishEntry>, TakenRow>({
-  name: 'finish_jobs_v2',
+  name: 'finish_jobs_v3',
   text: (schema) => finishing(schema),
   values: finishValues,
   row: ([id]) => id as JobId,

@@ -16,6 +16,8 @@ export interface SqlQuery {
 interface StatementDefinition<Params, Row> {
   /** Ends in a version, raised whenever the text changes: a server refuses a name that comes back with other text. */
   name: string;
+  /** Planned anew each time: for what a kept plan may be wrong later, on a connection whose planner cannot be told. */
+  isUnnamed?: (params: Params) => boolean;
   /** Constant but for the schema, which is checked as an identifier before. */
   text: (schema: string) => string;
   values: (params: Params) => unknown[];
@@ -40,7 +42,7 @@ export function defineStatement<Params, Row>(definition: StatementDefinition<Par
   return {
     row: definition.row,
     query: (client, params) => ({
-      ...(client.namedStatements && { name: `${client.schema}.${definition.name}` }),
+      ...(client.namedStatements && !definition.isUnnamed?.(params) && { name: `${client.schema}.${definition.name}` }),
       text: textFor(client.schema),
       values: definition.values(params),
       rowMode: 'array',

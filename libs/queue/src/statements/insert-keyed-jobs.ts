@@ -1,0 +1,266 @@
+import type { JobId } from '../job/job.js';
+import {
+  COLUMNS,
+  encodeJob,
+  FIELDS,
+  FREE,
+  NAMES,
+  RETURNED,
+  splitIds,
+  telling,
+  values,
+  wakeUps,
+  type NewJob,
+} from './insert-jobs.js';
+import { defineStatement } from './statement.js';
+import { beginPlain } from './transaction.js';
+
+/** A job as it is sent: with an id where that was drawn before. */
+export type KeyedJob = NewJob & { readonly id?: JobId };
+
+interface KeyedParams {
+  readonly jobs: readonly KeyedJob[];
+}
+
+/** What became of each job, in the order given. */
+export interface KeyedRow {
+  /** `isNew`: it was inserted. Else the id of the earlier one, or `null` where it is not known yet. */
+  readonly answers: readonly { readonly id: JobId | null; readonly isNew: boolean }[];
+  /** Inserted, although their key was taken for longer meanwhile: to be deleted again. */
+  readonly surplus: readonly JobId[];
+  readonly wakeUps: readonly string[];
+}
+
+/** A job of this key: live, or one whose key has outlived it. Each found by its unique index, row by row. */
+const holder = (schema: string, channel: string, key: string): string => `
+      SELECT job.id, job.idempotency_hash AS hash
+      FROM ${schema}.job
+      WHERE job.channel = ${channel} AND job.idempotency_key = ${key}
+      UNION ALL
+      SELECT lasting.job_id, lasting.payload_hash
+      FROM ${schema}.idempotency_key AS lasting
+      WHERE lasting.channel = ${channel} AND lasting.key = ${key} AND ${lasts}
+      LIMIT 1`;
+
+const lasts = '(lasting.expires_at IS NULL OR lasting.expires_at > statement_timestamp())';
+
+/** Notes keys that outlive their job, where no other job has taken them meanwhile; `e` is -1 where that is for ever. */
+const note = (schema: string, rows: string): string => `
+    INSERT INTO ${schema}.idempotency_key AS noted (channel, key, job_id, payload_hash, expires_at)
+    SELECT channel, key, id, g, clock_timestamp() + nullif(e, -1) * interval '1 millisecond'
+    FROM ${rows}
+    ORDER BY channel COLLATE "C", key COLLATE "C"
+    ON CONFLICT (key, channel) DO UPDATE
+    SET job_id = excluded.job_id, payload_hash = excluded.payload_hash, created_at = clock_timestamp(), expires_at = excluded.expires_at
+    WHERE noted.expires_at <= statement_timestamp()
+    RETURNING job_id`;
+
+/**
+ * Inserts the jobs whose key is free, and notes the keys that outlive their job. What decides is the unique index of live
+ * jobs, and for lasting keys that of `idempotency_key` too: whoever comes second waits there for the end of the first
+ * one's transaction. Keys are taken in sorted order, while ids ascend in the order of the call.
+ *
+ * @param waiting a CTE that is to be evaluated before any lock is waited for
+ */
+const insertion = (schema: string, waiting: string): string => `item AS MATERIALIZED (
+    SELECT coalesce(given, nextval('${schema}.job_id_seq')) AS id, clock_timestamp() AS sent_at, item.*
+    FROM ${waiting}, ROWS FROM (
+      json_to_recordset($1) AS (${FIELDS}, i text, g text, e bigint, given bigint)
+    ) WITH ORDINALITY AS item (${NAMES}, i, g, e, given, ordinal)
+    ORDER BY ordinal
+  ), inserted AS (
+    INSERT INTO ${schema}.job (${COLUMNS}, idempotency_key, idempotency_hash)
+    SELECT ${values('sent_at')}, i, g
+    FROM item
+    WHERE i IS NULL OR (
+      SELECT true FROM ${schema}.idempotency_key AS lasting WHERE lasting.channel = c AND lasting.key = i AND ${lasts}
+    ) IS NULL
+    ORDER BY c COLLATE "C", i COLLATE "C", ordinal
+    ON CONFLICT (idempotency_key, channel) WHERE idempotency_key IS NOT NULL DO NOTHING
+    RETURNING ${RETURNED}
+  ), lasting AS MATERIALIZED (
+    SELECT c AS channel, i AS key, item.id, g, e
+    FROM item JOIN inserted ON inserted.id = item.id
+    WHERE e IS NOT NULL
+  ), noted AS (${note(schema, 'lasting')}
+  ), surplus AS MATERIALIZED (
+    SELECT id FROM lasting WHERE id NOT IN (SELECT job_id FROM noted)
+  ), wake_up AS (${wakeUps(FREE)}
+  )`;
+
+/**
+ * Inserts jobs with idempotency keys outside of a caller's transaction, all or none. What it sees holds a key; when
+ * somebody whom its snapshot does not show took one meanwhile it fails at the unique index, and refuses itself
+ * ({@link REFUSED}) when a lasting key was taken so, or a job's content is another where that is an error. Then `findKeys`
+ * tells why, or it is sent again. Indexes `job_idempotency`, `idempotency_key_pkey`.
+ */
+export const insertKeyedJobs = defineStatement<KeyedParams, KeyedRow>({
+  name: 'insert_keyed_jobs_v1',
+  text: (schema) => `
+  WITH inserted AS (
+    INSERT INTO ${schema}.job (${COLUMNS}, idempotency_key, idempotency_hash)
+    SELECT ${values('clock_timestamp()')}, i, g
+    FROM (
+      SELECT nextval('${schema}.job_id_seq') AS id, item.*
+      FROM ROWS FROM (
+        json_to_recordset($1) AS (${FIELDS}, i text, g text)
+      ) WITH ORDINALITY AS item (${NAMES}, i, g, ordinal)
+      WHERE (SELECT true FROM ${schema}.job WHERE job.channel = item.c AND job.idempotency_key = item.i) IS NULL
+        AND (
+          NOT EXISTS (SELECT FROM ${schema}.idempotency_key)
+          OR (SELECT true FROM ${schema}.idempotency_key AS lasting WHERE lasting.channel = item.c AND lasting.key = item.i AND ${lasts}) IS NULL
+        )
+      ORDER BY ordinal
+    ) AS numbered
+    RETURNING ${RETURNED}, idempotency_key
+  ), known AS MATERIALIZED (
+    SELECT ordinal, found.id, s AND found.hash <> g AS conflict
+    FROM ROWS FROM (
+      json_to_recordset($1) AS (c text, i text, g text, s boolean)
+    ) WITH ORDINALITY AS item (c, i, g, s, ordinal)
+    CROSS JOIN LATERAL (${holder(schema, 'item.c', 'item.i')}
+    ) AS found
+    WHERE (SELECT count(*) FROM inserted) < $2::integer
+  ), lasting AS MATERIALIZED (
+    SELECT inserted.channel, inserted.idempotency_key AS key, inserted.id, g, e
+    FROM json_to_recordset($1) AS item (c text, i text, g text, e bigint)
+    JOIN inserted ON inserted.channel = item.c AND inserted.idempotency_key = item.i
+    WHERE $3::boolean AND e IS NOT NULL
+  ), noted AS (${note(schema, 'lasting')}
+  ), wake_up AS (${wakeUps(FREE)}
+  )
+  SELECT (SELECT string_agg(id::text, ',') FROM inserted), (SELECT json_object_agg(ordinal, id::text) FROM known),
+    1 / CASE WHEN EXISTS (SELECT FROM known WHERE conflict) OR (SELECT count(*) FROM noted) < (SELECT count(*) FROM lasting) THEN 0 ELSE 1 END,
+    (SELECT json_agg(message) FROM wake_up)`,
+  values: ({ jobs }) => [encodeKeyedJobs(jobs), jobs.length, jobs.some(isLasting)],
+  row: ([inserted, known, , messages], { jobs }) => ({
+    answers: answersOf(jobs.length, splitIds(inserted), (known as Record<string, JobId> | null) ?? {}),
+    surplus: [],
+    wakeUps: (messages as string[] | null) ?? [],
+  }),
+});
+
+const isLasting = ({ idempotency }: NewJob): boolean => idempotency !== null && idempotency.lastsMs !== null;
+
+/** New ids stand in the order of the jobs that are not known. */
+function answersOf(
+  count: number,
+  inserted: readonly JobId[],
+  known: Readonly<Record<string, JobId>>,
+): KeyedRow['answers'] {
+  if (inserted.length === count) return inserted.map((id) => ({ id, isNew: true }));
+  let next = 0;
+  return Array.from({ length: count }, (_, index) => {
+    const id = known[index + 1];
+    return id === undefined ? { id: inserted[next++]!, isNew: true } : { id, isNew: false };
+  });
+}
+
+/** SQLSTATEs of `insertKeyedJobs`: a division by zero, by which it refuses itself, and what the unique index says. */
+export const REFUSED: ReadonlySet<string> = new Set(['22012', '23505']);
+
+/** Jobs up to which a plan is kept. More are planned for the tables as they are, since a caller's planner cannot be told. */
+const JOBS_PER_KEPT_PLAN = 20;
+
+/**
+ * Inserts jobs with idempotency keys inside the caller's transaction, and never fails because of a key: which jobs have
+ * taken the others' `findKeys` tells, by a younger snapshot. Waits at most `waitMs` for each key whose first owner has not
+ * committed, and less where the transaction has a shorter limit of its own, which it gets back. Indexes as `insertKeyedJobs`.
+ */
+export const insertKeyedJobsInTransaction = defineStatement<
+  KeyedParams & { notifyChannel: string; waitMs: number },
+  KeyedRow
+>({
+  name: 'insert_keyed_jobs_in_tx_v1',
+  isUnnamed: ({ jobs }) => jobs.length > JOBS_PER_KEPT_PLAN,
+  text: (schema) => `
+  WITH own AS (
+    SELECT current_setting('lock_timeout') AS before
+  ), waiting AS MATERIALIZED (
+    SELECT before,
+      set_config('lock_timeout', least($3::integer, nullif(extract(epoch FROM before::interval) * 1000, 0)::integer)::text, true) AS during
+    FROM own
+  ), ${insertion(schema, 'waiting')}, ${telling(schema)}
+  SELECT (SELECT string_agg(id::text, ',' ORDER BY ordinal) FROM item),
+    (SELECT string_agg(id::text, ',') FROM inserted),
+    (SELECT string_agg(id::text, ',') FROM surplus),
+    (SELECT count(*) FROM sent), (SELECT count(*) FROM remembered),
+    set_config('lock_timeout', (SELECT before FROM waiting), true)`,
+  values: ({ jobs, notifyChannel, waitMs }) => [encodeKeyedJobs(jobs), notifyChannel, waitMs],
+  row: ([ids, inserted, surplus]) => {
+    const isInserted = new Set(splitIds(inserted));
+    const answers = splitIds(ids).map((id) => (isInserted.has(id) ? { id, isNew: true } : { id: null, isNew: false }));
+    return { answers, surplus: splitIds(surplus), wakeUps: [] };
+  },
+});
+
+export interface KeyHolder {
+  /** Place of the key in the list, from 0. */
+  readonly index: number;
+  readonly id: JobId;
+  /** Of its name, payload and bytes. */
+  readonly hash: string;
+}
+
+/**
+ * Which jobs hold these keys. Never a kept plan: the job table is empty now and has a million rows then, and in a
+ * caller's transaction the planner cannot be told. Indexes as `insertKeyedJobs`.
+ */
+export const findKeys = defineStatement<{ channels: readonly string[]; keys: readonly string[] }, KeyHolder>({
+  name: 'find_keys_v1',
+  isUnnamed: () => true,
+  text: (schema) => `
+  SELECT wanted.ordinal, found.id, found.hash
+  FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (channel, key, ordinal)
+  CROSS JOIN LATERAL (${holder(schema, 'wanted.channel', 'wanted.key')}
+  ) AS found`,
+  values: ({ channels, keys }) => [channels, keys],
+  row: ([ordinal, id, hash]) => ({ index: Number(ordinal) - 1, id: id as JobId, hash: hash as string }),
+});
+
+/** Deletes jobs that this very transaction has inserted, and their keys. Indexes `job_pkey`, `idempotency_key_pkey`. */
+export const withdrawJobs = defineStatement<{ ids: readonly JobId[] }, number>({
+  name: 'withdraw_jobs_v1',
+  isUnnamed: () => true,
+  text: (schema) => `
+  WITH withdrawn AS (
+    DELETE FROM ${schema}.job WHERE id = ANY ($1::bigint[]) RETURNING id, channel, idempotency_key
+  ), freed AS (
+    DELETE FROM ${schema}.idempotency_key AS lasting
+    USING withdrawn
+    WHERE lasting.channel = withdrawn.channel AND lasting.key = withdrawn.idempotency_key AND lasting.job_id = withdrawn.id
+  )
+  SELECT count(*) FROM withdrawn`,
+  values: ({ ids }) => [ids],
+  row: ([count]) => Number(count),
+});
+
+/** Draws ids ahead, for jobs that are not inserted in their order. */
+export const drawIds = defineStatement<{ count: number }, JobId[]>({
+  name: 'draw_ids_v1',
+  text: (schema) => `
+  SELECT string_agg(id::text, ',' ORDER BY id)
+  FROM (SELECT nextval('${schema}.job_id_seq') AS id FROM generate_series(1, $1::integer)) AS drawn`,
+  values: ({ count }) => [count],
+  row: ([ids]) => splitIds(ids),
+});
+
+/**
+ * Opens a transaction that inserts jobs with keys, on a connection that others use too: it waits hardly at all for a key
+ * that somebody has, and is sent again later. Tables are read by their indexes.
+ */
+export const beginKeyed = `${beginPlain}; SET LOCAL lock_timeout = 5; SET LOCAL enable_seqscan = off`;
+
+function encodeKeyedJobs(jobs: readonly KeyedJob[]): string {
+  return `[${jobs.map(encodeKeyedJob).join(',')}]`;
+}
+
+function encodeKeyedJob(job: KeyedJob): string {
+  let text = encodeJob(job);
+  if (job.id !== undefined) text += `,"given":${job.id}`;
+  if (job.idempotency === null) return `${text}}`;
+  const { key, hash, lastsMs, strict } = job.idempotency;
+  text += `,"i":${JSON.stringify(key)},"g":"${hash}"`;
+  if (lastsMs !== null) text += `,"e":${lastsMs === Infinity ? -1 : lastsMs}`;
+  return strict ? `${text},"s":true}` : `${text}}`;
+}
