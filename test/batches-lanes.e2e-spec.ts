@@ -196,7 +196,7 @@ describe('a batch of an ordered lane', () => {
   });
 
   it('rejects all that it was not told of when it throws RejectJob; RetryAfter puts off the first one only', async () => {
-    await open((batch) => {
+    await open(() => {
       throw work.batches.length === 1 ? new RetryAfter('1h') : new RejectJob('all');
     });
     const ids = await send(upTo(3));

@@ -234,10 +234,12 @@ describe('partitions', () => {
       expect(payloadsOf(work, `partition ${partition}`)).toEqual(upTo(5).map((nth) => `${partition} ${nth}`));
       expect(work.runs.filter(({ key }) => key === `partition ${partition}`).map(({ seq }) => seq)).toEqual(upTo(5));
     }
-    expect((await app.queue.partitions('work')).map(({ lastSeq, jobs }) => [lastSeq, jobs])).toEqual([
-      [5, 0],
-      [5, 0],
-    ]);
+    await until(
+      async () => (await app.queue.partitions('work')).every(({ lastSeq, jobs }) => lastSeq === 5 && jobs === 0),
+      {
+        what: 'both partitions are at rest, and have given out five numbers',
+      },
+    );
     await app.close();
   });
 

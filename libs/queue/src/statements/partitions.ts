@@ -1,5 +1,6 @@
 import { partitionLane } from '../job/partition.js';
 import type { JobId } from '../job/job.js';
+import { lastSeqOf } from './lanes.js';
 import { defineStatement } from './statement.js';
 
 export interface PartitionedChannel {
@@ -54,7 +55,7 @@ const MAX_COUNT = 10_000;
 export const listPartitions = defineStatement<{ channel: string }, PartitionRecord>({
   name: 'list_partitions_v1',
   text: (schema) => `
-  SELECT partition.number, live.jobs, coalesce(head.attempt, 0), coalesce(lane.last_seq, 0), lane.blocked_by
+  SELECT partition.number, live.jobs, coalesce(head.attempt, 0), coalesce(${lastSeqOf('lane')}, 0), lane.blocked_by
   FROM ${schema}.partitioned_channel
   CROSS JOIN LATERAL (
     SELECT number, 'partition ' || number AS key FROM generate_series(0, partitioned_channel.partitions - 1) AS number
