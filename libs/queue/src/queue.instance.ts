@@ -13,6 +13,7 @@ import { HandlerRegistry } from './handlers/handler.registry.js';
 import { agreeOnPartitions } from './handlers/partitions.js';
 import { Policies } from './handlers/policies.js';
 import { JobWaiter } from './inspect/job-waiter.js';
+import { DeadLetters } from './inspect/dead-letters.js';
 import { Queue } from './inspect/queue.js';
 import { DatabaseUnavailableError, InvalidOptionsError, messageOf, SchemaMissingError } from './job/errors.js';
 import type { QueueEvent } from './job/events.js';
@@ -22,7 +23,7 @@ import { Connection } from './postgres/connection.js';
 import { connectionOptionsOf, listenOptionsOf } from './postgres/connection-options.js';
 import { Notifier } from './postgres/notifier.js';
 import { maxTransactionsOf, poolSizeOf } from './postgres/pool-share.js';
-import { withPoolClient } from './postgres/pool-client.js';
+import { withPoolClient, withPoolTransaction } from './postgres/pool-client.js';
 import { TransactionWatch } from './postgres/transaction-watch.js';
 import type { ResolvedQueueOptions } from './queue.options.js';
 import { QueueRunner, type RunnerParts, type RunnerSettings } from './runner/queue-runner.js';
@@ -62,6 +63,7 @@ export class QueueInstance
 {
   readonly spawner: JobSpawner;
   readonly queue: Queue;
+  readonly deadLetters: DeadLetters;
   private readonly logger: Logger;
   private readonly events = new Subject<QueueEvent>();
   private readonly registry: HandlerRegistry;
@@ -112,10 +114,18 @@ export class QueueInstance
       read,
       write: (work, begin) => this.side.transaction(work, begin),
       wake,
+      emit: (event) => this.events.next(event),
+      keepMs: options.finishedRetentionMs,
       waiter: this.waiter,
       running: () => (this.runner?.running ?? 0) + this.singleRuns.running,
       idle: (timeoutMs) => this.idle(timeoutMs),
       runOne: (channels) => this.singleRuns.runOne(channels),
+    });
+    this.deadLetters = new DeadLetters({
+      keepMs: options.finishedRetentionMs,
+      read: (work, begin) => withPoolTransaction(dataSource, { schema, namedStatements }, work, begin),
+      write: (work, begin) => this.side.transaction(work, begin),
+      wake,
     });
   }
 
@@ -165,6 +175,7 @@ export class QueueInstance
 
   private wake(messages: readonly string[]): void {
     this.runner?.tell(messages);
+    this.singleRuns.tell(messages);
     this.notifier.send(messages);
   }
 

@@ -1,3 +1,4 @@
+import { JobCancelledError } from '../job/control-errors.js';
 import { describe, JobTimeoutError, messageOf, QueueClosedError, QueueError } from '../job/errors.js';
 import type { HandlerPolicy, RegisteredHandler } from '../job/handler.js';
 import { RELEASED, type Outcome } from '../job/outcome.js';
@@ -155,6 +156,7 @@ export class JobExecutor {
   /** The run has come to no good end. @param threw the handler did not return */
   async failed({ job, handler, policy }: Execution, error: unknown, threw: boolean): Promise<Outcome> {
     const shuttingDown = job.abortReason instanceof QueueClosedError;
+    const cancelled = job.abortReason instanceof JobCancelledError ? job.abortReason : null;
     const maxAttempts = await job.control.committedMaxAttempts();
     const isRetryable = (): boolean => this.isRetryable(handler, error);
     const outcome = outcomeOfError({
@@ -165,6 +167,7 @@ export class JobExecutor {
       maxAttempts,
       isRetryable,
       shuttingDown,
+      cancelled,
     });
     return job.control.askedForCompletion ? { kind: 'unless-completed', otherwise: outcome, threw } : outcome;
   }

@@ -14,6 +14,8 @@ export interface MembershipSettings {
   readonly options: ClientConfig;
   readonly leaseMs: number;
   readonly blockedLimitMs: number;
+  /** How long cancelled jobs are kept. */
+  readonly finishedRetentionMs: number;
 }
 
 export interface MembershipEvents {
@@ -24,6 +26,8 @@ export interface MembershipEvents {
   declaredDead(runner: string): void;
   blocked(blockedMs: number): void;
   rescued(rescued: Rescued): void;
+  /** Another runner is dead. */
+  peerDied(): void;
 }
 
 /** This process as a member of the fleet: known to the others, alive as long as it beats, and watching them. */
@@ -49,8 +53,10 @@ export class Membership {
       { ...events, declaredDead: () => this.startAnew() },
       logger,
     );
-    const watch = { leaseMs: settings.leaseMs, heartbeatMs };
-    this.rescuer = new Rescuer(watch, transact, (rescued) => events.rescued(rescued), logger);
+    const { leaseMs, schema, finishedRetentionMs: keepCancelledMs } = settings;
+    const watch = { leaseMs, heartbeatMs, schema, keepCancelledMs };
+    const onRescued = (rescued: Rescued): void => events.rescued(rescued);
+    this.rescuer = new Rescuer(watch, transact, onRescued, () => events.peerDied(), logger);
   }
 
   get id(): string {

@@ -1,7 +1,7 @@
 import type { ClaimedJob, JobId } from '../job/job.js';
 import { answeredColumns, claimedJob, feedNews, jobColumns, type ClaimParams, type ClaimRow } from './claim-jobs.js';
 import { inArrivals } from './job-columns.js';
-import { lastSeqOf } from './lanes.js';
+import { isFree, lastSeqOf } from './lanes.js';
 import { defineStatement, micros, timeOf } from './statement.js';
 import { laneMessage } from './wake-up.js';
 
@@ -216,8 +216,7 @@ export const claimArrivals = defineStatement<ClaimArrivalsParams, ClaimLanesRow>
           OR lane.head_position >= met.lowest AND coalesce(lane.ready_at > statement_timestamp(), true)
         )
         AND (
-          lane.runner_id IS NULL
-          OR (lane.runner_id, lane.lease) NOT IN (SELECT runner_id, number FROM ${schema}.lease WHERE lease.channel = ${CHANNEL})
+          ${isFree(schema)}
         )
       )
       LIMIT ${LIMIT}
