@@ -200,7 +200,9 @@ async function allSeen({ admin }: BenchDatabase, lanes: number): Promise<void> {
 async function gone({ database: { admin } }: Stage, n: number): Promise<void> {
   for (;;) {
     const { rowCount } = await admin.query(
-      `SELECT FROM nestmq.lane WHERE channel = $1 AND key = $2 AND runner_id IS NULL AND head_position IS NULL`,
+      `SELECT FROM nestmq.lane
+      WHERE channel = $1 AND key = $2 AND head_position IS NULL
+        AND NOT EXISTS (SELECT FROM nestmq.lease WHERE lease.runner_id = lane.runner_id AND lease.number = lane.lease)`,
       [CHANNEL, keyOf(n)],
     );
     if (rowCount === 1) return;
