@@ -23,6 +23,10 @@ const count = (app: TestApp, type: QueueEvent['type']): number =>
 const startedBy = (workers: readonly WorkerProcess[]): string[] =>
   workers.flatMap((worker) => worker.of('started').map(({ id }) => id));
 
+/** Without the runs after a failed one: what the server does not serialize in a handler's own transaction runs again. */
+const firstRunsBy = (workers: readonly WorkerProcess[]): string[] =>
+  workers.flatMap((worker) => worker.of('started').flatMap(({ id, attempt }) => (attempt === 1 ? id : [])));
+
 describe('two processes', () => {
   it.each(['read committed', 'repeatable read', 'serializable'])(
     'under a default of %s never run the same job, and run all of them',
@@ -39,7 +43,7 @@ describe('two processes', () => {
         ids.push(...spawned.map(({ id }) => id));
       }
       await until(() => tables.drained(), { what: 'all are done', timeoutMs: 25_000 });
-      expect(startedBy(workers).toSorted()).toEqual(ids.toSorted());
+      expect(firstRunsBy(workers).toSorted()).toEqual(ids.toSorted());
       expect(await tables.number('SELECT count(*) FROM effect')).toBe(400);
       await producer.close();
       await tables.sql(`ALTER DATABASE ${name} RESET default_transaction_isolation`);
