@@ -99,6 +99,11 @@ export class CreateQueueTables implements MigrationInterface {
         WHERE position IS NOT NULL AND seq IS NULL AND NOT suspect AND held_until IS NULL`,
       // expire_holds, rescue_expired: empty unless the feature is used.
       `CREATE INDEX job_held ON ${schema}.job (held_until) WHERE held_until IS NOT NULL`,
+      // count_others: held jobs of a channel.
+      `CREATE INDEX job_held_channel ON ${schema}.job (channel, held_until) WHERE held_until IS NOT NULL`,
+      // count_feeds: only jobs that have run before pay for it.
+      `CREATE INDEX job_retrying ON ${schema}.job (channel, due_at)
+        WHERE attempt > 0 AND NOT suspect AND position IS NULL AND held_until IS NULL`,
       `CREATE INDEX job_lease_end ON ${schema}.job (lease_ends_at) WHERE lease_ends_at IS NOT NULL`,
       // claim_suspect: empty unless a process died.
       `CREATE INDEX job_suspect ON ${schema}.job (due_at, id) WHERE suspect`,
@@ -179,6 +184,11 @@ export class CreateQueueTables implements MigrationInterface {
         running bigint[] NOT NULL DEFAULT '{}',
         stopping boolean NOT NULL DEFAULT false,
         dead_at timestamptz,
+        name text COLLATE "C",
+        version text,
+        concurrency integer,
+        channels text[] COLLATE "C",
+        names text[] COLLATE "C" NOT NULL DEFAULT '{}',
         CONSTRAINT runner_pkey PRIMARY KEY (id)
       ) WITH (fillfactor = 50)`,
       `

@@ -21,7 +21,7 @@ import { Connection } from './postgres/connection.js';
 import { connectionOptionsOf, listenOptionsOf } from './postgres/connection-options.js';
 import { Notifier } from './postgres/notifier.js';
 import { maxTransactionsOf, poolSizeOf } from './postgres/pool-share.js';
-import { withPoolClient } from './postgres/pool-client.js';
+import { withPoolClient, withPoolTransaction } from './postgres/pool-client.js';
 import { TransactionWatch } from './postgres/transaction-watch.js';
 import type { ResolvedQueueOptions } from './queue.options.js';
 import { QueueRunner, type RunnerParts, type RunnerSettings } from './runner/queue-runner.js';
@@ -33,6 +33,7 @@ import { KeyedSpawns } from './spawn/keyed-spawns.js';
 import { plainSpawns } from './spawn/spawn-queue.js';
 import { findSchemaVersion, SCHEMA_VERSION } from './statements/check-schema.js';
 import { run, type SqlClient } from './statements/statement.js';
+import { beginReading } from './statements/transaction.js';
 import { findEnded } from './statements/wait-for.js';
 
 export interface QueueInstanceParts {
@@ -109,6 +110,7 @@ export class QueueInstance
       names: () => this.registry.names(),
       events: this.events.asObservable(),
       read,
+      readMoment: (work) => withPoolTransaction(dataSource, { schema, namedStatements }, work, beginReading),
       write: (work, begin) => this.side.transaction(work, begin),
       wake,
       waiter: this.waiter,

@@ -53,6 +53,9 @@ export const beginForgettably = `${begin}; SET LOCAL synchronous_commit = off`;
  */
 export const beginHashing = `${begin}; SET LOCAL enable_hashjoin = on`;
 
+/** For reading several statements of one moment, on a connection of the application's; nothing is written. */
+export const beginReading = `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; ${LIMITS}; ${PIN_PLAN}`;
+
 /** No channel has an empty name. */
 const SUSPECTS = '';
 
