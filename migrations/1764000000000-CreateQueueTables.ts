@@ -73,6 +73,7 @@ export class CreateQueueTables implements MigrationInterface {
         seq bigint,
         held_until timestamptz,
         lease_ends_at timestamptz,
+        cancel_requested_at timestamptz,
         channel text COLLATE "C" NOT NULL,
         key text COLLATE "C" NOT NULL DEFAULT '',
         name text COLLATE "C" NOT NULL,
@@ -81,6 +82,7 @@ export class CreateQueueTables implements MigrationInterface {
         metadata json,
         backoff json,
         last_error text,
+        cancel_reason text,
         idempotency_key text COLLATE "C",
         idempotency_hash text COLLATE "C",
         CONSTRAINT job_pkey PRIMARY KEY (id),
@@ -105,6 +107,8 @@ export class CreateQueueTables implements MigrationInterface {
       `CREATE INDEX job_retrying ON ${schema}.job (channel, due_at)
         WHERE attempt > 0 AND NOT suspect AND position IS NULL AND held_until IS NULL`,
       `CREATE INDEX job_lease_end ON ${schema}.job (lease_ends_at) WHERE lease_ends_at IS NOT NULL`,
+      // heartbeat: empty unless running jobs were told to stop.
+      `CREATE INDEX job_cancel ON ${schema}.job (cancel_requested_at) WHERE cancel_requested_at IS NOT NULL`,
       // claim_suspect: empty unless a process died.
       `CREATE INDEX job_suspect ON ${schema}.job (due_at, id) WHERE suspect`,
       // insert_keyed_jobs: one live job of a key. Only jobs with one pay for it. The key first, which tells more.
@@ -195,6 +199,7 @@ export class CreateQueueTables implements MigrationInterface {
       CREATE TABLE ${schema}.finished_job (
         id bigint NOT NULL,
         state text COLLATE "C" NOT NULL,
+        run integer NOT NULL DEFAULT 0,
         attempt integer NOT NULL,
         max_attempts integer,
         priority smallint NOT NULL,
@@ -202,6 +207,9 @@ export class CreateQueueTables implements MigrationInterface {
         created_at timestamptz NOT NULL,
         finished_at timestamptz NOT NULL DEFAULT clock_timestamp(),
         delete_at timestamptz,
+        taken_until timestamptz,
+        takes integer,
+        resolved_at timestamptz,
         policy_id bigint,
         position bigint,
         seq bigint,
@@ -214,6 +222,7 @@ export class CreateQueueTables implements MigrationInterface {
         backoff json,
         reason text,
         last_error text,
+        note text,
         result json,
         idempotency_key text COLLATE "C",
         idempotency_hash text COLLATE "C",
@@ -224,6 +233,13 @@ export class CreateQueueTables implements MigrationInterface {
       `CREATE INDEX finished_job_delete_at ON ${schema}.finished_job (delete_at) WHERE delete_at IS NOT NULL`,
       // count_channels: dead jobs of a channel
       `CREATE INDEX finished_job_channel ON ${schema}.finished_job (channel, state, finished_at)`,
+      // Dead letters, by each way in which they are asked for. Jobs that were completed or cancelled pay nothing for them.
+      `CREATE INDEX finished_job_dead ON ${schema}.finished_job (finished_at, id) WHERE state IN ('dead', 'reprocessing')`,
+      `CREATE INDEX finished_job_dead_channel ON ${schema}.finished_job (channel, finished_at, id)
+        WHERE state IN ('dead', 'reprocessing')`,
+      `CREATE INDEX finished_job_dead_lane ON ${schema}.finished_job (channel, key, finished_at, id)
+        WHERE state IN ('dead', 'reprocessing')`,
+      `CREATE INDEX finished_job_closed ON ${schema}.finished_job (finished_at, id) WHERE state IN ('resolved', 'discarded')`,
       `
       CREATE TABLE ${schema}.handler_policy (
         id bigint NOT NULL,

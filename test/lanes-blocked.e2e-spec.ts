@@ -10,6 +10,8 @@ import { gate, workWith, type Behaviour } from './support/work.js';
 const database = useDatabase();
 const tables = useTables(database);
 
+const LANE = { channel: 'work', key: 'lane' };
+
 const drained = (): Promise<boolean> => until(() => tables.drained(), { what: 'all is done' });
 
 beforeEach(() => tables.clear());
@@ -58,7 +60,7 @@ describe('a lane whose handler says onDead: block', () => {
     await app.close();
   });
 
-  it('stays so over restarts, until unblock lets it go on, without a poll and without a gap in its numbers', async () => {
+  it('stays so over restarts, until the dead job is discarded, without a poll and without a gap in its numbers', async () => {
     const first = await startLanes({ onDead: 'block', retries: 0 }, failing);
     await send(first.app, 'good', 'dies', 'follower 1', 'follower 2');
     await isDead(first.app);
@@ -67,11 +69,11 @@ describe('a lane whose handler says onDead: block', () => {
     const { app, work } = await startLanes({ onDead: 'block', retries: 0 }, failing);
     await markerRuns(app, work);
     expect(payloadsOf(work, 'lane')).toEqual([]);
-    expect(await app.queue.unblock('work', 'lane')).toBe(true);
+    expect(await app.deadLetters.discard(LANE)).toBe(1);
     await drained();
     expect(payloadsOf(work, 'lane')).toEqual(['follower 1', 'follower 2']);
     expect(seqsOf(work, 'lane')).toEqual([3, 4]);
-    expect(await app.queue.unblock('work', 'lane')).toBe(false);
+    expect(await app.deadLetters.discard(LANE)).toBe(0);
     await app.close();
   });
 
@@ -80,7 +82,7 @@ describe('a lane whose handler says onDead: block', () => {
     await send(app, 'dies', 'rejected', 'good');
     for (const dead of [1, 2]) {
       await until(() => app.events.filter(({ type }) => type === 'dead').length === dead, { what: 'a job is dead' });
-      await until(() => app.queue.unblock('work', 'lane'), { what: 'its lane is blocked, and let go' });
+      await until(() => app.deadLetters.discard(LANE), { what: 'its letter is discarded' });
     }
     await drained();
     expect(payloadsOf(work)).toEqual(['dies', 'rejected', 'good']);
@@ -96,7 +98,7 @@ describe('a lane whose handler says onDead: block', () => {
     });
     await send(sender, 'dies', 'follower');
     await isDead(app);
-    await until(() => sender.queue.unblock('work', 'lane'), { what: 'its lane is blocked, and let go' });
+    await until(() => sender.deadLetters.discard(LANE), { what: 'its letter is discarded' });
     await drained();
     expect(payloadsOf(work)).toEqual(['dies', 'follower']);
     await sender.close();
@@ -124,37 +126,6 @@ describe('a lane whose handler says onDead: block', () => {
     const { id } = await app.jobs.spawn('other', 'good', { key: 'lane' });
     await until(async () => (await app.queue.get(id)) === null, { what: 'the other handler’s job is completed' });
     await drained();
-    await app.close();
-  });
-});
-
-describe('queue.unblock', () => {
-  it('answers false for a lane that nobody knows, that runs or that rests, and changes nothing', async () => {
-    const { opened, open } = gate();
-    const { app, work } = await startLanes({ onDead: 'block' }, () => opened);
-    expect(await app.queue.unblock('work', 'lane')).toBe(false);
-    await send(app, 'running', 'waiting');
-    await until(() => work.runs.length, { what: 'the head runs' });
-    expect(await app.queue.unblock('work', 'lane')).toBe(false);
-    expect(payloadsOf(work)).toEqual(['running']);
-    open();
-    await drained();
-    expect(await app.queue.unblock('work', 'lane')).toBe(false);
-    await app.close();
-  });
-
-  it('refuses what is no channel and no key', async () => {
-    const { app } = await startLanes({}, () => undefined, { runner: false });
-    for (const [channel, key] of [
-      ['', 'k'],
-      ['c'.repeat(256), 'k'],
-      ['work', 'k'.repeat(1_025)],
-      ['work', 'a\u0000'],
-      [7, 'k'],
-      ['work', null],
-    ]) {
-      await expect(app.queue.unblock(channel as string, key as string)).rejects.toThrow(InvalidOptionsError);
-    }
     await app.close();
   });
 });

@@ -92,7 +92,7 @@ describe('a handler with keepAlive: false', () => {
       payload: 'early',
       progress: null,
     });
-    expect(app.events).toContainEqual({ type: 'rescued', waiting: 1, dead: 0 });
+    expect(app.events).toContainEqual({ type: 'rescued', waiting: 1, dead: 0, cancelled: 0 });
     await until(() => tables.drained(), { what: 'both leases are gone' });
     await app.close();
   });
@@ -106,7 +106,7 @@ describe('a handler with keepAlive: false', () => {
       attempts: 1,
       lastError: 'The lease of this run ended before the run did.',
     });
-    expect(app.events).toContainEqual({ type: 'rescued', waiting: 0, dead: 1 });
+    expect(app.events).toContainEqual({ type: 'rescued', waiting: 0, dead: 1, cancelled: 0 });
     await until(() => has(app, 'lease-lost'), { what: 'its run has ended' });
     await until(() => tables.drained(), { what: 'nothing is left' });
     expect(app.runs).toHaveLength(1);

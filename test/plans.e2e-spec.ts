@@ -1,4 +1,5 @@
 import { beforeAll, describe, expect, it, jest } from '@jest/globals';
+import { cancelJobs, findCancellable, locateJobs } from '../libs/queue/src/statements/cancel-jobs.js';
 import { checkpointJob, findRun } from '../libs/queue/src/statements/checkpoint-job.js';
 import { claimJobs, claimJobsByKey } from '../libs/queue/src/statements/claim-jobs.js';
 import { claimSuspect } from '../libs/queue/src/statements/claim-suspect.js';
@@ -183,7 +184,7 @@ const hot: [string, (generic: boolean) => Promise<PlanNode[]>, string[], number]
   [
     'heartbeat',
     (g) => nodesOf(heartbeat, { runner: '1', held: [1], highest: 1, started: ['5'] }, g, beginPlain),
-    ['job_lease_end'],
+    ['job_lease_end', 'job_cancel'],
     5,
   ],
   ['find_run', (g) => nodesOf(findRun, ownRun, g), ['job_pkey', 'lease_pkey'], 5],
@@ -210,6 +211,19 @@ const hot: [string, (generic: boolean) => Promise<PlanNode[]>, string[], number]
     (g) => nodesOf(clearJobs, { channels: ['c1'], idle: [], upTo: null, limit: 500 }, g),
     ['job_feed', 'job_lane', 'job_held', 'job_pkey'],
     4_000,
+  ],
+  [
+    'cancel_jobs',
+    (g) => nodesOf(cancelJobs, { channel: 'c1', ids: entries.map(({ id }) => id), reason: null, keepMs: 5 }, g),
+    ['job_pkey'],
+    500,
+  ],
+  ['locate_jobs', (g) => nodesOf(locateJobs, { ids: held }, g), ['job_pkey', 'finished_job_pkey'], 300],
+  [
+    'find_cancellable',
+    (g) => nodesOf(findCancellable, { channel: 'c1', key: null, name: null, after: '0', upTo: null, limit: 10_000 }, g),
+    [],
+    LIVE / CHANNELS + 2 * HELD + 100,
   ],
   ['find_ended', (g) => nodesOf(findEnded, { ids: ['5', '6'] }, g), ['job_pkey', 'finished_job_pkey'], 5],
   ['get_job', (g) => nodesOf(getJob, { id: '5' }, g), ['job_pkey', 'finished_job_pkey'], 5],

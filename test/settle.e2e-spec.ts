@@ -179,7 +179,7 @@ describe('finishJobs', () => {
   it('keeps a dead job with its error, reason, attempt and payload', async () => {
     const [job] = await running();
     await tables.sql(`UPDATE nestmq.job SET payload = '{"a": 1}'`);
-    expect(await finish(session, job!)).toEqual([job!.id]);
+    expect(await finish(session, job!)).toEqual([{ id: job!.id, cancelled: null }]);
     expect(await live()).toEqual([]);
     expect(await tables.sql('SELECT state, reason, last_error, attempt, payload FROM nestmq.finished_job')).toEqual([
       { state: 'dead', reason: 'exhausted', last_error: 'fatal', attempt: 1, payload: { a: 1 } },

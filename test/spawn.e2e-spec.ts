@@ -59,6 +59,7 @@ describe('spawn', () => {
         createdAt: expect.any(Date),
         dueAt: expect.any(Date),
         finishedAt: null,
+        cancelRequested: false,
         lastError: null,
         reason: null,
         result: null,

@@ -2,7 +2,7 @@ import { afterEach } from '@jest/globals';
 import type { INestApplicationContext, ModuleMetadata, Type } from '@nestjs/common';
 import { Test } from '@nestjs/testing';
 import { TypeOrmModule } from '@nestjs/typeorm';
-import { JobSpawner, Queue, QueueModule, type QueueEvent, type QueueModuleOptions } from 'nestmq';
+import { DeadLetters, JobSpawner, Queue, QueueModule, type QueueEvent, type QueueModuleOptions } from 'nestmq';
 import { DataSource, type DataSourceOptions } from 'typeorm';
 
 export interface TestAppOptions extends Pick<ModuleMetadata, 'providers' | 'controllers' | 'imports'> {
@@ -15,6 +15,7 @@ export interface TestApp {
   readonly app: INestApplicationContext;
   readonly jobs: JobSpawner;
   readonly queue: Queue;
+  readonly deadLetters: DeadLetters;
   readonly dataSource: DataSource;
   /** Every event since the boot. */
   readonly events: QueueEvent[];
@@ -50,6 +51,7 @@ export async function startApp({ url, queue = {}, typeorm = {}, ...metadata }: T
     app: module,
     jobs: module.get(JobSpawner),
     queue: module.get(Queue),
+    deadLetters: module.get(DeadLetters),
     dataSource: module.get(DataSource),
     events,
     get: (token) => module.get(token),

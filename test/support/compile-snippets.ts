@@ -11,15 +11,28 @@ const KNOWN_IMPORTS: Readonly<Record<string, readonly string[]>> = {
   '@nestjs/common': ['Injectable', 'Inject', 'Module'],
   '@nestjs/typeorm': ['TypeOrmModule'],
   typeorm: ['DataSource'],
-  './context.js': ['jobs', 'queue', 'dataSource', 'post', 'db', 'Mailer', 'SignUp', 'Smtp', 'User', 'Reports'],
+  './context.js': [
+    'jobs',
+    'queue',
+    'deadLetters',
+    'dataSource',
+    'post',
+    'db',
+    'Mailer',
+    'SignUp',
+    'Smtp',
+    'User',
+    'Reports',
+  ],
 };
 
 /** The application around the snippets: the demo's sign-up, and the report of docs/getting-started.md. */
 const CONTEXT = `
-  import type { JobSpawner, Queue } from 'nestmq';
+  import type { DeadLetters, JobSpawner, Queue } from 'nestmq';
   import type { DataSource } from 'typeorm';
   export declare const jobs: JobSpawner;
   export declare const queue: Queue;
+  export declare const deadLetters: DeadLetters;
   export declare const dataSource: DataSource;
   export declare function post(url: string, options: { signal: AbortSignal }): Promise<void>;
   export { db } from '../apps/demo/src/database/db.js';

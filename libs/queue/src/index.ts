@@ -6,7 +6,7 @@ export {
   type QueueModuleOptions,
   type QueueOptionsFactory,
 } from './queue.module.js';
-export { getJobSpawnerToken, getQueueToken } from './queue.module-definition.js';
+export { getDeadLettersToken, getJobSpawnerToken, getQueueToken } from './queue.module-definition.js';
 export type { Concurrency, QueueInstanceOptions, QueueOptions, Shutdown } from './queue.options.js';
 
 export { JobHandler } from './handlers/job-handler.decorator.js';
@@ -50,7 +50,19 @@ export type {
 } from './spawn/spawn-options.js';
 
 export { Queue, type ListLanesOptions } from './inspect/queue.js';
+export {
+  DeadLetters,
+  type DeadLetterPage,
+  type LetterBulkOptions,
+  type LetterNoteOptions,
+  type ListDeadLettersOptions,
+  type TakeOptions,
+} from './inspect/dead-letters.js';
+export type { DeadLetterFilter } from './inspect/letter-filter.js';
+export type { DeadLetterTarget } from './inspect/letter-writer.js';
+export type { DeadLetter, DeadLetterState } from './statements/dead-letters.js';
 export type { LaneBlock, LaneRecord } from './statements/list-lanes.js';
+export type { CancelCounts, CancelFilter, CancelOptions, CancelResult } from './inspect/canceller.js';
 export type { ClearOptions } from './inspect/clear-channels.js';
 export type { WaitOptions } from './inspect/job-waiter.js';
 export type { ChannelStats } from './inspect/channel-stats.js';
@@ -61,8 +73,14 @@ export type { ReservationReason } from './job/errors.js';
 export type { RunOneOptions, RunOneResult } from './job/run-one.js';
 export type { DeadReason } from './job/outcome.js';
 
+export {
+  ChannelBusyError,
+  JobCancelledError,
+  JobDeadError,
+  JobNotFoundError,
+  WaitTimeoutError,
+} from './job/control-errors.js';
 export { NotTransactionalError } from './job/run-errors.js';
-export { ChannelBusyError, JobDeadError, JobNotFoundError, WaitTimeoutError } from './job/control-errors.js';
 export { PayloadVersionError } from './job/version-errors.js';
 export { IdempotencyConflictError } from './job/idempotency-errors.js';
 export {

@@ -12,6 +12,7 @@ import type { DataSource, EntityManager } from 'typeorm';
 import { HandlerRegistry } from './handlers/handler.registry.js';
 import { Policies } from './handlers/policies.js';
 import { JobWaiter } from './inspect/job-waiter.js';
+import { DeadLetters } from './inspect/dead-letters.js';
 import { Queue } from './inspect/queue.js';
 import { DatabaseUnavailableError, InvalidOptionsError, messageOf, SchemaMissingError } from './job/errors.js';
 import type { QueueEvent } from './job/events.js';
@@ -62,6 +63,7 @@ export class QueueInstance
 {
   readonly spawner: JobSpawner;
   readonly queue: Queue;
+  readonly deadLetters: DeadLetters;
   private readonly logger: Logger;
   private readonly events = new Subject<QueueEvent>();
   private readonly registry: HandlerRegistry;
@@ -113,10 +115,18 @@ export class QueueInstance
       readMoment: (work) => withPoolTransaction(dataSource, { schema, namedStatements }, work, beginReading),
       write: (work, begin) => this.side.transaction(work, begin),
       wake,
+      emit: (event) => this.events.next(event),
+      keepMs: options.finishedRetentionMs,
       waiter: this.waiter,
       running: () => (this.runner?.running ?? 0) + this.singleRuns.running,
       idle: (timeoutMs) => this.idle(timeoutMs),
       runOne: (channels) => this.singleRuns.runOne(channels),
+    });
+    this.deadLetters = new DeadLetters({
+      keepMs: options.finishedRetentionMs,
+      read: (work, begin) => withPoolTransaction(dataSource, { schema, namedStatements }, work, begin),
+      write: (work, begin) => this.side.transaction(work, begin),
+      wake,
     });
   }
 
@@ -166,6 +176,7 @@ export class QueueInstance
 
   private wake(messages: readonly string[]): void {
     this.runner?.tell(messages);
+    this.singleRuns.tell(messages);
     this.notifier.send(messages);
   }
 

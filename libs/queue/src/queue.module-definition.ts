@@ -1,5 +1,6 @@
 import type { InjectionToken } from '@nestjs/common';
 import { JobSpawner } from './spawn/job-spawner.js';
+import { DeadLetters } from './inspect/dead-letters.js';
 import { Queue } from './inspect/queue.js';
 import { InvalidOptionsError } from './job/errors.js';
 
@@ -23,6 +24,11 @@ export function getJobSpawnerToken(instance: string = DEFAULT_INSTANCE): Injecti
 /** Injection token of an instance's {@link Queue}: the class itself for the unnamed one. */
 export function getQueueToken(instance: string = DEFAULT_INSTANCE): InjectionToken<Queue> {
   return instance === DEFAULT_INSTANCE ? Queue : token('queue', instance);
+}
+
+/** Injection token of an instance's {@link DeadLetters}: the class itself for the unnamed one. */
+export function getDeadLettersToken(instance: string = DEFAULT_INSTANCE): InjectionToken<DeadLetters> {
+  return instance === DEFAULT_INSTANCE ? DeadLetters : token('dead-letters', instance);
 }
 
 export function checkInstanceName(name: unknown): string {

@@ -18,6 +18,7 @@ import { QueueInstance } from './queue.instance.js';
 import {
   checkInstanceName,
   DEFAULT_INSTANCE,
+  getDeadLettersToken,
   getJobSpawnerToken,
   getQueueToken,
   instanceToken,
@@ -111,13 +112,18 @@ function build(
       inject: [instanceToken(instance)],
       useFactory: ({ queue }: QueueInstance) => queue,
     },
+    {
+      provide: getDeadLettersToken(instance),
+      inject: [instanceToken(instance)],
+      useFactory: ({ deadLetters }: QueueInstance) => deadLetters,
+    },
   ];
   return {
     module: QueueModule,
     global: isGlobal,
     imports: [DiscoveryModule, ...imports],
     providers,
-    exports: [getJobSpawnerToken(instance), getQueueToken(instance)],
+    exports: [getJobSpawnerToken(instance), getQueueToken(instance), getDeadLettersToken(instance)],
   };
 }
 

@@ -22,6 +22,7 @@ describe('resolveOptions', () => {
       defaults: {},
       listenUrl: null,
       namedStatements: true,
+      finishedRetentionMs: 604_800_000,
       pruneEveryMs: 60_000,
       onError: null,
     });

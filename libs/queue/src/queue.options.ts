@@ -55,6 +55,8 @@ export interface QueueOptions {
   listenUrl?: string;
   /** `false` where a pooler cannot keep named statements. Default `true`. */
   preparedStatements?: boolean;
+  /** How long cancelled jobs, and resolved and discarded dead letters, are kept. Default 7 days. */
+  finishedRetention?: Duration;
   /** How often finished jobs are pruned whose retention is over. Default 1 minute. */
   pruneEvery?: Duration;
   /** Called once a failed run is written, of every handler, after the handler's own. Default none. */
@@ -87,6 +89,7 @@ export interface ResolvedQueueOptions {
   readonly defaults: HandlerPreset;
   readonly listenUrl: string | null;
   readonly namedStatements: boolean;
+  readonly finishedRetentionMs: number;
   readonly pruneEveryMs: number;
   readonly onError: ErrorHook | null;
 }
@@ -107,6 +110,7 @@ export const DEFAULTS = {
   openNames: false,
   defaults: {},
   preparedStatements: true,
+  finishedRetention: '7d',
   pruneEvery: '1m',
 } as const satisfies QueueOptions;
 
@@ -148,6 +152,7 @@ export function resolveOptions(given: QueueOptions = {}): ResolvedQueueOptions {
     defaults: checkDefaults(options.defaults),
     listenUrl: options.listenUrl === undefined ? null : checkUrl(options.listenUrl),
     namedStatements: checkBoolean(options.preparedStatements, 'preparedStatements'),
+    finishedRetentionMs: durationMs(options.finishedRetention, 'finishedRetention'),
     pruneEveryMs: durationMs(options.pruneEvery, 'pruneEvery', 100, DAY_MS),
     onError: options.onError === undefined ? null : checkHook(options.onError),
   };

@@ -97,7 +97,7 @@ export const MUTANTS: readonly Mutant[] = [
         replace: 'THEN ${lane}.last_seq ELSE ${lane}.last_seq END',
       },
     ],
-    proofs: [{ history: [...QUIET, '--lanes', 'many'] }],
+    proofs: [{ test: ['test/lanes-statements.e2e-spec.ts', 'is claimed by the next job, which has the next number'] }],
   },
   {
     name: 'the lease as the word about a lane',
@@ -120,6 +120,19 @@ export const MUTANTS: readonly Mutant[] = [
       },
     ],
     proofs: [{ history: [...QUIET, '--lanes', 'few'] }],
+  },
+  {
+    name: 'the wait for a head that is not due',
+    patches: [
+      {
+        file: `${STATEMENTS}/claim-lanes.ts`,
+        find: 'due_at <= statement_timestamp() AND held_until IS NULL AND NOT suspect AND name',
+        replace: 'held_until IS NULL AND NOT suspect AND name',
+      },
+    ],
+    proofs: [
+      { test: ['test/lanes-retries.e2e-spec.ts', 'holds its lane until it is due, however long the others are due'] },
+    ],
   },
   {
     name: 'the recorded start of jobs',

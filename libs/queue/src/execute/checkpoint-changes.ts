@@ -1,3 +1,4 @@
+import { checkKnown } from '../job/check-known.js';
 import { durationMs, type Duration } from '../job/duration.js';
 import { checkBytes, checkPayloadSize, encodePayload } from '../job/encode-payload.js';
 import { InvalidOptionsError } from '../job/errors.js';
@@ -68,19 +69,6 @@ export function progressOf(report: ProgressReport): Partial<Progress> {
     ...(percent !== undefined && { percent: checkPercent(percent) }),
     ...(message !== undefined && { message: message === null ? null : checkMessage(message) }),
   };
-}
-
-/** @throws {InvalidOptionsError} unless it is an object with none but these fields */
-export function checkKnown<T extends object>(value: T, option: string, fields: readonly (keyof T & string)[]): void {
-  const known = fields.map((field) => `"${field}"`).join(', ');
-  const given: unknown = value;
-  if (typeof given !== 'object' || given === null || Array.isArray(given)) {
-    throw new InvalidOptionsError(option, given, `Give an object with ${known}.`);
-  }
-  const unknown = Object.keys(given).find((field) => !fields.includes(field as keyof T & string));
-  if (unknown === undefined) return;
-  const cure = `There is no such option. Known: ${known}.`;
-  throw new InvalidOptionsError(`${option}.${unknown}`, value[unknown as keyof T], cure);
 }
 
 /** An object with at least one of these fields, and no others. */

@@ -1,3 +1,4 @@
+import { JobCancelledError } from '../job/control-errors.js';
 import { describe, JobTimeoutError, messageOf, QueueClosedError, QueueError } from '../job/errors.js';
 import type { HandlerPolicy, RegisteredHandler } from '../job/handler.js';
 import { RELEASED, type Outcome } from '../job/outcome.js';
@@ -130,6 +131,7 @@ export class JobExecutor {
 
   private async failed({ job, handler, policy }: Execution, error: unknown, threw: boolean): Promise<Outcome> {
     const shuttingDown = job.abortReason instanceof QueueClosedError;
+    const cancelled = job.abortReason instanceof JobCancelledError ? job.abortReason : null;
     const maxAttempts = await job.control.committedMaxAttempts();
     const isRetryable = (): boolean => this.isRetryable(handler, error);
     const outcome = outcomeOfError({
@@ -140,6 +142,7 @@ export class JobExecutor {
       maxAttempts,
       isRetryable,
       shuttingDown,
+      cancelled,
     });
     return job.control.askedForCompletion ? { kind: 'unless-completed', otherwise: outcome, threw } : outcome;
   }

@@ -3,6 +3,7 @@ import { DEFAULT_BACKOFF, type Backoff, type BackoffFunction } from '../job/back
 import type { RegisteredHandler } from '../job/handler.js';
 import type { ClaimedJob } from '../job/job.js';
 import type { Outcome } from '../job/outcome.js';
+import { JobCancelledError } from '../job/control-errors.js';
 import { PayloadVersionError } from '../job/version-errors.js';
 import { RejectJob, RetryAfter, SnoozeJob } from '../job/steering.js';
 import { outcomeOfError } from './outcome-of-error.js';
@@ -16,6 +17,7 @@ interface Given {
   backoffFunction?: BackoffFunction;
   isRetryable?: () => boolean;
   shuttingDown?: boolean;
+  cancelled?: JobCancelledError;
 }
 
 const fixed = (baseMs: number): Backoff => ({ type: 'fixed', baseMs, factor: 1, maxMs: baseMs, jitter: 0 });
@@ -41,6 +43,7 @@ const outcomeOf = (given: Given): Outcome =>
     maxAttempts: given.maxAttempts === undefined ? 5 : given.maxAttempts,
     isRetryable: given.isRetryable ?? (() => true),
     error: given.error,
+    cancelled: given.cancelled ?? null,
     shuttingDown: given.shuttingDown ?? false,
   });
 
@@ -50,6 +53,16 @@ describe('outcomeOfError', () => {
   it('retries while attempts are left', () => {
     expect(outcomeOf({ error, attempt: 4 })).toEqual({ kind: 'retry', delayMs: 100, error });
   });
+
+  it.each([error, new RejectJob('no'), new SnoozeJob(5), new RetryAfter(5)])(
+    'is cancelled when that was asked for, whatever was thrown: %s',
+    (thrown) => {
+      const cancelled = new JobCancelledError('7', 'not wanted');
+      const outcome = { kind: 'cancelled', reason: 'not wanted', error: thrown };
+      expect(outcomeOf({ error: thrown, cancelled, attempt: 5 })).toEqual(outcome);
+      expect(outcomeOf({ error: thrown, cancelled, shuttingDown: true })).toEqual(outcome);
+    },
+  );
 
   it('is dead, exhausted, on the last attempt and beyond', () => {
     expect(outcomeOf({ error, attempt: 5 })).toEqual({ kind: 'dead', reason: 'exhausted', error });

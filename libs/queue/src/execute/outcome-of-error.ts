@@ -1,4 +1,5 @@
 import { backoffMs, DEFAULT_BACKOFF, type BackoffFunction } from '../job/backoff.js';
+import type { JobCancelledError } from '../job/control-errors.js';
 import { MAX_DURATION_MS } from '../job/duration.js';
 import type { HandlerPolicy, RegisteredHandler } from '../job/handler.js';
 import type { ClaimedJob } from '../job/job.js';
@@ -22,11 +23,14 @@ export interface FailedRun {
   readonly isRetryable: () => boolean;
   /** The run was aborted because the process is shutting down: what it threw says nothing about the job. */
   readonly shuttingDown: boolean;
+  /** The run was told to stop because its job is cancelled: it is not run again, whatever was thrown. */
+  readonly cancelled: JobCancelledError | null;
 }
 
 /** What a handler threw → how the run ended. All endings but the good one meet here. */
 export function outcomeOfError(run: FailedRun): FinalOutcome {
   const { error, job, maxAttempts } = run;
+  if (run.cancelled !== null) return { kind: 'cancelled', reason: run.cancelled.reason, error };
   if (error instanceof RejectJob) return { kind: 'dead', reason: 'rejected', error };
   if (error instanceof SnoozeJob) return { kind: 'snoozed', delayMs: error.delayMs };
   if (run.shuttingDown) return RELEASED;

@@ -1,11 +1,12 @@
 import type { EntityManager } from 'typeorm';
+import { checkKnown } from '../job/check-known.js';
 import type { Duration } from '../job/duration.js';
 import { DatabaseUnavailableError, InvalidTransitionError, LeaseLostError } from '../job/errors.js';
 import type { HandlerPolicy, RegisteredHandler } from '../job/handler.js';
 import type { CheckpointChanges, ClaimedJob, CompleteOptions, ProgressReport } from '../job/job.js';
 import { RetryDelay } from '../job/retry-delay.js';
 import type { Checkpoint, RunFacts, RunPort } from '../job/run-port.js';
-import { checkKnown, checkpointOf, keepAliveMs, progressOf, type StoredPayload } from './checkpoint-changes.js';
+import { checkpointOf, keepAliveMs, progressOf, type StoredPayload } from './checkpoint-changes.js';
 import { LeaseEnd } from './lease-end.js';
 import { OwnTransaction } from './own-transaction.js';
 import { ProgressReports } from './progress-reports.js';

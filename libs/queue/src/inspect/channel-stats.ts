@@ -52,7 +52,14 @@ export async function readStats(client: SqlClient, params: CountParams): Promise
   for (const part of parts) channels.set(part.channel, [...(channels.get(part.channel) ?? []), part]);
   return [...channels]
     .sort(([a], [b]) => Buffer.compare(Buffer.from(a), Buffer.from(b)))
-    .map(([, some]) => sumOf(some));
+    .map(([, some]) => sumOf(some))
+    .filter(isWorthTelling);
+}
+
+/** Not a channel of which only rows are left that wait to be removed. */
+function isWorthTelling(stats: ChannelStats): boolean {
+  const cells = Object.keys(NONE) as StatsCell[];
+  return stats.paused || stats.atLeast.length > 0 || cells.some((cell) => stats[cell] > 0);
 }
 
 function sumOf(parts: readonly ChannelPart[]): ChannelStats {

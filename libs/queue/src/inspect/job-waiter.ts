@@ -1,5 +1,5 @@
 import type { Observable, Subscription } from 'rxjs';
-import { JobDeadError, JobNotFoundError, WaitTimeoutError } from '../job/control-errors.js';
+import { JobCancelledError, JobDeadError, JobNotFoundError, WaitTimeoutError } from '../job/control-errors.js';
 import { durationMs, type Duration } from '../job/duration.js';
 import { QueueClosedError } from '../job/errors.js';
 import type { QueueEvent } from '../job/events.js';
@@ -102,7 +102,7 @@ export class JobWaiter {
 
   /** A job has ended in this process: no need to wait for the next look. */
   private hear(event: QueueEvent): void {
-    const ended = event.type === 'completed' || event.type === 'dead';
+    const ended = event.type === 'completed' || event.type === 'dead' || event.type === 'cancelled';
     if (ended && this.waiting.has(event.id)) this.lookNow();
   }
 
@@ -143,6 +143,7 @@ export class JobWaiter {
     for (const { resolve, reject } of this.waiting.get(id) ?? []) {
       if (state === 'completed') resolve(result === null ? undefined : JSON.parse(result));
       else if (state === null) reject(new JobNotFoundError(id));
+      else if (state === 'cancelled') reject(new JobCancelledError(id, reason));
       else reject(new JobDeadError(id, reason ?? state, lastError));
     }
   }

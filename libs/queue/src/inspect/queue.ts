@@ -9,10 +9,11 @@ import { MAX_TIMER_MS } from '../job/time-limit.js';
 import { pauseChannel, resumeChannel } from '../statements/channels.js';
 import { listLiveChannels } from '../statements/clear-jobs.js';
 import { getJob, type JobRecord } from '../statements/inspect-jobs.js';
-import { listLanes, unblockLane, type LaneRecord } from '../statements/list-lanes.js';
+import { listLanes, type LaneRecord } from '../statements/list-lanes.js';
 import { run, type SqlClient } from '../statements/statement.js';
-import { begin, beginOwningAll } from '../statements/transaction.js';
+import { beginOwningAll } from '../statements/transaction.js';
 import { SURVEY_MESSAGE } from '../statements/wake-up.js';
+import { Canceller, type CancelCounts, type CancelFilter, type CancelOptions, type CancelResult } from './canceller.js';
 import { readStats, type ChannelStats } from './channel-stats.js';
 import { clearChannels, type ClearOptions } from './clear-channels.js';
 import type { JobWaiter, WaitOptions } from './job-waiter.js';
@@ -27,6 +28,9 @@ export interface QueuePorts {
   readonly readMoment: <T>(work: (client: SqlClient) => Promise<T>) => Promise<T>;
   readonly write: <T>(work: (client: SqlClient) => Promise<T>, begin: string) => Promise<T>;
   readonly wake: (messages: readonly string[]) => void;
+  readonly emit: (event: QueueEvent) => void;
+  /** How long cancelled jobs are kept. */
+  readonly keepMs: number;
   readonly waiter: JobWaiter;
   readonly running: () => number;
   readonly idle: (timeoutMs: number | null) => Promise<boolean>;
@@ -43,8 +47,12 @@ export interface ListLanesOptions {
 
 /** Reads and controls the queue. */
 export class Queue {
+  private readonly canceller: Canceller;
+
   /** @internal made by `QueueModule` */
-  constructor(private readonly ports: QueuePorts) {}
+  constructor(private readonly ports: QueuePorts) {
+    this.canceller = new Canceller(ports);
+  }
 
   /** What happens to jobs and to the runner of this process, as it happens. Nothing is kept for late subscribers. */
   get events(): Observable<QueueEvent> {
@@ -78,6 +86,7 @@ export class Queue {
    * @returns the result, `undefined` when the handler returned nothing
    * @throws {JobNotFoundError} when there is no such job, or none any more: also when its transaction is not committed yet
    * @throws {JobDeadError} when the job is dead, with its reason and last error
+   * @throws {JobCancelledError} when the job was cancelled
    * @throws {WaitTimeoutError} when the time is over; the job goes on
    * @throws {QueueClosedError} when this process shuts down first
    * @example const total = await queue.waitFor<number>(id, { timeout: '30s' });
@@ -145,15 +154,30 @@ export class Queue {
   }
 
   /**
-   * Lets a lane go on that waits because of a dead job (`onDead: 'block'`). The dead job stays as it is.
+   * Cancels a job. One that waits or is held is cancelled at once, and never runs. Of one that runs the signal aborts, here
+   * at once and in any other process within a second, with a {@link JobCancelledError}: it ends `cancelled`, and is not
+   * retried, unless it succeeds all the same; then it is `completed`. Cancelled jobs are kept for `finishedRetention`.
    *
-   * @returns `false` when it was not blocked
+   * @param options `reason`: at most 1 KiB, for the handler and for whoever reads the job
+   * @returns `outcome`: `cancelled`, `requested` of a running one, or `already finished`; and the job's `state`
+   * @throws {JobNotFoundError} when there is no such job, or none any more: completed without `retention`
+   * @throws {TransactionConflictError} when a transaction, say of its own handler, has had the job locked for 5 s
+   * @example await queue.cancel(id, { reason: 'the customer has left' });
    */
-  async unblock(channel: string, key = ''): Promise<boolean> {
-    const lane = { channel: checkName(channel, 'channel'), key: checkKey(key, 'key') };
-    const messages = await this.ports.write((client) => run(client, unblockLane, lane), begin);
-    this.ports.wake(messages.flatMap((message) => message ?? []));
-    return messages.length > 0;
+  async cancel(id: JobId, options?: CancelOptions): Promise<CancelResult> {
+    return this.canceller.cancel(id, options);
+  }
+
+  /**
+   * Cancels all jobs of a channel, of a key or a handler in it, or with some ids, as `cancel` does each; chunk by chunk,
+   * what is spawned meanwhile is left.
+   *
+   * @returns how many were `cancelled`, and of how many running ones that was `requested`
+   * @throws {InvalidOptionsError} when neither a channel nor ids are given
+   * @example const { cancelled } = await queue.cancelMany({ channel: 'mail', key: customerId });
+   */
+  async cancelMany(filter: CancelFilter, options?: CancelOptions): Promise<CancelCounts> {
+    return this.canceller.cancelMany(filter, options);
   }
 
   /**

@@ -30,6 +30,21 @@ export class JobDeadError extends QueueError {
   }
 }
 
+/**
+ * The job was cancelled. `job.signal.reason` of a run that is to stop, and what `queue.waitFor` rejects with.
+ */
+export class JobCancelledError extends QueueError {
+  readonly code = 'job_cancelled';
+
+  /** @param reason what was given to `queue.cancel`, `null` when nothing was */
+  constructor(
+    readonly jobId: JobId,
+    readonly reason: string | null,
+  ) {
+    super(`Job ${jobId} was cancelled${reason === null ? '' : `: ${reason}`}. It will not run again.`);
+  }
+}
+
 /** The job had not ended when the time to wait for it was over. It goes on. */
 export class WaitTimeoutError extends QueueError {
   readonly code = 'wait_timeout';

@@ -167,7 +167,7 @@ export class LeaseLostError extends QueueError {
   }
 }
 
-/** `job.complete()`, `checkpoint`, `progress` or `keepAlive` was called on a run that has already ended or been completed. */
+/** A run that has ended or was completed was to write more of itself, or a dead letter's state does not allow what was asked. */
 export class InvalidTransitionError extends QueueError {
   readonly code = 'invalid_transition';
 

@@ -33,12 +33,14 @@ export type QueueEvent =
     } & JobFacts)
   | ({ readonly type: 'snoozed'; readonly delayMs: number } & JobFacts)
   | ({ readonly type: 'released' } & JobFacts)
+  /** It was cancelled before it ran (then `attempt` is how often it had run), or its run has ended without success. */
+  | ({ readonly type: 'cancelled'; readonly reason: string | null } & JobFacts)
   /** A run ended, or asked for completion, after its lease was gone: what it did in the database has been refused. */
   | ({ readonly type: 'lease-lost' } & JobFacts)
   /** A run goes on longer than `stuckAfter`, or did not obey its abort within `abortGraceMs`. */
   | ({ readonly type: 'stuck'; readonly runningMs: number } & JobFacts)
-  /** Jobs of a dead runner were put back (`waiting`) or given up (`dead`) by this process. */
-  | { readonly type: 'rescued'; readonly waiting: number; readonly dead: number }
+  /** Jobs of a dead runner were put back (`waiting`) or given up (`dead`, or `cancelled` where that was asked for) by this process. */
+  | { readonly type: 'rescued'; readonly waiting: number; readonly dead: number; readonly cancelled: number }
   /** The event loop was blocked: no job could start or end in this time. */
   | { readonly type: 'event-loop-blocked'; readonly blockedMs: number; readonly running: readonly string[] }
   /** Notifications arrive again (`true`), or do not, and the runner polls. */

@@ -46,8 +46,8 @@ export interface HandlerOptions {
    */
   ordered?: boolean;
   /**
-   * What a dead job means for its lane: `skip`, the next one runs; `block`, the lane waits for a person, who calls
-   * `queue.unblock`. Default `skip`.
+   * What a dead job means for its lane: `skip`, the next one runs; `block`, the lane waits for a person, who
+   * requeues, resolves or discards it (`DeadLetters`). Default `skip`.
    */
   onDead?: OnDead;
   /** Most runs of this handler at once in one process. Default the runner's `concurrency.max`. */

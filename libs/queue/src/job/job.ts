@@ -11,7 +11,7 @@ export type Json = string | number | boolean | null | readonly Json[] | { readon
 /**
  * State of a job as it is stored. `waiting` covers scheduled, ready and retrying jobs, which differ in their due time
  * only; `running` is a waiting job that a lease names; `held` is one that was spawned with `hold` and not yet
- * committed. `cancelled`, `reprocessing`, `resolved` and `discarded` belong to cancellation and dead letters.
+ * committed. `cancelled` will not run; `reprocessing`, `resolved` and `discarded` are dead letters that somebody looks after.
  */
 export type JobState =
   'held' | 'waiting' | 'running' | 'completed' | 'cancelled' | 'dead' | 'reprocessing' | 'resolved' | 'discarded';
@@ -48,8 +48,8 @@ export interface Job<Payload = unknown> {
   /** When it was due, by the database's clock. */
   readonly dueAt: Date;
   /**
-   * Aborts when the timeout is over, the lease is lost or the process shuts down; `signal.reason` is the
-   * {@link JobTimeoutError}, {@link LeaseLostError} or {@link QueueClosedError}. Pass it on to what the handler waits for.
+   * Aborts when the job is cancelled, the timeout is over, the lease is lost or the process shuts down; `signal.reason` is
+   * the {@link JobCancelledError}, {@link JobTimeoutError}, {@link LeaseLostError} or {@link QueueClosedError}. Pass it on to what the handler waits for.
    */
   readonly signal: AbortSignal;
   /**

@@ -6,6 +6,11 @@ export type Outcome =
   | { readonly kind: 'dead'; readonly reason: DeadReason; readonly error: unknown }
   /** Runs again later, without having counted; `error` is why, where nobody has asked for it. */
   | { readonly kind: 'snoozed'; readonly delayMs: number; readonly error?: unknown }
+  /**
+   * Ended without success after it was told to stop: never run again. The database has the last word: what was asked to be
+   * cancelled ends so, whatever this process knew of it.
+   */
+  | { readonly kind: 'cancelled'; readonly reason: string | null; readonly error: unknown }
   /** Outlived its lease: the rescuer puts the job back, or gives it up, and nothing is written of the run. */
   | { readonly kind: 'expired' }
   /** Not started, or ended by a shutdown: waits again at its old place, the attempt given back. */
@@ -23,6 +28,11 @@ export type Outcome =
 /** How the run ends if its handler's transaction has not completed the job. */
 export function endingOf(outcome: Outcome): Exclude<Outcome, { kind: 'unless-completed' }> {
   return outcome.kind === 'unless-completed' ? outcome.otherwise : outcome;
+}
+
+/** The same, had it ended in another way. */
+export function withEnding(outcome: Outcome, ending: Exclude<Outcome, { kind: 'unless-completed' }>): Outcome {
+  return outcome.kind === 'unless-completed' ? { ...outcome, otherwise: ending } : ending;
 }
 
 /** Whether the run's own transaction has completed the job, so that there is nothing left to write. */

@@ -11,13 +11,13 @@ export interface RunOneOptions {
 export interface RunOneResult extends JobFacts {
   /**
    * `retrying`: it waits for its next run · `dead`: it will not run again by itself · `snoozed`: the handler threw
-   * `SnoozeJob` · `released`: aborted by a shutdown · `lease-lost`: another runner may have it.
+   * `SnoozeJob` · `released`: aborted by a shutdown · `cancelled`: it was told to stop, and did not succeed · `lease-lost`: another runner may have it.
    */
-  readonly outcome: 'completed' | 'retrying' | 'dead' | 'snoozed' | 'released' | 'lease-lost';
+  readonly outcome: 'completed' | 'retrying' | 'dead' | 'snoozed' | 'released' | 'cancelled' | 'lease-lost';
   /** What the handler threw, of `retrying` and `dead`. */
   readonly error?: unknown;
-  /** Why it is `dead`. */
-  readonly reason?: DeadReason;
+  /** Why it is `dead`; what was given to `queue.cancel`. */
+  readonly reason?: DeadReason | (string & {}) | null;
   /** Until it is due again, of `retrying` and `snoozed`. */
   readonly delayMs?: number;
 }

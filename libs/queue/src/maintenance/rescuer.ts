@@ -1,18 +1,28 @@
 import type { Logger } from '@nestjs/common';
+import { cancelJobs, type CancelRequest } from '../statements/cancel-jobs.js';
+import { repairLanes } from '../statements/lanes.js';
 import { declareDead, forgetRunners, type HeartbeatRow, type Peer } from '../statements/runners.js';
 import { rescueExpired } from '../statements/rescue-expired.js';
-import { rescueJobs, rescueLanes } from '../statements/rescue-jobs.js';
+import { rescueJobs, rescueLanes, type RescueParams } from '../statements/rescue-jobs.js';
 import { run, type SqlClient } from '../statements/statement.js';
-import { beginHashing } from '../statements/transaction.js';
+import { beginHashing, beginOwningAll } from '../statements/transaction.js';
 import { SURVEY_MESSAGE } from '../statements/wake-up.js';
 import { DeathWatch, type DeathWatchSettings } from './death-watch.js';
 
 /** @param start opens the transaction, `begin` by default */
 export type Transact = <T>(work: (client: SqlClient) => Promise<T>, start?: string) => Promise<T>;
 
+export interface RescuerSettings extends DeathWatchSettings {
+  /** How long cancelled jobs are kept. */
+  readonly keepCancelledMs: number;
+  readonly schema: string;
+}
+
 export interface Rescued {
   readonly waiting: number;
   readonly dead: number;
+  /** Told to stop before their runner died. */
+  readonly cancelled: number;
   /** What to wake runners with. */
   readonly messages: readonly string[];
 }
@@ -23,9 +33,11 @@ export class Rescuer {
   private dead: readonly Peer[] = [];
   private orphaned = false;
   private expired = false;
+  /** Asked to be cancelled, and nobody has them any more. */
+  private unclaimed: readonly CancelRequest[] = [];
 
   constructor(
-    settings: DeathWatchSettings,
+    private readonly settings: RescuerSettings,
     private readonly transact: Transact,
     private readonly onRescued: (rescued: Rescued) => void,
     private readonly logger: Logger,
@@ -34,11 +46,12 @@ export class Rescuer {
   }
 
   /** Takes in a heartbeat's answer; says whether there is something to do at once. */
-  see({ peers, orphaned, expired }: HeartbeatRow): boolean {
+  see({ peers, orphaned, expired, cancelRequests }: HeartbeatRow): boolean {
     this.dead = this.watch.look(peers, performance.now());
     this.orphaned = orphaned;
     this.expired ||= expired;
-    return this.dead.length > 0 || orphaned || expired;
+    this.unclaimed = cancelRequests.filter(({ free }) => free);
+    return this.dead.length > 0 || orphaned || expired || this.unclaimed.length > 0;
   }
 
   /** A run has outlived its lease: the next turn looks for it. */
@@ -57,12 +70,31 @@ export class Rescuer {
     }
     if (this.expired) {
       this.expired = false;
-      await this.rescueAll(rescueExpiredOnce);
+      await this.rescueAll((client) => rescueExpiredOnce(client, this.settings));
     }
+    await this.cancelUnclaimed();
     if (!this.orphaned) return;
     this.orphaned = false;
-    await this.rescueAll(rescueOnce);
+    await this.rescueAll((client) => rescueOnce(client, this.settings));
     await this.transact((client) => run(client, forgetRunners, { runner: null }));
+  }
+
+  /** Lanes that were given back, and claims whose answer was lost, may leave jobs that were told to stop in vain. */
+  private async cancelUnclaimed(): Promise<void> {
+    const { unclaimed } = this;
+    this.unclaimed = [];
+    const { schema, keepCancelledMs: keepMs } = this.settings;
+    for (const channel of new Set(unclaimed.map((request) => request.channel))) {
+      const lanes = unclaimed.filter((request) => request.channel === channel);
+      const params = { channel, ids: lanes.map(({ id }) => id), reason: null, keepMs };
+      const [[row], freed] = await this.transact(
+        (client) => Promise.all([run(client, cancelJobs, params), run(client, repairLanes, { lanes })]),
+        beginOwningAll(schema, channel),
+      );
+      const messages = freed.flatMap(({ message }) => message ?? []);
+      const cancelled = row?.cancelled.length ?? 0;
+      if (cancelled > 0) this.onRescued({ waiting: 0, dead: 0, cancelled, messages });
+    }
   }
 
   /** Pass after pass until one finds nothing; what is locked now the next heartbeat finds again. */
@@ -76,21 +108,22 @@ export class Rescuer {
 }
 
 /** One pass; `null` when there was nothing. */
-async function rescueOnce(client: SqlClient): Promise<Rescued | null> {
-  const [jobs, lanes] = await Promise.all([run(client, rescueJobs, {}), run(client, rescueLanes, {})]);
+async function rescueOnce(client: SqlClient, params: RescueParams): Promise<Rescued | null> {
+  const [jobs, lanes] = await Promise.all([run(client, rescueJobs, params), run(client, rescueLanes, {})]);
   if (jobs.length === 0 && lanes.length === 0) return null;
   const waiting = jobs.filter(({ outcome }) => outcome === 'waiting');
   const messages = [...waiting.filter(({ suspect }) => !suspect), ...lanes].flatMap(({ message }) => message ?? []);
   if (waiting.some(({ suspect }) => suspect)) messages.push(SURVEY_MESSAGE);
-  return { waiting: waiting.length, dead: jobs.length - waiting.length, messages };
+  const dead = jobs.filter(({ outcome }) => outcome === 'dead').length;
+  return { waiting: waiting.length, dead, cancelled: jobs.length - waiting.length - dead, messages };
 }
 
 /** One pass over the runs that have outlived their lease; `null` when there was none. */
-async function rescueExpiredOnce(client: SqlClient): Promise<Rescued | null> {
-  const rows = await run(client, rescueExpired, {});
+async function rescueExpiredOnce(client: SqlClient, params: RescueParams): Promise<Rescued | null> {
+  const rows = await run(client, rescueExpired, params);
   if (rows.length === 0) return null;
   const count = (wanted: string): number => rows.filter(({ outcome }) => outcome === wanted).length;
-  const [waiting, dead] = [count('waiting'), count('dead')];
+  const [waiting, dead, cancelled] = [count('waiting'), count('dead'), count('cancelled')];
   const messages = rows.flatMap(({ message }) => message ?? []);
-  return { waiting, dead, messages: waiting > 0 ? [...messages, SURVEY_MESSAGE] : messages };
+  return { waiting, dead, cancelled, messages: waiting > 0 ? [...messages, SURVEY_MESSAGE] : messages };
 }

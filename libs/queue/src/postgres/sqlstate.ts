@@ -29,6 +29,9 @@ export function isUnavailable(error: unknown): boolean {
   return UNAVAILABLE.test(sqlStateOf(error)) || (error instanceof Error && CONNECTION_ENDED.test(error.message));
 }
 
+/** Another row has the key by now. */
+export const isUniqueViolation = (error: unknown): boolean => sqlStateOf(error) === '23505';
+
 /** Whether the same statement may succeed when it is sent again. */
 export function isRetryable(error: unknown): boolean {
   return isUnavailable(error) || RETRYABLE.test(sqlStateOf(error instanceof QueueError ? error.cause : error));

@@ -9,7 +9,7 @@ import type { Policies } from '../handlers/policies.js';
 import { QueueClosedError } from '../job/errors.js';
 import type { QueueEvent } from '../job/events.js';
 import type { ErrorHook, HandlerPolicy, RegisteredHandler } from '../job/handler.js';
-import type { ClaimedJob } from '../job/job.js';
+import type { ClaimedJob, JobId } from '../job/job.js';
 import type { LeaseBook } from '../job/lease-book.js';
 import { EXPIRED, isCommitted, RELEASED } from '../job/outcome.js';
 import type { RunPort } from '../job/run-port.js';
@@ -24,6 +24,9 @@ import { Slots, type SlotsSettings } from './slots.js';
 
 /** Jobs taken ahead are given back when none of them has started for so long. */
 const MAX_IDLE_AHEAD_MS = 250;
+
+/** Jobs of which it is remembered that they are to stop. */
+const CANCELLED_KEPT = 1_000;
 
 export interface JobRunsSettings extends SlotsSettings {
   readonly abortGraceMs: number;
@@ -63,6 +66,8 @@ export class JobRuns {
   private readonly errorHooks: ErrorHooks;
   private stopping = false;
   private suspectInHand = false;
+  /** Jobs that were told to stop lately. */
+  private readonly cancelled = new Map<JobId, string | null>();
   private aheadTimer: NodeJS.Timeout | undefined;
   /** Jobs started since the timer last looked. */
   private startedSince = 0;
@@ -113,6 +118,7 @@ export class JobRuns {
       this.suspectInHand ||= job.suspect;
       this.slots.take(job, this.handlerOf(job));
     }
+    if (this.cancelled.size > 0) this.cancelAhead(this.cancelled);
     if (this.stopping) this.releaseAhead();
     else this.startReady();
     if (this.slots.waitingCount > 0) this.aheadTimer ??= setInterval(() => this.releaseIdleAhead(), MAX_IDLE_AHEAD_MS);
@@ -127,6 +133,31 @@ export class JobRuns {
       this.startedSince += 1;
       void this.run(job);
     }
+  }
+
+  /** Jobs are to stop: what runs is told so, what has not started ends here. */
+  cancel(reasons: ReadonlyMap<JobId, string | null>): void {
+    if (reasons.size === 0) return;
+    this.runs.cancel(reasons);
+    this.cancelAhead(reasons);
+    // A claim whose answer is under way may bring one of them.
+    for (const [id, reason] of reasons) this.cancelled.set(id, reason);
+    for (const id of this.cancelled.keys()) {
+      if (this.cancelled.size <= CANCELLED_KEPT) break;
+      this.cancelled.delete(id);
+    }
+  }
+
+  /** Given back without having run: the database cancels them then. A number in a lane goes to the next one. */
+  private cancelAhead(reasons: ReadonlyMap<JobId, string | null>): void {
+    const which = ({ id }: ClaimedJob): boolean => reasons.has(id);
+    const first = this.withdraw(which);
+    for (const job of [...first, ...this.lanes.takeFollowers(which)]) {
+      this.forget(job);
+      const policy = this.parts.policies.of(job, this.handlerOf(job));
+      this.parts.ended({ job: { ...job, seq: null }, outcome: RELEASED, policy, durationMs: 0 });
+    }
+    for (const job of first) this.lanes.cancelledAhead(job);
   }
 
   /** The leases are gone: what has not started is forgotten, and answered; what runs is told to stop. */

@@ -157,6 +157,30 @@ export class Lanes {
     this.end(run, job.seq! - 1);
   }
 
+  /** The first job of a run was taken ahead and is not to run at all: its end is written before the lane's. */
+  cancelledAhead(job: ClaimedJob): void {
+    const run = this.of(job);
+    if (run !== undefined) this.end(run, job.seq! - 1);
+  }
+
+  /**
+   * Takes jobs out that wait behind others and are not to run at all: their ends are to be written. Those behind them go
+   * back, since their numbers were given for a lane with those in it.
+   */
+  takeFollowers(which: (job: ClaimedJob) => boolean): ClaimedJob[] {
+    const runs = [...this.leases.values()].flatMap((ofLease) => [...ofLease.values()]);
+    return runs.flatMap((run) => {
+      const at = run.followers.findIndex(which);
+      if (at < 0) return [];
+      const cut = run.followers.splice(at);
+      if (at === 0) this.giveRoom(run);
+      this.slots.changeBehind(-cut.length);
+      const taken = cut.filter(which);
+      this.parts.book.letGo(run.lease, cut.length - taken.length);
+      return taken;
+    });
+  }
+
   /** The lease of a job that runs has passed, and its lane goes back with the job: there is no end of it to write. */
   expired(job: ClaimedJob): void {
     const run = this.of(job);

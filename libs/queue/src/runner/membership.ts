@@ -14,6 +14,8 @@ export interface MembershipSettings {
   readonly options: ClientConfig;
   readonly leaseMs: number;
   readonly blockedLimitMs: number;
+  /** How long cancelled jobs are kept. */
+  readonly finishedRetentionMs: number;
 }
 
 export interface MembershipEvents {
@@ -49,7 +51,8 @@ export class Membership {
       { ...events, declaredDead: () => this.startAnew() },
       logger,
     );
-    const watch = { leaseMs: settings.leaseMs, heartbeatMs };
+    const { leaseMs, schema, finishedRetentionMs: keepCancelledMs } = settings;
+    const watch = { leaseMs, heartbeatMs, schema, keepCancelledMs };
     this.rescuer = new Rescuer(watch, transact, (rescued) => events.rescued(rescued), logger);
   }
 

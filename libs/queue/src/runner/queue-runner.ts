@@ -40,6 +40,8 @@ export interface RunnerSettings extends JobRunsSettings {
   readonly blockedLimitMs: number;
   readonly shutdownGraceMs: number;
   readonly pruneEveryMs: number;
+  /** How long cancelled jobs are kept. */
+  readonly finishedRetentionMs: number;
   readonly dataSource: DataSource;
 }
 
@@ -112,6 +114,7 @@ export class QueueRunner {
       book,
       { settled: (settled) => this.onSettled(settled), lanesReady: (messages) => this.onLanesReady(messages) },
       logger,
+      settings,
     );
     this.upkeep = new Upkeep(
       {
@@ -245,6 +248,7 @@ export class QueueRunner {
       this.claims.expectSuspects();
       this.upkeep.poll.hurry();
     } else if (wakeUp.kind === 'suspects') this.claims.expectSuspects();
+    else if (wakeUp.kind === 'cancel') this.runs.cancel(new Map(wakeUp.ids.map((id) => [id, wakeUp.reason])));
     else if (wakeUp.kind === 'jobs') this.feeds.tell(wakeUp);
     this.claims.wake();
   }
@@ -256,6 +260,7 @@ export class QueueRunner {
     );
     if (this.membership.see(row)) this.upkeep.rescue.hurry();
     if (row.dropped > 0) this.upkeep.poll.hurry();
+    this.runs.cancel(new Map(row.cancelRequests.map(({ id, reason }) => [id, reason])));
     this.runs.startReady();
     this.claims.wake();
   }
@@ -280,8 +285,8 @@ export class QueueRunner {
     this.parts.emit({ type: 'event-loop-blocked', blockedMs, running });
   }
 
-  private onRescued({ waiting, dead, messages }: Rescued): void {
-    this.parts.emit({ type: 'rescued', waiting, dead });
+  private onRescued({ waiting, dead, cancelled, messages }: Rescued): void {
+    this.parts.emit({ type: 'rescued', waiting, dead, cancelled });
     this.parts.notifier.send(messages);
     this.tell(messages);
   }

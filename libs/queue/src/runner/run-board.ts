@@ -1,5 +1,6 @@
 import type { RunningJob } from '../execute/running-job.js';
-import type { ClaimedJob } from '../job/job.js';
+import { JobCancelledError } from '../job/control-errors.js';
+import type { ClaimedJob, JobId } from '../job/job.js';
 import type { RegisteredHandler } from '../job/handler.js';
 import { LeaseLostError } from '../job/errors.js';
 import { endsWithin } from '../job/time-limit.js';
@@ -48,6 +49,14 @@ export class RunBoard {
       if (run.leaseLost || !isLost(claimed)) continue;
       run.leaseLost = true;
       run.job.abort(new LeaseLostError(claimed.id, claimed.name));
+    }
+  }
+
+  /** Tells runs to stop whose jobs are cancelled. */
+  cancel(reasons: ReadonlyMap<JobId, string | null>): void {
+    for (const { job } of this.runs) {
+      const reason = reasons.get(job.id);
+      if (reason !== undefined) job.abort(new JobCancelledError(job.id, reason));
     }
   }
 

@@ -21,6 +21,8 @@ export function eventOf({ run: { job, outcome, durationMs }, result }: Settled):
       return { type: 'retrying', delayMs: written.delayMs, error: written.error, durationMs, ...facts };
     case 'dead':
       return { type: 'dead', reason: written.reason, error: written.error, durationMs, ...facts };
+    case 'cancelled':
+      return { type: 'cancelled', reason: written.reason, ...facts };
     case 'snoozed':
       return { type: 'snoozed', delayMs: written.delayMs, ...facts };
     default:

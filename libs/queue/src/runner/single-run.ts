@@ -3,12 +3,13 @@ import { Claimer } from '../claim/claimer.js';
 import { Feeds } from '../claim/feeds.js';
 import { messageOf, QueueClosedError } from '../job/errors.js';
 import type { QueueEvent } from '../job/events.js';
-import type { ClaimedJob } from '../job/job.js';
+import type { ClaimedJob, JobId } from '../job/job.js';
 import { LeaseBook } from '../job/lease-book.js';
 import type { RunOneResult } from '../job/run-one.js';
 import { Connection } from '../postgres/connection.js';
 import { RunWriter } from '../settle/run-writer.js';
 import { Settler, type Settled } from '../settle/settler.js';
+import type { HeartbeatRow } from '../statements/runners.js';
 import { run } from '../statements/statement.js';
 import { surveyFeeds } from '../statements/survey-feeds.js';
 import { parseWakeUp } from '../statements/wake-up.js';
@@ -67,11 +68,16 @@ export class SingleRun {
     const onLanesSeen = (messages: readonly string[]): void => this.onLanesSeen(messages);
     this.claimer = new Claimer(this.connection, this.feeds, book, { schema, channels }, runnerId, onLanesSeen);
     const events = { settled: (settled: Settled) => this.onSettled(settled), lanesReady: tellOthers };
-    this.settler = new Settler(this.connection, book, events, this.logger);
+    this.settler = new Settler(this.connection, book, events, this.logger, settings);
   }
 
   get running(): number {
     return this.runs.running;
+  }
+
+  /** Tells the run to stop, if its job is one of these. */
+  cancel(reasons: ReadonlyMap<JobId, string | null>): void {
+    this.runs.cancel(reasons);
   }
 
   /** Runs one due job to its end; `null` when there is none. */
@@ -160,7 +166,10 @@ export class SingleRun {
   private makeMembership(): Membership {
     const { settings, book, connection, logger } = this;
     const events = {
-      beaten: () => this.runs.startReady(),
+      beaten: (row: HeartbeatRow) => {
+        this.cancel(new Map(row.cancelRequests.map(({ id, reason }) => [id, reason])));
+        this.runs.startReady();
+      },
       lost: (leases: readonly number[]) => this.onLost(({ lease }) => leases.includes(lease)),
       declaredDead: (dead: string) => this.onLost(({ runner }) => runner === dead),
       blocked: () => undefined,
@@ -194,6 +203,7 @@ function resultOf(event: QueueEvent): RunOneResult | null {
     case 'dead':
     case 'snoozed':
     case 'released':
+    case 'cancelled':
     case 'lease-lost': {
       const { type: outcome, ...facts } = event;
       return { outcome, ...facts };

@@ -1,6 +1,7 @@
 import { QueueClosedError } from '../job/errors.js';
 import type { RunOneResult } from '../job/run-one.js';
 import { endsWithin } from '../job/time-limit.js';
+import { parseWakeUp } from '../statements/wake-up.js';
 import type { SingleRun } from './single-run.js';
 
 /** The single runs of this process that are under way. */
@@ -24,6 +25,16 @@ export class SingleRuns {
       return await running;
     } finally {
       this.underWay.delete(single);
+    }
+  }
+
+  /** Something this process itself has told the runners: those here need not wait for the next heartbeat. */
+  tell(messages: readonly string[]): void {
+    if (this.underWay.size === 0) return;
+    for (const wakeUp of messages.map(parseWakeUp)) {
+      if (wakeUp?.kind !== 'cancel') continue;
+      const reasons = new Map(wakeUp.ids.map((id) => [id, wakeUp.reason]));
+      for (const single of this.underWay.keys()) single.cancel(reasons);
     }
   }
 

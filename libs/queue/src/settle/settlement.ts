@@ -1,8 +1,8 @@
 import type { HandlerPolicy } from '../job/handler.js';
 import type { ClaimedJob } from '../job/job.js';
-import { isCommitted, type Outcome } from '../job/outcome.js';
+import { endingOf, isCommitted, withEnding, type Outcome } from '../job/outcome.js';
 import type { LaneEnd } from '../statements/lanes.js';
-import type { FinishEntry, RequeueEntry, RunFence } from '../statements/settle-jobs.js';
+import type { Cancelled, FinishEntry, RequeueEntry, RunFence } from '../statements/settle-jobs.js';
 import { errorText } from './error-text.js';
 
 /** A run that has ended, and how. */
@@ -53,7 +53,10 @@ export function settlementOf(run: EndedRun): Settlement {
     case 'released':
       return requeue(run, fence, { attempt: job.attempt - 1, delayMs: null, error: null });
     case 'dead':
-      return { run, write: 'finish', entry: dead(fence, job, outcome.reason, outcome.error, policy.deadRetentionMs) };
+      return { run, write: 'finish', entry: dead(fence, job, outcome.reason, outcome.error, keepDeadMs(job, policy)) };
+    // Never run again, which only the database can make sure of: it cancels what was asked to be cancelled.
+    case 'cancelled':
+      return requeue(run, fence, { attempt: job.attempt, delayMs: 0, error: errorText(outcome.error) });
     case 'expired':
       return { run, write: 'confirm', entry: fence, otherwise: null };
     case 'unless-completed':
@@ -64,6 +67,18 @@ export function settlementOf(run: EndedRun): Settlement {
         otherwise: { ...settlementOf({ ...run, outcome: outcome.otherwise }), run, unsure: true },
       };
   }
+}
+
+/** A dead job for which its lane waits is kept until a person has decided. */
+function keepDeadMs({ seq }: ClaimedJob, { onDead, deadRetentionMs }: HandlerPolicy): number | null {
+  return seq !== null && onDead === 'block' ? null : deadRetentionMs;
+}
+
+/** The job was asked to be cancelled, and this process may not have known. */
+export function cancelledRun(run: EndedRun, { reason }: Cancelled): EndedRun {
+  const ending = endingOf(run.outcome);
+  const error = 'error' in ending ? ending.error : undefined;
+  return { ...run, outcome: withEnding(run.outcome, { kind: 'cancelled', reason, error }) };
 }
 
 function requeue(run: EndedRun, fence: RunFence, entry: Omit<RequeueEntry, 'seq'>): Settlement {

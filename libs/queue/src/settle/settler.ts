@@ -12,12 +12,14 @@ import {
   findUnsettled,
   finishJobs,
   requeueJobs,
+  type FinishedRow,
   type RequeuedRow,
 } from '../statements/settle-jobs.js';
 import { endLanes, recheckLanes, type FreedLaneRow, type LaneEnd, type LaneName } from '../statements/lanes.js';
 import { run, type SqlClient } from '../statements/statement.js';
 import { SURVEY_MESSAGE } from '../statements/wake-up.js';
 import {
+  cancelledRun,
   divide,
   settlementOf,
   type EndedRun,
@@ -43,6 +45,11 @@ interface Batch {
   readonly ended: readonly number[];
   /** Lanes that end with their leases. */
   readonly atRest: readonly LaneName[];
+}
+
+export interface SettlerSettings {
+  /** How long cancelled jobs are kept. */
+  readonly finishedRetentionMs: number;
 }
 
 export interface SettlerEvents {
@@ -80,6 +87,7 @@ export class Settler {
     private readonly book: LeaseBook,
     private readonly events: SettlerEvents,
     private readonly logger: Logger,
+    private readonly settings: SettlerSettings,
   ) {}
 
   /** Runs that have ended and are not written yet. */
@@ -138,7 +146,10 @@ export class Settler {
   private takeBatch(): Batch {
     const [first] = this.waiting;
     const runner = (first && runnerOf(first)) ?? this.endedLeases[0]?.runner ?? '0';
-    const entries = this.waiting.slice(0, BATCH).filter((entry) => runnerOf(entry) === runner);
+    // A lane's end goes with the end of its job: until then nobody can tell whether a dead one blocks it.
+    let size = BATCH;
+    while (this.waiting[size]?.write === 'end-lane') size += 1;
+    const entries = this.waiting.slice(0, size).filter((entry) => runnerOf(entry) === runner);
     const taken = new Set(entries);
     this.waiting = this.waiting.filter((settlement) => !taken.has(settlement));
     const ended = this.endedLeases.filter((lease) => lease.runner === runner).map(({ lease }) => lease);
@@ -201,6 +212,7 @@ export class Settler {
   }
 
   private async write({ runner, settlements, lanes, ended, atRest }: Batch, repeated: boolean): Promise<void> {
+    const { finishedRetentionMs: keepCancelledMs } = this.settings;
     const { complete, finish, requeue, confirm, nothing } = divide(settlements);
     if (nothing.length === settlements.length && lanes.length + ended.length + this.resting.length === 0) {
       return this.report(nothing, 'all', repeated);
@@ -213,8 +225,10 @@ export class Settler {
         send(complete, () =>
           run(client, completeJobs, { runner, entries: complete.map((s) => s.entry), endedLeases: [] }),
         ),
-        send(finish, () => run(client, finishJobs, { runner, entries: finish.map((s) => s.entry) })),
-        send(requeue, () => run(client, requeueJobs, { runner, entries: requeue.map((s) => s.entry) })),
+        send(finish, () => run(client, finishJobs, { runner, entries: finish.map((s) => s.entry), keepCancelledMs })),
+        send(requeue, () =>
+          run(client, requeueJobs, { runner, entries: requeue.map((s) => s.entry), keepCancelledMs }),
+        ),
         send(confirm, () => run(client, findUnsettled, { runner, entries: confirm.map((s) => s.entry) })),
         // Behind the settlements, so that they see which jobs come next.
         send(lanes, () => run(client, endLanes, { runner, lanes })),
@@ -230,9 +244,13 @@ export class Settler {
     if (repeated && lanes.length > 0) this.events.lanesReady([SURVEY_MESSAGE]);
     this.report(complete, completed[0] === 'all' ? 'all' : new Set(completed[0]), repeated);
     this.report(nothing, 'all', repeated);
-    this.report(finish, new Set(finished), repeated);
-    const places = new Map(requeued.map((row) => [row.id, row]));
-    this.report(requeue, new Set(places.keys()), repeated, places);
+    for (const [written, rows] of [
+      [finish, finished],
+      [requeue, requeued],
+    ] as const) {
+      const byId = new Map<string, FinishedRow | RequeuedRow>(rows.map((row) => [row.id, row]));
+      this.report(written, byId, repeated, byId);
+    }
     this.confirmed(confirm, new Map(unsettled.map(({ id, mine }) => [id, mine])));
   }
 
@@ -262,19 +280,21 @@ export class Settler {
   /** A batch that was sent twice may have been written the first time: then its runs are missing, and are not lost. */
   private report(
     settlements: readonly Settlement[],
-    taken: ReadonlySet<string> | 'all',
+    taken: { has(id: string): boolean } | 'all',
     repeated: boolean,
-    places?: ReadonlyMap<string, RequeuedRow>,
+    rows?: ReadonlyMap<string, FinishedRow | RequeuedRow>,
   ): void {
     for (const settlement of settlements) {
-      const { run: ended, unsure, entry } = settlement;
+      const { unsure, entry } = settlement;
+      const row = rows?.get(entry.id);
+      const ended = row?.cancelled ? cancelledRun(settlement.run, row.cancelled) : settlement.run;
       const written = taken === 'all' || taken.has(entry.id);
       if (unsure && !written) {
         this.confirmLater(settlement);
         continue;
       }
       if (unsure) this.settled(ended.job);
-      const requeued = places?.get(entry.id);
+      const requeued = row !== undefined && 'message' in row && row.cancelled === null ? row : undefined;
       if (written || repeated) this.events.settled({ run: ended, result: 'written', ...(requeued && { requeued }) });
       else this.events.settled({ run: ended, result: 'lost' });
     }

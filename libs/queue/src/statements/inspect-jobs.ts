@@ -34,8 +34,10 @@ export interface JobRecord {
   readonly finishedAt: Date | null;
   /** Text of the last error, at most 8 KiB. */
   readonly lastError: string | null;
-  /** Why it is dead. */
+  /** Why it is dead, or was cancelled. */
   readonly reason: string | null;
+  /** It runs, and was told to stop: unless it succeeds it ends cancelled. */
+  readonly cancelRequested: boolean;
   /** What the handler returned, where `retention` keeps it. */
   readonly result: unknown;
   /** Its last lease was lost, and it will run as the only suspect of a process. */
@@ -54,13 +56,14 @@ export interface JobRecord {
  * `finished_job_pkey`, `job_lane`, `job_progress_pkey`.
  */
 export const getJob = defineStatement<{ id: JobId }, JobRecord>({
-  name: 'get_job_v2',
+  name: 'get_job_v3',
   text: (schema) => `
   SELECT job.id,
     CASE WHEN held_until IS NOT NULL THEN 'held' WHEN leased.runner_id IS NULL THEN 'waiting' ELSE 'running' END,
     channel, key, name, priority,
     job.attempt + coalesce(leased.begun, false)::integer, max_attempts, payload, payload_bytes, metadata, created_at, due_at,
-    NULL::timestamptz, last_error, NULL::text, NULL::json, suspect, leased.runner_id, seq, percent, message, updated_at
+    NULL::timestamptz, last_error, NULL::text, NULL::json, suspect, leased.runner_id, seq, percent, message, updated_at,
+    cancel_requested_at IS NOT NULL
   FROM ${schema}.job
   LEFT JOIN ${schema}.job_progress ON job_progress.job_id = job.id
   LEFT JOIN LATERAL (
@@ -83,7 +86,7 @@ export const getJob = defineStatement<{ id: JobId }, JobRecord>({
   WHERE job.id = $1 AND ${notReleased}
   UNION ALL
   SELECT id, state, channel, key, name, priority, attempt, max_attempts, payload, payload_bytes, metadata, created_at, due_at,
-    finished_at, last_error, reason, result, false, NULL, seq, percent, message, updated_at
+    finished_at, last_error, reason, result, false, NULL, seq, percent, message, updated_at, false
   FROM ${schema}.finished_job
   LEFT JOIN ${schema}.job_progress ON job_progress.job_id = finished_job.id
   WHERE id = $1`,
@@ -108,6 +111,7 @@ export const getJob = defineStatement<{ id: JobId }, JobRecord>({
     result: columns[16],
     suspect: columns[17] as boolean,
     runner: columns[18] as string | null,
+    cancelRequested: columns[23] as boolean,
     seq: columns[19] === null ? null : Number(columns[19]),
     progress:
       columns[22] === null

@@ -6,3 +6,6 @@ export const inArrivals = 'position IS NOT NULL AND seq IS NULL AND NOT suspect 
 
 /** Not a reservation that was given up and whose row waits for a runner to remove it, as those of ordered jobs do. */
 export const notReleased = `held_until IS DISTINCT FROM '-infinity'`;
+
+/** How long a cancelled job is kept where nothing else is said. */
+export const KEEP_CANCELLED_MS = 7 * 86_400_000;

@@ -109,13 +109,16 @@ export const freedLane = ([channel, key, message]: unknown[]): FreedLaneRow => (
 
 /**
  * Ends runs of lanes: in the transaction of the settlement and behind it, so that it sees which job comes next. Leaves a
- * lane alone that has another owner by now. Indexes `lane_pkey`, `job_lane`.
+ * lane alone that has another owner by now. A job that was cancelled instead of dying blocks nothing. Indexes `lane_pkey`, `job_lane`.
  */
 export const endLanes = defineStatement<{ runner: string; lanes: readonly Omit<LaneEnd, 'atRest'>[] }, FreedLaneRow>({
-  name: 'end_lanes_v3',
+  name: 'end_lanes_v4',
   text: (schema) => `
   WITH done AS MATERIALIZED (
-    SELECT ($1::text[])[channel] COLLATE "C" AS channel, key COLLATE "C" AS key, $3::bigint AS runner_id, lease, last_seq, blocker
+    SELECT ($1::text[])[channel] COLLATE "C" AS channel, key COLLATE "C" AS key, $3::bigint AS runner_id, lease, last_seq,
+      CASE WHEN blocker IS NOT NULL THEN (
+        SELECT id FROM ${schema}.finished_job WHERE finished_job.id = blocker AND (state || '') IN ('dead', 'reprocessing')
+      ) END AS blocker
     FROM unnest($2::integer[], $4::text[], $5::integer[], $6::bigint[], $7::bigint[]) AS done (channel, key, lease, last_seq, blocker)
   ), freed AS (${freeLanes(schema, 'done')}
   )

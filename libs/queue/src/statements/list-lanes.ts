@@ -1,11 +1,10 @@
 import type { JobId } from '../job/job.js';
-import { isFree, lastSeqOf, type LaneName } from './lanes.js';
+import { isFree, lastSeqOf } from './lanes.js';
 import { defineStatement } from './statement.js';
-import { laneMessage } from './wake-up.js';
 
 /** Why the head of a lane does not run; nothing behind it can. */
 export type LaneBlock =
-  /** It is dead, and its handler says `onDead: 'block'`: until somebody calls `queue.unblock`. */
+  /** It is dead, and its handler says `onDead: 'block'`: until somebody requeues, resolves or discards it. */
   | 'dead'
   /** It waits for its next run. */
   | 'retry'
@@ -123,25 +122,3 @@ function blockOf(dead: boolean, [attempt, held, future, unknown, paused]: unknow
   if (unknown) return 'unknown name';
   return paused ? 'paused' : null;
 }
-
-/**
- * Lets a lane go on past the dead job that blocks it; answers nothing when it was not blocked. Index `lane_pkey`.
- */
-export const unblockLane = defineStatement<LaneName, string | null>({
-  name: 'unblock_lane_v1',
-  text: (schema) => `
-  UPDATE ${schema}.lane
-  SET blocked_by = NULL, head_position = coalesce(head.position, 0), ready_at = clock_timestamp(),
-    priority = coalesce(head.priority, lane.priority), name = coalesce(head.name, lane.name)
-  FROM (SELECT) AS always LEFT JOIN LATERAL (
-    SELECT position, priority, name
-    FROM ${schema}.job
-    WHERE channel = $1 AND key = $2 AND position IS NOT NULL
-    ORDER BY seq, position
-    LIMIT 1
-  ) AS head ON true
-  WHERE lane.channel = $1 AND lane.key = $2 AND lane.blocked_by IS NOT NULL
-  RETURNING ${laneMessage('lane')}`,
-  values: ({ channel, key }) => [channel, key],
-  row: ([message]) => message as string | null,
-});

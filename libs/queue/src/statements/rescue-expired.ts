@@ -1,10 +1,12 @@
+import { KEEP_CANCELLED_MS } from './job-columns.js';
 import { laneHead } from './lanes.js';
+import type { RescueParams } from './rescue-jobs.js';
 import { defineStatement } from './statement.js';
 import { laneMessage } from './wake-up.js';
 
 export interface ExpiredRow {
   /** What became of a job, or that its lane goes on. */
-  readonly outcome: 'waiting' | 'dead' | 'lane';
+  readonly outcome: 'waiting' | 'dead' | 'cancelled' | 'lane';
   /** What to wake runners with about a lane; `null` when it is empty, waits for a suspect or is blocked. */
   readonly message: string | null;
 }
@@ -14,7 +16,7 @@ export const RUNS_PER_RESCUE = 500;
 
 /**
  * Ends runs whose lease had an end of its own that has passed, whether their process lives or not. The run has started,
- * so it is charged: the job is dead when it was the last, else it comes back at once as a suspect, under a new stamp by
+ * so it is charged: the job is cancelled when that was asked for, dead when it was the last, else it comes back at once as a suspect, under a new stamp by
  * which whatever the old run still writes is refused. The lease itself stays with its runner, who settles its others.
  *
  * The lane of an ordered job is given back with it. The ends of the jobs before it are written, since no lease is given
@@ -24,12 +26,13 @@ export const RUNS_PER_RESCUE = 500;
  * Locked rows are passed by: a job that its handler's transaction completes or checkpoints is looked at again when that
  * has ended. Safe with several rescuers at once. Indexes `job_lease_end`, `lane_pkey`, `lease_pkey`, `job_lane`.
  */
-export const rescueExpired = defineStatement<Record<string, never>, ExpiredRow>({
-  name: 'rescue_expired_v2',
+export const rescueExpired = defineStatement<RescueParams, ExpiredRow>({
+  name: 'rescue_expired_v3',
   text: (schema) => `
   WITH expired AS MATERIALIZED (
     SELECT id, run, position, seq, channel, key, name, priority, policy_id, attempt + 1 AS attempt,
-      attempt + 1 >= coalesce(max_attempts, 2147483647) AS spent
+      cancel_requested_at IS NOT NULL AS asked,
+      cancel_requested_at IS NOT NULL OR attempt + 1 >= coalesce(max_attempts, 2147483647) AS spent
     FROM ${schema}.job
     WHERE lease_ends_at <= statement_timestamp()
     ORDER BY lease_ends_at
@@ -37,7 +40,7 @@ export const rescueExpired = defineStatement<Record<string, never>, ExpiredRow>(
     FOR UPDATE SKIP LOCKED
   ), owned AS MATERIALIZED (
     SELECT expired.*, lane.runner_id, lane.lease, lease.seqs[array_position(lease.job_ids, expired.id)] AS given_seq,
-      CASE WHEN expired.spent AND handler_policy.on_dead = 'block' THEN expired.id END AS blocker
+      CASE WHEN expired.spent AND NOT expired.asked AND handler_policy.on_dead = 'block' THEN expired.id END AS blocker
     FROM expired
     JOIN ${schema}.lane ON lane.channel = expired.channel AND lane.key = expired.key
     JOIN ${schema}.lease ON lease.runner_id = lane.runner_id AND lease.number = lane.lease
@@ -47,19 +50,22 @@ export const rescueExpired = defineStatement<Record<string, never>, ExpiredRow>(
   ), dead AS (
     DELETE FROM ${schema}.job USING expired LEFT JOIN owned ON owned.id = expired.id
     WHERE job.id = expired.id AND expired.spent
-    RETURNING job.*, expired.attempt AS attempts, coalesce(owned.given_seq, expired.seq) AS given_seq
+    RETURNING job.*, expired.asked, expired.attempt AS attempts, coalesce(owned.given_seq, expired.seq) AS given_seq
   ), kept AS (
     INSERT INTO ${schema}.finished_job (
-      id, state, attempt, max_attempts, priority, due_at, created_at, delete_at, policy_id, position, seq,
+      id, run, state, attempt, max_attempts, priority, due_at, created_at, delete_at, policy_id, position, seq,
       channel, key, name, payload, payload_bytes, metadata, backoff, reason, last_error, idempotency_key, idempotency_hash
     )
     SELECT
-      dead.id, 'dead', attempts, max_attempts, priority, due_at, dead.created_at,
-      clock_timestamp() + handler_policy.dead_retention_ms * interval '1 millisecond', policy_id, position, given_seq,
-      channel, key, dead.name, payload, payload_bytes, metadata, dead.backoff, 'lease expired',
+      dead.id, dead.run, CASE WHEN asked THEN 'cancelled' ELSE 'dead' END, attempts, max_attempts, priority, due_at, dead.created_at,
+      CASE
+        WHEN asked THEN clock_timestamp() + $1::bigint * interval '1 millisecond'
+        WHEN position IS NULL OR on_dead = 'skip' THEN clock_timestamp() + dead_retention_ms * interval '1 millisecond'
+      END, policy_id, position, given_seq,
+      channel, key, dead.name, payload, payload_bytes, metadata, dead.backoff, CASE WHEN asked THEN cancel_reason ELSE 'lease expired' END,
       coalesce(last_error, 'The lease of this run ended before the run did.'), idempotency_key, idempotency_hash
     FROM dead LEFT JOIN ${schema}.handler_policy ON handler_policy.id = dead.policy_id
-    RETURNING id
+    RETURNING id, state
   ), waiting AS (
     UPDATE ${schema}.job
     SET
@@ -95,11 +101,11 @@ export const rescueExpired = defineStatement<Record<string, never>, ExpiredRow>(
     WHERE lane.channel = head.channel AND lane.key = head.key AND lane.runner_id = head.runner_id AND lane.lease = head.lease
     RETURNING ${laneMessage('lane')} AS message
   )
-  SELECT 'dead', NULL FROM kept
+  SELECT state, NULL FROM kept
   UNION ALL
   SELECT 'waiting', NULL FROM waiting
   UNION ALL
   SELECT 'lane', message FROM freed`,
-  values: () => [],
+  values: ({ keepCancelledMs = KEEP_CANCELLED_MS }) => [keepCancelledMs],
   row: ([outcome, message]) => ({ outcome: outcome as ExpiredRow['outcome'], message: message as string | null }),
 });

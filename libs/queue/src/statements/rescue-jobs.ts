@@ -1,12 +1,18 @@
+import { KEEP_CANCELLED_MS } from './job-columns.js';
 import { freedLane, freeLanes, type FreedLaneRow } from './lanes.js';
 import { defineStatement } from './statement.js';
 import { wakeUpMessage } from './wake-up.js';
 
 export interface RescuedRow {
-  readonly outcome: 'waiting' | 'dead';
+  readonly outcome: 'waiting' | 'dead' | 'cancelled';
   readonly suspect: boolean;
   /** What to wake runners with; `null` for an ordered job, of which its lane tells. */
   readonly message: string | null;
+}
+
+export interface RescueParams {
+  /** How long a cancelled job is kept, 7 days by default. */
+  readonly keepCancelledMs?: number;
 }
 
 /** Leases that one statement rescues at most. */
@@ -16,14 +22,14 @@ export const LEASES_PER_RESCUE = 50;
  * Ends the leases of dead runners. A job that is known to have started (from its claim, or from a heartbeat) is charged
  * that run, and is dead when it was the last; the others keep their count. Both come back as suspects, who run alone
  * and are counted exactly. The jobs of a runner that was shutting down get their attempt back instead: a deploy never
- * makes a job dead.
+ * makes a job dead. One that was asked to be cancelled is cancelled.
  *
  * Locked rows are passed by: a job that its handler's transaction completes stays leased until that ends, and with it
  * its lease, and of an ordered one the lane. All jobs of a lost lane keep their numbers, since each of them may have
  * started. `rescueLanes`, in the same transaction and behind this, gives the lanes back and ends their leases. Safe with several rescuers at once. Indexes `job_pkey`, `lease_pkey`, `lane_pkey`.
  */
-export const rescueJobs = defineStatement<Record<string, never>, RescuedRow>({
-  name: 'rescue_jobs_v3',
+export const rescueJobs = defineStatement<RescueParams, RescuedRow>({
+  name: 'rescue_jobs_v4',
   text: (schema) => `
   WITH lost AS MATERIALIZED (
     SELECT lease.runner_id, lease.number, lease.channel, lease.job_ids, lease.runs, lease.keys, lease.seqs, lease.started,
@@ -46,8 +52,8 @@ export const rescueJobs = defineStatement<Record<string, never>, RescuedRow>({
       WHERE lane.channel = entry.channel AND lane.key = entry.key AND lane.runner_id = entry.runner_id AND lane.lease = entry.number
     )
   ), lockable AS MATERIALIZED (
-    SELECT present.*, job.attempt + charged::integer AS attempt,
-      NOT stopping AND job.attempt + charged::integer >= coalesce(job.max_attempts, 2147483647) AS spent
+    SELECT present.*, job.attempt + charged::integer AS attempt, job.cancel_requested_at IS NOT NULL AS asked,
+      job.cancel_requested_at IS NOT NULL OR NOT stopping AND job.attempt + charged::integer >= coalesce(job.max_attempts, 2147483647) AS spent
     FROM present JOIN ${schema}.job ON job.id = present.job_id AND job.run = present.run
     FOR UPDATE OF job SKIP LOCKED
   ), busy AS MATERIALIZED (
@@ -57,19 +63,22 @@ export const rescueJobs = defineStatement<Record<string, never>, RescuedRow>({
     WHERE key IS NULL OR (runner_id, number, key) NOT IN (SELECT runner_id, number, key FROM busy WHERE key IS NOT NULL)
   ), dead AS (
     DELETE FROM ${schema}.job USING locked WHERE job.id = locked.job_id AND locked.spent
-    RETURNING job.*, locked.attempt AS attempts, locked.runner_id, locked.number, locked.seq AS given_seq
+    RETURNING job.*, locked.attempt AS attempts, locked.asked, locked.runner_id, locked.number, locked.seq AS given_seq
   ), kept AS (
     INSERT INTO ${schema}.finished_job (
-      id, state, attempt, max_attempts, priority, due_at, created_at, delete_at, policy_id, position, seq,
+      id, run, state, attempt, max_attempts, priority, due_at, created_at, delete_at, policy_id, position, seq,
       channel, key, name, payload, payload_bytes, metadata, backoff, reason, last_error, idempotency_key, idempotency_hash
     )
     SELECT
-      dead.id, 'dead', attempts, max_attempts, priority, due_at, dead.created_at,
-      clock_timestamp() + handler_policy.dead_retention_ms * interval '1 millisecond', policy_id, position, given_seq,
-      channel, key, dead.name, payload, payload_bytes, metadata, dead.backoff, 'lease expired',
+      dead.id, dead.run, CASE WHEN asked THEN 'cancelled' ELSE 'dead' END, attempts, max_attempts, priority, due_at, dead.created_at,
+      CASE
+        WHEN asked THEN clock_timestamp() + $1::bigint * interval '1 millisecond'
+        WHEN position IS NULL OR on_dead = 'skip' THEN clock_timestamp() + dead_retention_ms * interval '1 millisecond'
+      END, policy_id, position, given_seq,
+      channel, key, dead.name, payload, payload_bytes, metadata, dead.backoff, CASE WHEN asked THEN cancel_reason ELSE 'lease expired' END,
       coalesce(last_error, 'The process that ran this job ended, or lost its connection, in the middle of it.'), idempotency_key, idempotency_hash
     FROM dead LEFT JOIN ${schema}.handler_policy ON handler_policy.id = dead.policy_id
-    RETURNING id
+    RETURNING id, state
   ), waiting AS (
     UPDATE ${schema}.job
     SET
@@ -90,10 +99,10 @@ export const rescueJobs = defineStatement<Record<string, never>, RescuedRow>({
       AND lease.keys IS NULL
       AND NOT EXISTS (SELECT FROM busy WHERE busy.runner_id = lost.runner_id AND busy.number = lost.number)
   )
-  SELECT 'dead', false, NULL FROM kept
+  SELECT state, false, NULL FROM kept
   UNION ALL
   SELECT 'waiting', suspect, CASE WHEN NOT ordered THEN ${wakeUpMessage} END FROM waiting`,
-  values: () => [],
+  values: ({ keepCancelledMs = KEEP_CANCELLED_MS }) => [keepCancelledMs],
   row: ([outcome, suspect, message]) => ({
     outcome: outcome as RescuedRow['outcome'],
     suspect: suspect as boolean,
@@ -107,7 +116,7 @@ export const rescueJobs = defineStatement<Record<string, never>, RescuedRow>({
  * `lane_pkey`, `job_pkey`, `job_lane`.
  */
 export const rescueLanes = defineStatement<Record<string, never>, FreedLaneRow>({
-  name: 'rescue_lanes_v1',
+  name: 'rescue_lanes_v2',
   text: (schema) => `
   WITH lost AS MATERIALIZED (
     SELECT lease.runner_id, lease.number, lease.channel, lease.job_ids, lease.runs, lease.keys, lease.seqs
@@ -128,7 +137,7 @@ export const rescueLanes = defineStatement<Record<string, never>, FreedLaneRow>(
     SELECT owned.channel, owned.key, owned.runner_id, owned.number AS lease, max(owned.seq) AS last_seq,
       min(finished_job.id) FILTER (WHERE handler_policy.on_dead = 'block') AS blocker
     FROM owned
-    LEFT JOIN ${schema}.finished_job ON finished_job.id = owned.job_id AND finished_job.state = 'dead'
+    LEFT JOIN ${schema}.finished_job ON finished_job.id = owned.job_id AND finished_job.state IN ('dead', 'reprocessing')
     LEFT JOIN ${schema}.handler_policy ON handler_policy.id = finished_job.policy_id
     GROUP BY owned.channel, owned.key, owned.runner_id, owned.number
     HAVING NOT bool_or(untouched)

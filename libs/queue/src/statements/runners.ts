@@ -1,4 +1,5 @@
 import type { JobId } from '../job/job.js';
+import { cancelRequests, cancelRequestsOf, type CancelRequest } from './cancel-jobs.js';
 import { freeLanes } from './lanes.js';
 import { defineStatement } from './statement.js';
 
@@ -54,17 +55,19 @@ export interface HeartbeatRow {
   readonly orphaned: boolean;
   /** Runs whose lease had an end of its own, which has passed. */
   readonly expired: boolean;
+  /** Running jobs that are to stop, of whatever runner. */
+  readonly cancelRequests: readonly CancelRequest[];
 }
 
 /**
  * Keeps every lease of a process alive with one small statement: a counter goes up. It also records which jobs have
  * started, gives back leases whose claim was answered to nobody, and brings what the process must know: lost leases and
- * the counters of the others. Only numbers up to `highest` are judged, so that a list which is older than a claim
+ * the counters of the others, and running jobs that are to stop. Only numbers up to `highest` are judged, so that a list which is older than a claim
  * cannot drop that claim's lease. The first end of a lease is asked for by its order: then no statistics make the planner
- * read all jobs. Indexes `runner_pkey`, `lease_pkey`, `job_lease_end`. Modelled on the beat counters of Oban Pro's producers.
+ * read all jobs. Indexes `runner_pkey`, `lease_pkey`, `job_lease_end`, `job_cancel`. Modelled on the beat counters of Oban Pro's producers.
  */
 export const heartbeat = defineStatement<HeartbeatParams, HeartbeatRow>({
-  name: 'heartbeat_v2',
+  name: 'heartbeat_v3',
   text: (schema) => `
   WITH me AS (
     UPDATE ${schema}.runner
@@ -92,15 +95,17 @@ export const heartbeat = defineStatement<HeartbeatParams, HeartbeatRow>({
       WHERE runner_id <> $1
         AND NOT EXISTS (SELECT FROM ${schema}.runner WHERE runner.id = lease.runner_id AND dead_at IS NULL)
     ),
-    (SELECT lease_ends_at <= statement_timestamp() FROM ${schema}.job WHERE lease_ends_at IS NOT NULL ORDER BY lease_ends_at LIMIT 1)`,
+    (SELECT lease_ends_at <= statement_timestamp() FROM ${schema}.job WHERE lease_ends_at IS NOT NULL ORDER BY lease_ends_at LIMIT 1),
+    (${cancelRequests(schema)})`,
   values: ({ runner, held, highest, started }) => [runner, held, highest, started],
-  row: ([alive, missing, dropped, peers, orphaned, expired]) => ({
+  row: ([alive, missing, dropped, peers, orphaned, expired, requests]) => ({
     alive: alive as boolean,
     missing: (missing as number[] | null) ?? [],
     dropped: Number(dropped),
     peers: ((peers as [string, number, number][] | null) ?? []).map(([id, beat, ageMs]) => ({ id, beat, ageMs })),
     orphaned: orphaned as boolean,
     expired: expired === true,
+    cancelRequests: cancelRequestsOf(requests),
   }),
 });
 

@@ -1,4 +1,5 @@
 import type { JobId } from '../job/job.js';
+import { KEEP_CANCELLED_MS } from './job-columns.js';
 import { defineStatement } from './statement.js';
 import { wakeUpMessage } from './wake-up.js';
 
@@ -35,6 +36,9 @@ const heldLeases = (schema: string): string => `held_lease AS MATERIALIZED (
     SELECT number FROM ${schema}.lease WHERE runner_id = $1 AND number = ANY ($4::integer[])
   )`;
 
+/** Somebody has called `queue.cancel` for the job. */
+const ASKED = 'job.cancel_requested_at IS NOT NULL';
+
 const fence = `job.id = done.id
       AND job.run = done.run
       AND EXISTS (SELECT FROM held_lease WHERE held_lease.number = done.lease)`;
@@ -64,6 +68,22 @@ export const completeJobs = defineStatement<
     Number(count) === entries.length ? 'all' : typeof ids === 'string' ? ids.split(',') : [],
 });
 
+/** How a run was ended instead, where its job was asked to be cancelled. */
+export interface Cancelled {
+  /** What was given as the reason. */
+  readonly reason: string | null;
+}
+
+interface Cancelling {
+  /** How long a cancelled job is kept, 7 days by default. */
+  readonly keepCancelledMs?: number;
+}
+
+export interface FinishedRow {
+  readonly id: JobId;
+  readonly cancelled: Cancelled | null;
+}
+
 export interface FinishEntry {
   readonly state: 'completed' | 'dead';
   readonly attempt: number;
@@ -87,20 +107,27 @@ const finishing = (schema: string, before = ''): string => `
     SELECT done.* FROM ${schema}.job, done WHERE ${fence} FOR UPDATE OF job SKIP LOCKED
   ), gone AS (
     DELETE FROM ${schema}.job USING held WHERE job.id = held.id
-    RETURNING job.*, held.state, held.attempt AS attempts, held.reason, held.error, held.result, held.keep_ms, held.given_seq
+    RETURNING job.*, held.attempt AS attempts, held.error, held.result, held.given_seq,
+      CASE WHEN ${ASKED} AND held.state = 'dead' THEN 'cancelled' ELSE held.state END AS state,
+      CASE WHEN ${ASKED} AND held.state = 'dead' THEN cancel_reason ELSE held.reason END AS reason,
+      CASE WHEN ${ASKED} AND held.state = 'dead' THEN $12::bigint ELSE held.keep_ms END AS keep_ms
   )${before}
   INSERT INTO ${schema}.finished_job (
-    id, state, attempt, max_attempts, priority, due_at, created_at, delete_at, policy_id, position, seq,
+    id, run, state, attempt, max_attempts, priority, due_at, created_at, delete_at, policy_id, position, seq,
     channel, key, name, payload, payload_bytes, metadata, backoff, reason, last_error, result, idempotency_key, idempotency_hash
   )
   SELECT
-    id, state, attempts, max_attempts, priority, due_at, created_at,
+    id, run, state, attempts, max_attempts, priority, due_at, created_at,
     clock_timestamp() + keep_ms * interval '1 millisecond', policy_id, position, given_seq,
     channel, key, name, payload, payload_bytes, metadata, backoff, reason, coalesce(error, last_error), result, idempotency_key, idempotency_hash
   FROM gone
-  RETURNING id`;
+  RETURNING id, state, reason`;
 
-const finishValues = ({ runner, entries }: Fenced<FinishEntry>): unknown[] => [
+const finishValues = ({
+  runner,
+  entries,
+  keepCancelledMs = KEEP_CANCELLED_MS,
+}: Fenced<FinishEntry> & Cancelling): unknown[] => [
   runner,
   ...fenceColumns(entries),
   entries.map((entry) => entry.state),
@@ -110,17 +137,22 @@ const finishValues = ({ runner, entries }: Fenced<FinishEntry>): unknown[] => [
   entries.map((entry) => entry.result),
   entries.map((entry) => entry.keepMs),
   entries.map((entry) => entry.seq),
+  keepCancelledMs,
 ];
 
 /**
- * Ends runs of jobs that are kept: completed ones with retention, and dead ones. A job whose row is locked is passed
- * by: it is being completed by its handler's transaction, or rescued. Index `job_pkey`.
+ * Ends runs of jobs that are kept: completed ones with retention, and dead ones. One that would be dead and was asked to be
+ * cancelled is cancelled. A job whose row is locked is passed by: it is being completed by its handler's transaction, or
+ * rescued. Index `job_pkey`.
  */
-export const finishJobs = defineStatement<Fenced<FinishEntry>, TakenRow>({
-  name: 'finish_jobs_v3',
+export const finishJobs = defineStatement<Fenced<FinishEntry> & Cancelling, FinishedRow>({
+  name: 'finish_jobs_v4',
   text: (schema) => finishing(schema),
   values: finishValues,
-  row: ([id]) => id as JobId,
+  row: ([id, state, reason]) => ({
+    id: id as JobId,
+    cancelled: state === 'cancelled' ? { reason: reason as string | null } : null,
+  }),
 });
 
 /** A division by zero unless all are taken: the COMMIT that is sent behind it without waiting is refused then. */
@@ -186,21 +218,24 @@ export interface RequeuedRow {
   readonly dueMicros: number;
   /** What to wake runners with, where the job returned to an old place. */
   readonly message: string;
+  /** It will not run again. */
+  readonly cancelled: Cancelled | null;
 }
 
 /**
  * Ends runs of jobs that will run again: retries, snoozes, releases. Raises the stamp, so that nothing that carries the
- * old one can be written any more. A run that came to its end clears its job of suspicion, a release does not. A locked row is passed by, as in `finishJobs`. Index `job_pkey`.
+ * old one can be written any more. A run that came to its end clears its job of suspicion, a release does not. A job that was asked to
+ * be cancelled is cancelled instead. A locked row is passed by, as in `finishJobs`. Index `job_pkey`.
  */
-export const requeueJobs = defineStatement<Fenced<RequeueEntry>, RequeuedRow>({
-  name: 'requeue_jobs_v2',
+export const requeueJobs = defineStatement<Fenced<RequeueEntry> & Cancelling, RequeuedRow>({
+  name: 'requeue_jobs_v3',
   text: (schema) => `
   WITH ${heldLeases(schema)}, done AS (
     SELECT *
     FROM unnest($2::bigint[], $3::integer[], $4::integer[], $5::integer[], $6::bigint[], $7::text[], $8::bigint[])
       AS done (id, run, lease, attempt, delay_ms, error, given_seq)
   ), held AS MATERIALIZED (
-    SELECT done.* FROM ${schema}.job, done WHERE ${fence} FOR UPDATE OF job SKIP LOCKED
+    SELECT done.*, ${ASKED} AS asked FROM ${schema}.job, done WHERE ${fence} FOR UPDATE OF job SKIP LOCKED
   ), requeued AS (
     UPDATE ${schema}.job
     SET
@@ -212,22 +247,40 @@ export const requeueJobs = defineStatement<Fenced<RequeueEntry>, RequeuedRow>({
       last_error = coalesce(held.error, job.last_error),
       seq = held.given_seq
     FROM held
-    WHERE job.id = held.id
+    WHERE job.id = held.id AND NOT held.asked
     RETURNING job.id, job.due_at, job.priority, job.channel, job.key, job.name, job.position IS NOT NULL AS ordered
+  ), cancelled AS (
+    DELETE FROM ${schema}.job USING held WHERE job.id = held.id AND held.asked
+    RETURNING job.*, held.attempt AS attempts, held.error, held.given_seq
+  ), kept AS (
+    INSERT INTO ${schema}.finished_job (
+      id, run, state, attempt, max_attempts, priority, due_at, created_at, delete_at, policy_id, position, seq,
+      channel, key, name, payload, payload_bytes, metadata, backoff, reason, last_error, idempotency_key, idempotency_hash
+    )
+    SELECT
+      id, run, 'cancelled', attempts, max_attempts, priority, due_at, created_at,
+      clock_timestamp() + $9::bigint * interval '1 millisecond', policy_id, position, given_seq,
+      channel, key, name, payload, payload_bytes, metadata, backoff, cancel_reason, coalesce(error, last_error), idempotency_key, idempotency_hash
+    FROM cancelled
+    RETURNING id, reason
   )
-  SELECT id, ${wakeUpMessage} FROM requeued`,
-  values: ({ runner, entries }) => [
+  SELECT id, ${wakeUpMessage}, NULL FROM requeued
+  UNION ALL
+  SELECT id, NULL, reason FROM kept`,
+  values: ({ runner, entries, keepCancelledMs = KEEP_CANCELLED_MS }) => [
     runner,
     ...fenceColumns(entries),
     entries.map((entry) => entry.attempt),
     entries.map((entry) => entry.delayMs),
     entries.map((entry) => entry.error),
     entries.map((entry) => entry.seq),
+    keepCancelledMs,
   ],
-  row: ([id, message]) => ({
+  row: ([id, message, reason]) => ({
     id: id as JobId,
-    dueMicros: (JSON.parse(message as string) as [number])[0],
-    message: message as string,
+    dueMicros: message === null ? 0 : (JSON.parse(message as string) as [number])[0],
+    message: (message as string | null) ?? '',
+    cancelled: message === null ? { reason: reason as string | null } : null,
   }),
 });
 
@@ -242,7 +295,7 @@ export interface UnsettledRow {
  * What is left out was completed. Indexes `job_pkey`, `finished_job_pkey`.
  */
 export const findUnsettled = defineStatement<Fenced<unknown>, UnsettledRow>({
-  name: 'find_unsettled_v2',
+  name: 'find_unsettled_v3',
   text: (schema) => `
   WITH ${heldLeases(schema)}, done AS MATERIALIZED (
     SELECT * FROM unnest($2::bigint[], $3::integer[], $4::integer[]) AS done (id, run, lease)
@@ -252,7 +305,7 @@ export const findUnsettled = defineStatement<Fenced<unknown>, UnsettledRow>({
   UNION ALL
   SELECT finished_job.id, false
   FROM done JOIN ${schema}.finished_job ON finished_job.id = done.id
-  WHERE finished_job.state = 'dead'`,
+  WHERE finished_job.state <> 'completed'`,
   values: ({ runner, entries }) => [runner, ...fenceColumns(entries)],
   row: ([id, mine]) => ({ id: id as JobId, mine: mine as boolean }),
 });

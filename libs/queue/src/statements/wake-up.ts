@@ -1,4 +1,4 @@
-import type { Position } from '../job/job.js';
+import type { JobId, Position } from '../job/job.js';
 import { defineStatement, micros } from './statement.js';
 
 /**
@@ -22,6 +22,8 @@ export type WakeUp =
     }
   /** A channel was resumed, or jobs came back as suspects: look everywhere. */
   | { readonly kind: 'survey' }
+  /** Running jobs are to stop: whoever has them. */
+  | { readonly kind: 'cancel'; readonly ids: readonly JobId[]; readonly reason: string | null }
   /** A suspect has become the head of its lane. */
   | { readonly kind: 'suspects' }
   /** The listener's own, to see whether notifications arrive. */
@@ -32,6 +34,16 @@ export const SURVEY_MESSAGE = '["survey"]';
 export const SUSPECTS_MESSAGE = '["suspects"]';
 
 export const probeMessage = (token: string): string => JSON.stringify(['probe', token]);
+
+/** Ids that one message names: with the longest reason it stays within what a notification may have. */
+const IDS_PER_MESSAGE = 50;
+
+/** What tells the runners of running jobs that are to stop. */
+export function cancelMessages(ids: readonly JobId[], reason: string | null): string[] {
+  return Array.from({ length: Math.ceil(ids.length / IDS_PER_MESSAGE) }, (_, index) =>
+    JSON.stringify(['cancel', reason, ...ids.slice(index * IDS_PER_MESSAGE, (index + 1) * IDS_PER_MESSAGE)]),
+  );
+}
 
 /** How a message names the stream: 0 jobs without a key, 1 jobs with one, 2 arrivals, 3 lanes. */
 const STREAMS = ['jobs', 'jobs', 'arrivals', 'lanes'] as const satisfies readonly Stream[];
@@ -60,8 +72,14 @@ export function parseWakeUp(message: string): WakeUp | undefined {
   if (!Array.isArray(parts)) return undefined;
   const [first, second] = parts as unknown[];
   if (first === 'survey' || first === 'suspects') return { kind: first };
+  if (first === 'cancel') return parseCancel(parts);
   if (first === 'probe' && typeof second === 'string') return { kind: 'probe', token: second };
   return parseJobs(parts);
+}
+
+function parseCancel([, reason, ...ids]: unknown[]): WakeUp | undefined {
+  if (reason !== null && typeof reason !== 'string') return undefined;
+  return ids.every((id) => typeof id === 'string') ? { kind: 'cancel', ids, reason } : undefined;
 }
 
 function parseJobs([micros, id, priority, channel, code, name]: unknown[]): WakeUp | undefined {

@@ -1,0 +1,258 @@
+import { beforeEach, describe, expect, it, jest } from '@jest/globals';
+import { RejectJob, SnoozeJob, type CancelResult, type HandlerOptions, type Job } from 'nestmq';
+import { cancelJobs } from '../libs/queue/src/statements/cancel-jobs.js';
+import { completeJobs, finishJobs, requeueJobs } from '../libs/queue/src/statements/settle-jobs.js';
+import { run } from '../libs/queue/src/statements/statement.js';
+import { begin, beginOwningAll } from '../libs/queue/src/statements/transaction.js';
+import { startApp } from './support/app.js';
+import { useDatabase } from './support/database.js';
+import { claim, claimRows, fenceOf, openSession } from './support/engine.js';
+import { laneWith, upTo } from './support/lanes.js';
+import { useTables } from './support/tables.js';
+import { until } from './support/until.js';
+import { takeTime, untilAborted, workWith } from './support/work.js';
+
+jest.setTimeout(120_000);
+
+const database = useDatabase();
+const tables = useTables(database);
+
+beforeEach(() => tables.clear());
+
+const JOBS = 600;
+
+/** What runs of a job have done. */
+interface Story {
+  starts: number;
+  succeeded: boolean;
+}
+
+/** Quick and slow ones, that obey, ignore it, fail, reject, snooze or succeed. */
+async function live({ signal, ...job }: Job, fate: number): Promise<unknown> {
+  void job;
+  await takeTime(Math.random() * 6);
+  if (fate === 1) throw new Error('told to fail');
+  if (fate === 2) throw new RejectJob('told to reject');
+  if (fate === 3) throw new SnoozeJob(1);
+  if (fate === 4) await takeTime(20);
+  if (signal.aborted && fate === 5) throw signal.reason;
+  return 'done';
+}
+
+// acceptance: 7 row 12
+describe('a cancel that races with claims and ends', () => {
+  it.each([
+    ['unordered jobs', workWith],
+    ['lanes that skip', laneWith],
+    [
+      'lanes that block',
+      (options: HandlerOptions, behaviour: never) => laneWith({ ...options, onDead: 'block' }, behaviour),
+    ],
+  ] as const)('has an outcome that matches how the job ends: %s, two runners', async (_, make) => {
+    const stories = new Map<string, Story>();
+    const behaviour = async (job: Job): Promise<unknown> => {
+      const story = stories.get(job.id) ?? { starts: 0, succeeded: false };
+      stories.set(job.id, story);
+      story.starts += 1;
+      const fate = Math.floor(Math.random() * 7);
+      const result = await live({ ...job, payload: null, signal: job.signal } as Job, fate);
+      story.succeeded = true;
+      return result;
+    };
+    const options = { retries: 1, backoff: { type: 'fixed', base: 1, jitter: 0 }, retention: '1h' } as const;
+    const apps = await Promise.all(
+      [1, 2].map(() =>
+        startApp({
+          ...database,
+          queue: { pollMs: 200, prefetchMs: 20, concurrency: 8 },
+          providers: [make(options, behaviour as never)],
+        }),
+      ),
+    );
+    const desk = apps[0]!;
+    const outcomes = new Map<string, CancelResult>();
+    const cancel = async (id: string): Promise<void> => {
+      await takeTime(Math.random() * 400);
+      outcomes.set(id, await apps[Math.floor(Math.random() * 2)]!.queue.cancel(id));
+    };
+    const sent = await desk.jobs.spawnMany(upTo(JOBS).map((n) => ({ name: 'work', payload: n, key: `k${n % 20}` })));
+    const ids = sent.map(({ id }) => id);
+    await Promise.all(ids.map(cancel));
+    // Dead heads that nobody cancelled in time are no more.
+    await until(
+      async () => {
+        await desk.deadLetters.discard({ channel: 'work' });
+        return tables.drained();
+      },
+      { what: 'all is done', timeoutMs: 60_000 },
+    );
+
+    const finals = new Map(
+      (await tables.sql<{ id: string; state: string }>('SELECT id::text, state FROM nestmq.finished_job')).map(
+        ({ id, state }) => [id, state],
+      ),
+    );
+    const wrong = ids.filter((id) => {
+      const { outcome, state } = outcomes.get(id)!;
+      const final = finals.get(id);
+      const { starts, succeeded } = stories.get(id) ?? { starts: 0, succeeded: false };
+      if (final === undefined || (final === 'completed') !== succeeded) return true;
+      if (outcome === 'cancelled') return final !== 'cancelled' || succeeded;
+      if (outcome === 'requested') return !['cancelled', 'completed'].includes(final);
+      return final !== (state === 'dead' ? 'discarded' : state) || starts === 0;
+    });
+    expect(wrong.map((id) => [id, outcomes.get(id), finals.get(id), stories.get(id)])).toEqual([]);
+    const kinds = new Set([...outcomes.values()].map(({ outcome }) => outcome));
+    expect(kinds).toEqual(new Set(['cancelled', 'requested', 'already finished']));
+    await Promise.all(apps.map((app) => app.close()));
+  });
+
+  it('never hands out what was cancelled, nor cancels at once what was handed out', async () => {
+    const [claimer, canceller] = [await openSession(database.url), await openSession(database.url)];
+    for (let round = 0; round < 40; round += 1) {
+      await tables.sql(`INSERT INTO nestmq.job (channel, name) SELECT 'c', 'n' FROM generate_series(1, 20)`);
+      const jobs = await tables.sql<{ id: string }>('SELECT id::text FROM nestmq.job ORDER BY id');
+      const params = { channel: 'c', ids: jobs.map(({ id }) => id), reason: null, keepMs: 1 };
+      const [claimed, [row]] = await Promise.all([
+        claim(claimer, { channel: 'c', names: ['n'], limit: 20 }),
+        canceller.transaction((client) => run(client, cancelJobs, params), beginOwningAll('nestmq', 'c')),
+      ]);
+      const leased = new Set(claimed.map(({ id }) => id));
+      expect(new Set(row!.requested)).toEqual(leased);
+      expect(row!.cancelled.map(({ id }) => id).filter((id) => leased.has(id))).toEqual([]);
+      expect(row!.cancelled.length + row!.requested.length).toBe(20);
+      await tables.sql('TRUNCATE nestmq.job, nestmq.lease, nestmq.finished_job');
+    }
+  });
+});
+
+describe('the statement that cancels', () => {
+  const prepare = async (columns = '') => {
+    const session = await openSession(database.url);
+    await tables.sql(`INSERT INTO nestmq.runner (id, host, pid) VALUES (1, 'h', 1)`);
+    await tables.sql(
+      `INSERT INTO nestmq.job (channel, name${columns && ', max_attempts'}) VALUES ('c', 'n'${columns})`,
+    );
+    const [job] = await claim(session, { channel: 'c', names: ['n'], runner: '1' });
+    return { session, job: job!, entry: fenceOf(job!) };
+  };
+
+  const cancel = async (ids: string[]) => {
+    const other = await openSession(database.url);
+    const params = { channel: 'c', ids, reason: 'why', keepMs: 1_000 };
+    const [row] = await other.transaction((client) => run(client, cancelJobs, params), beginOwningAll('nestmq', 'c'));
+    return row!;
+  };
+
+  const states = (): Promise<object[]> => tables.sql('SELECT state, reason, attempt FROM nestmq.finished_job');
+
+  it('does not wait for a row that is locked, and tells that it ran', async () => {
+    const { session, job, entry } = await prepare();
+    await session.pg.query(begin);
+    await run(session.client, completeJobs, { runner: '1', entries: [entry], endedLeases: [] });
+    expect(await cancel([job.id])).toEqual({ cancelled: [], requested: [], busy: [job.id], busyRunning: [job.id] });
+    await session.pg.query('ROLLBACK');
+    expect(await cancel([job.id])).toMatchObject({ requested: [job.id], busy: [] });
+  });
+
+  it('lets a completion win that comes after it', async () => {
+    const { session, job, entry } = await prepare();
+    expect(await cancel([job.id])).toMatchObject({ requested: [job.id] });
+    const done = { runner: '1', entries: [entry], endedLeases: [] };
+    expect(await session.transaction((client) => run(client, completeJobs, done))).toEqual(['all']);
+    expect(await states()).toEqual([]);
+  });
+
+  it('makes a retry, a release and a death behind it a cancelled job, fenced as before', async () => {
+    const again = { attempt: 1, delayMs: 5, error: 'broken', seq: null };
+    const { session, job, entry } = await prepare();
+    await cancel([job.id]);
+    const stale = { ...entry, run: entry.run + 1 };
+    expect(
+      await session.transaction((client) =>
+        run(client, requeueJobs, { runner: '1', entries: [{ ...stale, ...again }] }),
+      ),
+    ).toEqual([]);
+    expect(
+      await session.transaction((client) =>
+        run(client, requeueJobs, { runner: '1', entries: [{ ...entry, ...again }], keepCancelledMs: 5 }),
+      ),
+    ).toMatchObject([{ id: job.id, cancelled: { reason: 'why' } }]);
+    expect(await states()).toEqual([{ state: 'cancelled', reason: 'why', attempt: 1 }]);
+    expect(await tables.number('SELECT count(*) FROM nestmq.job')).toBe(0);
+    await tables.clear();
+
+    const next = await prepare();
+    await cancel([next.job.id]);
+    const dead = {
+      state: 'dead',
+      attempt: 1,
+      reason: 'exhausted',
+      error: 'x',
+      result: null,
+      seq: null,
+      keepMs: null,
+    } as const;
+    expect(
+      await next.session.transaction((client) =>
+        run(client, finishJobs, { runner: '1', entries: [{ ...next.entry, ...dead }] }),
+      ),
+    ).toEqual([{ id: next.job.id, cancelled: { reason: 'why' } }]);
+    expect(await states()).toEqual([{ state: 'cancelled', reason: 'why', attempt: 1 }]);
+  });
+
+  it('leaves jobs of another channel, unknown ones and released holds alone', async () => {
+    await tables.sql(
+      `INSERT INTO nestmq.job (id, channel, name, held_until) VALUES (1, 'd', 'n', NULL), (2, 'c', 'n', '-infinity')`,
+    );
+    expect(await cancel(['1', '2', '3'])).toEqual({ cancelled: [], requested: [], busy: [], busyRunning: [] });
+    expect(await tables.number('SELECT count(*) FROM nestmq.job')).toBe(2);
+  });
+
+  it('keeps a claim waiting, which then finds nothing', async () => {
+    const [claimer, canceller] = [await openSession(database.url), await openSession(database.url)];
+    await tables.sql(`INSERT INTO nestmq.job (id, channel, name) VALUES (1, 'c', 'n')`);
+    await canceller.pg.query(beginOwningAll('nestmq', 'c'));
+    const claiming = claimRows(claimer, { channel: 'c', names: ['n'] });
+    await run(canceller.client, cancelJobs, { channel: 'c', ids: ['1'], reason: null, keepMs: 1 });
+    await canceller.pg.query('COMMIT');
+    expect((await claiming).flatMap(({ job }) => job ?? [])).toEqual([]);
+  });
+});
+
+describe('a request to cancel', () => {
+  it('reaches a run though no notification tells of it', async () => {
+    const Worker = workWith({}, untilAborted);
+    const app = await startApp({ ...database, queue: { pollMs: 60_000, leaseMs: 1_000 }, providers: [Worker] });
+    const { id } = await app.jobs.spawn('work', null);
+    await until(() => app.get(Worker).runs.length, { what: 'it runs' });
+    await tables.sql(`UPDATE nestmq.job SET cancel_requested_at = now(), cancel_reason = 'by hand'`);
+    await until(async () => (await app.queue.get(id))?.state === 'cancelled', { what: 'it is cancelled' });
+    expect(await app.queue.get(id)).toMatchObject({ reason: 'by hand' });
+    await app.close();
+  });
+
+  it('that nobody has a job for any more is met by whoever hears of it', async () => {
+    const Worker = workWith();
+    // Marked while it was leased, then given back without a word: no runner here knows its name.
+    await tables.sql(
+      `INSERT INTO nestmq.job (id, channel, name, cancel_requested_at, cancel_reason) VALUES (1, 'c', 'unknown', now(), 'why')`,
+    );
+    await tables.sql(
+      `INSERT INTO nestmq.job (id, position, channel, key, name, cancel_requested_at) VALUES (2, 2, 'work', 'lane', 'work', now())`,
+    );
+    await tables.sql(
+      `INSERT INTO nestmq.lane (channel, key, name, head_position, ready_at) VALUES ('work', 'lane', 'work', 2, now() + interval '1 h')`,
+    );
+    await tables.sql(`INSERT INTO nestmq.job (id, position, channel, key, name) VALUES (3, 3, 'work', 'lane', 'work')`);
+    const app = await startApp({ ...database, queue: { pollMs: 60_000, leaseMs: 1_000 }, providers: [Worker] });
+    await until(async () => (await tables.number('SELECT count(*) FROM nestmq.job')) === 0, {
+      what: 'both are cancelled, and the third has run',
+    });
+    expect(await tables.sql('SELECT id::text, state, reason FROM nestmq.finished_job ORDER BY id')).toEqual([
+      { id: '1', state: 'cancelled', reason: 'why' },
+      { id: '2', state: 'cancelled', reason: null },
+    ]);
+    await app.close();
+  });
+});
