@@ -189,6 +189,7 @@ export class CreateQueueTables implements MigrationInterface {
         stopping boolean NOT NULL DEFAULT false,
         dead_at timestamptz,
         name text COLLATE "C",
+        process text,
         version text,
         concurrency integer,
         channels text[] COLLATE "C",

@@ -68,6 +68,7 @@ export type { WaitOptions } from './inspect/job-waiter.js';
 export type { ChannelStats } from './inspect/channel-stats.js';
 export type { StatsCell } from './statements/count-channels.js';
 export type { JobRecord } from './statements/inspect-jobs.js';
+export type { RunnerRecord } from './statements/list-runners.js';
 export type { JobFacts, QueueEvent } from './job/events.js';
 export type { ReservationReason } from './job/errors.js';
 export type { RunOneOptions, RunOneResult } from './job/run-one.js';

@@ -10,6 +10,7 @@ import { pauseChannel, resumeChannel } from '../statements/channels.js';
 import { listLiveChannels } from '../statements/clear-jobs.js';
 import { getJob, type JobRecord } from '../statements/inspect-jobs.js';
 import { listLanes, type LaneRecord } from '../statements/list-lanes.js';
+import { listRunners, type RunnerRecord } from '../statements/list-runners.js';
 import { run, type SqlClient } from '../statements/statement.js';
 import { beginOwningAll } from '../statements/transaction.js';
 import { SURVEY_MESSAGE } from '../statements/wake-up.js';
@@ -134,6 +135,16 @@ export class Queue {
   async stats(channels?: readonly string[]): Promise<ChannelStats[]> {
     const params = { names: this.ports.names(), channels: channels === undefined ? null : checkChannels(channels) };
     return this.ports.readMoment((client) => readStats(client, params));
+  }
+
+  /**
+   * Who runs jobs: every process with a runner, since when, of what version, with which channels and handlers, and how many
+   * jobs it has now. One that was killed is shown as alive until the others miss it, after `leaseMs` and a half.
+   *
+   * @example const busy = (await queue.runners()).filter(({ running }) => running > 0);
+   */
+  async runners(): Promise<RunnerRecord[]> {
+    return this.ports.readMoment((client) => run(client, listRunners, {}));
   }
 
   /**
