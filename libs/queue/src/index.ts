@@ -66,6 +66,8 @@ export type { CancelCounts, CancelFilter, CancelOptions, CancelResult } from './
 export type { ClearOptions } from './inspect/clear-channels.js';
 export type { WaitOptions } from './inspect/job-waiter.js';
 export type { ChannelStats } from './inspect/channel-stats.js';
+export type { QueueStatistics } from './inspect/statistics.js';
+export type { JobFilter, JobPage, ListJobsOptions } from './inspect/job-list.js';
 export type { StatsCell } from './statements/count-channels.js';
 export type { JobRecord } from './statements/inspect-jobs.js';
 export type { RunnerRecord } from './statements/list-runners.js';

@@ -17,7 +17,9 @@ import { SURVEY_MESSAGE } from '../statements/wake-up.js';
 import { Canceller, type CancelCounts, type CancelFilter, type CancelOptions, type CancelResult } from './canceller.js';
 import { readStats, type ChannelStats } from './channel-stats.js';
 import { clearChannels, type ClearOptions } from './clear-channels.js';
+import { checkList, listJobs, type JobFilter, type JobPage, type ListJobsOptions } from './job-list.js';
 import type { JobWaiter, WaitOptions } from './job-waiter.js';
+import { readStatistics, type QueueStatistics } from './statistics.js';
 
 export interface QueuePorts {
   readonly schema: string;
@@ -70,6 +72,20 @@ export class Queue {
     const params = { id: checkJobId(id, 'id') };
     const [job] = await this.ports.read((client) => run(client, getJob, params));
     return job ?? null;
+  }
+
+  /**
+   * A page of jobs, live and finished, the last spawned first. The cost of a page is bounded: where a filter fits few of
+   * millions, a page may be short, or empty, before the end; go on until `next` is `null`.
+   *
+   * @param filter `state` (one or several) · `channel` · `name` · `key` · `before` and `after`: when they were spawned
+   * @param options `limit`: 1 to 1 000, default 100 · `after`: the `next` of the page before
+   * @throws {InvalidOptionsError} naming the field
+   * @example const { jobs, next } = await queue.list({ channel: 'mail', state: ['waiting', 'running'] }, { limit: 20 });
+   */
+  async list(filter?: JobFilter, options?: ListJobsOptions): Promise<JobPage> {
+    const query = checkList(filter, options);
+    return this.ports.readMoment((client) => listJobs(client, query));
   }
 
   /** Whether there is such a job, live or finished. */
@@ -135,6 +151,18 @@ export class Queue {
   async stats(channels?: readonly string[]): Promise<ChannelStats[]> {
     const params = { names: this.ports.names(), channels: channels === undefined ? null : checkChannels(channels) };
     return this.ports.readMoment((client) => readStats(client, params));
+  }
+
+  /**
+   * The figures of the queue in one object: what is live, what has ended where it is kept, rates and times. It reads up to
+   * 10 000 jobs of each channel and state, so it is for a page that is looked at, not for every second.
+   *
+   * @param channels only these; default all
+   * @example const { successRatePast24Hours, perMinutePastHour } = await queue.statistics();
+   */
+  async statistics(channels?: readonly string[]): Promise<QueueStatistics> {
+    const params = { names: this.ports.names(), channels: channels === undefined ? null : checkChannels(channels) };
+    return this.ports.readMoment((client) => readStatistics(client, params));
   }
 
   /**

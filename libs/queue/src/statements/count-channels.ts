@@ -1,4 +1,5 @@
 import { inFeed } from './job-columns.js';
+import { leasedJobs } from './leased-jobs.js';
 import { defineStatement } from './statement.js';
 
 /** Up to here a count is exact. */
@@ -51,7 +52,7 @@ const channelWalk = (table: string, predicate: string, order: string): string =>
   )`;
 
 /** How many rows, looking at so many at most. */
-const countUpTo = (rows: string, limit: number | string): string =>
+export const countUpTo = (rows: string, limit: number | string): string =>
   `(SELECT count(*) FROM (${rows} LIMIT ${limit}) AS seen)`;
 
 /**
@@ -274,24 +275,7 @@ export const countOthers = defineStatement<CountParams, ChannelPart>({
     FROM held_channel CROSS JOIN LATERAL (
       SELECT channel FROM ${schema}.job WHERE held_until IS NOT NULL AND channel > held_channel.channel ORDER BY channel LIMIT 1
     ) AS next
-  ), leased AS MATERIALIZED (
-    SELECT lease.channel, held.id, held.run, found.suspect, found.head
-    FROM ${schema}.lease
-    CROSS JOIN LATERAL unnest(lease.job_ids, lease.runs, lease.keys) AS held (id, run, key)
-    CROSS JOIN LATERAL (
-      SELECT suspect, position IS NULL OR id = (
-        SELECT head.id
-        FROM ${schema}.lane
-        JOIN ${schema}.job AS head ON head.channel = lane.channel AND head.key = lane.key AND head.position IS NOT NULL
-        WHERE lane.channel = job.channel AND lane.key = job.key
-          AND lane.runner_id = lease.runner_id AND lane.lease = lease.number AND head.id = ANY (lease.job_ids)
-        ORDER BY head.seq, head.position
-        LIMIT 1
-      ) AS head
-      FROM ${schema}.job
-      WHERE job.id = held.id AND job.run = held.run
-      LIMIT 1
-    ) AS found
+  ), leased AS MATERIALIZED (${leasedJobs(schema)}
   ), suspect AS MATERIALIZED (
     SELECT channel, name, attempt, due_at
     FROM (
@@ -300,7 +284,7 @@ export const countOthers = defineStatement<CountParams, ChannelPart>({
     WHERE position IS NULL AND (id, run) NOT IN (SELECT id, run FROM leased)
   ), part AS (
     SELECT channel, 'running' AS cell, count(*) AS jobs, NULL::double precision AS oldest, NULL::json AS unknown
-    FROM leased WHERE head GROUP BY channel
+    FROM leased GROUP BY channel
     UNION ALL
     SELECT held_channel.channel, 'held', ${countUpTo(
       `SELECT FROM ${schema}.job WHERE channel = held_channel.channel AND held_until IS NOT NULL AND held_until > '-infinity'`,

@@ -56,8 +56,21 @@ export interface JobRecord {
  * `finished_job_pkey`, `job_lane`, `job_progress_pkey`.
  */
 export const getJob = defineStatement<{ id: JobId }, JobRecord>({
-  name: 'get_job_v3',
-  text: (schema) => `
+  name: 'get_job_v4',
+  text: (schema) => records(schema, '= $1'),
+  values: ({ id }) => [id],
+  row: recordOf,
+});
+
+/** The same for a page of them, in no order. */
+export const getJobs = defineStatement<{ ids: readonly JobId[] }, JobRecord>({
+  name: 'get_jobs_v1',
+  text: (schema) => records(schema, '= ANY ($1::bigint[])'),
+  values: ({ ids }) => [ids],
+  row: recordOf,
+});
+
+const records = (schema: string, wanted: string): string => `
   SELECT job.id,
     CASE WHEN held_until IS NOT NULL THEN 'held' WHEN leased.runner_id IS NULL THEN 'waiting' ELSE 'running' END,
     channel, key, name, priority,
@@ -83,15 +96,16 @@ export const getJob = defineStatement<{ id: JobId }, JobRecord>({
       ))
     LIMIT 1
   ) AS leased ON true
-  WHERE job.id = $1 AND ${notReleased}
+  WHERE job.id ${wanted} AND ${notReleased}
   UNION ALL
-  SELECT id, state, channel, key, name, priority, attempt, max_attempts, payload, payload_bytes, metadata, created_at, due_at,
+  SELECT finished_job.id, state, channel, key, name, priority, attempt, max_attempts, payload, payload_bytes, metadata, created_at, due_at,
     finished_at, last_error, reason, result, false, NULL, seq, percent, message, updated_at, false
   FROM ${schema}.finished_job
   LEFT JOIN ${schema}.job_progress ON job_progress.job_id = finished_job.id
-  WHERE id = $1`,
-  values: ({ id }) => [id],
-  row: (columns) => ({
+  WHERE finished_job.id ${wanted}`;
+
+function recordOf(columns: unknown[]): JobRecord {
+  return {
     id: columns[0] as JobId,
     state: columns[1] as JobState,
     channel: columns[2] as string,
@@ -121,5 +135,5 @@ export const getJob = defineStatement<{ id: JobId }, JobRecord>({
             message: columns[21] as string | null,
             updatedAt: columns[22] as Date,
           },
-  }),
-});
+  };
+}

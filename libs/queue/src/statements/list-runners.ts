@@ -1,3 +1,4 @@
+import { leasedJobs } from './leased-jobs.js';
 import { defineStatement } from './statement.js';
 
 /** A process that runs jobs, as it has entered itself. */
@@ -32,23 +33,12 @@ export interface RunnerRecord {
 export const listRunners = defineStatement<Record<string, never>, RunnerRecord>({
   name: 'list_runners_v1',
   text: (schema) => `
+  WITH leased AS MATERIALIZED (${leasedJobs(schema)}
+  )
   SELECT id, name, host, pid, version, started_at, beat_at,
     CASE WHEN dead_at IS NOT NULL THEN 'dead' WHEN stopping THEN 'stopping' ELSE 'alive' END,
     concurrency, to_json(channels), to_json(names), (
-      SELECT count(*)
-      FROM ${schema}.lease
-      CROSS JOIN LATERAL unnest(lease.job_ids, lease.runs, lease.keys) AS held (id, run, key)
-      CROSS JOIN LATERAL (SELECT FROM ${schema}.job WHERE job.id = held.id AND job.run = held.run LIMIT 1) AS job
-      WHERE lease.runner_id = runner.id
-        AND (held.key IS NULL OR held.id = (
-          SELECT head.id
-          FROM ${schema}.lane
-          JOIN ${schema}.job AS head ON head.channel = lane.channel AND head.key = lane.key AND head.position IS NOT NULL
-          WHERE lane.channel = lease.channel AND lane.key = held.key
-            AND lane.runner_id = lease.runner_id AND lane.lease = lease.number AND head.id = ANY (lease.job_ids)
-          ORDER BY head.seq, head.position
-          LIMIT 1
-        ))
+      SELECT count(*) FROM leased WHERE leased.runner_id = runner.id
     )
   FROM ${schema}.runner
   ORDER BY started_at, id`,
