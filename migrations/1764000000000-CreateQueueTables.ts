@@ -10,6 +10,7 @@ const TABLES = [
   'runner',
   'handler_policy',
   'paused_channel',
+  'partitioned_channel',
 ];
 
 /**
@@ -262,6 +263,13 @@ export class CreateQueueTables implements MigrationInterface {
         channel text COLLATE "C" NOT NULL,
         paused_at timestamptz NOT NULL DEFAULT clock_timestamp(),
         CONSTRAINT paused_channel_pkey PRIMARY KEY (channel)
+      )`,
+      `
+      CREATE TABLE ${schema}.partitioned_channel (
+        partitions integer NOT NULL,
+        created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        channel text COLLATE "C" NOT NULL,
+        CONSTRAINT partitioned_channel_pkey PRIMARY KEY (channel)
       )`,
       `COMMENT ON TABLE ${schema}.job IS 'nestmq schema 2'`,
     ];

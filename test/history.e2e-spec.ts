@@ -9,6 +9,7 @@ jest.setTimeout(240_000);
 describe.each<Partial<Settings>>([
   { lanes: 'few', runs: 1 },
   { lanes: 'many', runs: 20 },
+  { lanes: 'few', batch: 5 },
 ])('with kills, stops, errors and rollbacks: %j', (settings) => {
   const database = useDatabase();
 

@@ -118,7 +118,7 @@ describe('50 parallel spawns without a transaction', () => {
       expect(await count()).toBe(1);
     }));
 
-  it('from two processes’ worth of spawners make exactly one job of each of many keys', () =>
+  it('of two applications make exactly one job of each of many keys', () =>
     withSender((one) =>
       withSender(async (other) => {
         const keys = Array.from({ length: 200 }, (_, index) => `key ${index}`);
@@ -135,7 +135,8 @@ describe('50 parallel spawns without a transaction', () => {
         ][];
         for (const key of keys) {
           const ofKey = answers.filter(([name]) => name === key).map(([, answer]) => answer);
-          expect(ofKey.map(({ isNew }) => isNew).toSorted()).toEqual([false, true]);
+          expect(ofKey.filter(({ isNew }) => isNew)).toHaveLength(1);
+          expect(ofKey).toHaveLength(2);
           expect(ofKey[0]!.id).toBe(ofKey[1]!.id);
         }
         expect(await count()).toBe(keys.length);

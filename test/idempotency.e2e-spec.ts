@@ -168,7 +168,8 @@ describe.each(ways)('a spawn with an idempotency key, %s', (way) => {
 describe('the key of a job that has ended', () => {
   it('of scope active is free: the same key makes a new job; lasting keys are not', async () => {
     const Worker = workWith();
-    await withApp({ url: database.url, providers: [Worker] }, async ({ jobs: spawner, get }) => {
+    await withApp({ url: database.url, providers: [Worker] }, async (app) => {
+      const { jobs: spawner } = app;
       const spawn = (scope: 'active' | 'forever') => spawner.spawn('work', scope, { idempotencyKey: scope, scope });
       const first = { active: await spawn('active'), forever: await spawn('forever') };
       await until(() => tables.drained(), { what: 'both have run' });
@@ -177,11 +178,8 @@ describe('the key of a job that has ended', () => {
       expect(again.isNew).toBe(true);
       expect(again.id).not.toBe(first.active.id);
       await until(() => tables.drained(), { what: 'it has run' });
-      expect(
-        get(Worker)
-          .runs.map(({ payload }) => payload)
-          .toSorted(),
-      ).toEqual(['active', 'active', 'forever']);
+      const payloads = app.get(Worker).runs.map(({ payload }) => payload);
+      expect([payloads.length, new Set(payloads)]).toEqual([3, new Set(['active', 'forever'])]);
     });
   });
 
@@ -268,15 +266,14 @@ describe('spawnMany with idempotency keys', () => {
     withSender(async ({ jobs: spawner, dataSource }) => {
       await spawner.spawn(Mailer, 'welcome', 0, { idempotencyKey: 'm' });
       const items = ['a', 'm', 'z'].map((idempotencyKey) => ({ payload: 1, idempotencyKey, strict: true, scope: 'forever' as const })); // prettier-ignore
-      if (way === 'by itself') {
-        await expect(spawner.spawnMany(Mailer, 'welcome', items)).rejects.toThrow(IdempotencyConflictError);
-      } else {
-        await dataSource.transaction(async (manager) => {
-          await expect(spawner.spawnMany(Mailer, 'welcome', items, { manager })).rejects.toThrow(IdempotencyConflictError); // prettier-ignore
-          await spawner.spawn(Mailer, 'welcome', 'still usable', { manager });
-        });
-      }
-      expect(await jobs()).toBe(way === 'by itself' ? 1 : 2);
+      const refused = await dataSource.transaction(async (transaction) => {
+        const manager = way === 'by itself' ? undefined : transaction;
+        const error: unknown = await spawner.spawnMany(Mailer, 'welcome', items, { manager }).catch((reason) => reason);
+        await spawner.spawn(Mailer, 'welcome', 'still usable', { manager: transaction });
+        return error;
+      });
+      expect(refused).toBeInstanceOf(IdempotencyConflictError);
+      expect(await jobs()).toBe(2);
       expect(await keys()).toBe(0);
     }),
   );

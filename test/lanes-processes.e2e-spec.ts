@@ -1,6 +1,6 @@
 import { describe, expect, it, jest } from '@jest/globals';
 import { useDatabase } from './support/database.js';
-import { LANES, MANY, ONE_BY_ONE, useLaneProcesses, type Step } from './support/lane-steps.js';
+import { BATCHES, LANES, MANY, ONE_BY_ONE, useLaneProcesses, type Step } from './support/lane-steps.js';
 import { upTo } from './support/lanes.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
@@ -49,6 +49,7 @@ describe('two processes', () => {
   it.each([
     ['one job at a time', ONE_BY_ONE],
     ['runs of many', MANY],
+    ['batches', BATCHES],
   ])(
     'never overlap in a lane nor leave its order, under random failures and many spawners, with %s',
     async (_, env) => {

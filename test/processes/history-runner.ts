@@ -3,7 +3,7 @@ import 'reflect-metadata';
 import { Inject, Injectable, Module } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import { getDataSourceToken, TypeOrmModule } from '@nestjs/typeorm';
-import { JobHandler, QueueModule, RejectJob, type Job } from 'nestmq';
+import { JobHandler, QueueModule, RejectJob, type Job, type JobBatch } from 'nestmq';
 import type { DataSource } from 'typeorm';
 import type { RunKey } from '../history/event.js';
 import { EventLog } from '../history/harness/log.js';
@@ -13,6 +13,11 @@ import { pause } from '../support/pace.js';
 const env = process.env;
 const log = new EventLog(env.URL!);
 const RETRIED_SOON = { backoff: { type: 'fixed', base: 20, jitter: 1 } } as const;
+
+const batch = Number(env.BATCH);
+/** Jobs are spawned under the plain names. */
+const one = (name: string): string => (batch > 1 ? `${name}, one by one` : name);
+const several = (name: string): string => (batch > 1 ? name : `${name}, several`);
 
 /** The fence is nothing that a handler is shown. */
 function keyOf(job: Job): RunKey {
@@ -24,14 +29,24 @@ function keyOf(job: Job): RunKey {
 class Handlers {
   constructor(@Inject(getDataSourceToken()) private readonly dataSource: DataSource) {}
 
-  @JobHandler('history', { name: 'plain', ...RETRIED_SOON })
+  @JobHandler('history', { name: one('plain'), ...RETRIED_SOON })
   async plain(job: Job<Task>): Promise<void> {
     await this.handle(job);
   }
 
-  @JobHandler('history', { name: 'ordered', ordered: true, onDead: 'skip', ...RETRIED_SOON })
+  @JobHandler('history', { name: one('ordered'), ordered: true, onDead: 'skip', ...RETRIED_SOON })
   async ordered(job: Job<Task>): Promise<void> {
     await this.handle(job);
+  }
+
+  @JobHandler('history', { name: several('plain'), batch, ...RETRIED_SOON })
+  async plainBatch(jobs: JobBatch<Task>): Promise<void> {
+    await jobs.each((job) => this.handle(job));
+  }
+
+  @JobHandler('history', { name: several('ordered'), batch, ordered: true, onDead: 'skip', ...RETRIED_SOON })
+  async orderedBatch(jobs: JobBatch<Task>): Promise<void> {
+    await jobs.each((job) => this.handle(job));
   }
 
   private async handle(job: Job<Task>): Promise<void> {

@@ -3,7 +3,7 @@ import 'reflect-metadata';
 import { Inject, Injectable, Module } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import { getDataSourceToken, TypeOrmModule } from '@nestjs/typeorm';
-import { JobHandler, JobSpawner, Queue, QueueModule, type Job } from 'nestmq';
+import { JobHandler, JobSpawner, Queue, QueueModule, type HandlerOptions, type Job, type JobBatch } from 'nestmq';
 import type { DataSource } from 'typeorm';
 
 /** What the handler is to do; `chaos`: anything of it, at random. */
@@ -49,6 +49,13 @@ async function told(command: string): Promise<void> {
   while (!commands.has(command)) await new Promise<void>((resolve) => waiting.push(resolve));
 }
 
+const OPTIONS: HandlerOptions = {
+  retries: Number(env.RETRIES ?? 4),
+  backoff: { type: 'fixed', base: 20, jitter: 0 },
+  ...(env.ORDERED && { ordered: true }),
+  ...(env.ON_DEAD && { onDead: env.ON_DEAD as 'skip' | 'block' }),
+};
+
 @Injectable()
 class Worker {
   constructor(
@@ -56,19 +63,19 @@ class Worker {
     @Inject(JobSpawner) private readonly jobs: JobSpawner,
   ) {}
 
-  @JobHandler('work', {
-    name: 'work',
-    retries: Number(env.RETRIES ?? 4),
-    backoff: { type: 'fixed', base: 20, jitter: 0 },
-    ...(env.ORDERED && { ordered: true }),
-    ...(env.ON_DEAD && { onDead: env.ON_DEAD as 'skip' | 'block' }),
-  })
+  @JobHandler('work', { ...OPTIONS, name: env.BATCH ? 'one by one' : 'work' })
   async run(job: Job<Task>): Promise<void> {
     job.signal.addEventListener('abort', () => {
       tell({ type: 'aborted', id: job.id, reason: (job.signal.reason as Error).name });
     });
     tell({ type: 'started', id: job.id, seq: job.seq, attempt: job.attempt, task: job.payload });
     await this.tasks[job.payload](job);
+  }
+
+  /** With `BATCH` the same, for several jobs at once. */
+  @JobHandler('work', { ...OPTIONS, name: env.BATCH ? 'work' : 'together', batch: Number(env.BATCH ?? 1) })
+  async runTogether(batch: JobBatch<Task>): Promise<void> {
+    await batch.each((job) => this.run(job));
   }
 
   private readonly tasks: Record<Task, (job: Job) => Promise<unknown>> = {

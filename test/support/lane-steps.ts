@@ -21,6 +21,9 @@ export const ONE_BY_ONE = { ...LANES, PREFETCH_MS: '0' };
 /** The same, and a lane of quick jobs is leased for hundreds of them. */
 export const MANY = { ...LANES, PREFETCH_MS: '1000' };
 
+/** The same, and jobs come in batches. */
+export const BATCHES = { ...LANES, BATCH: '5' };
+
 /** Processes that work in lanes, and what they did, in the order of the database. */
 export function useLaneProcesses(database: { readonly url: string }, tables: Tables) {
   beforeEach(async () => {

@@ -29,7 +29,7 @@ export function useTables(database: { readonly url: string }): Tables {
       (await number('SELECT (SELECT count(*) FROM nestmq.job) + (SELECT count(*) FROM nestmq.lease)')) === 0,
     clear: async () => {
       await sql(
-        'TRUNCATE nestmq.job, nestmq.idempotency_key, nestmq.job_progress, nestmq.lane, nestmq.lease, nestmq.finished_job, nestmq.runner, nestmq.handler_policy, nestmq.paused_channel',
+        'TRUNCATE nestmq.job, nestmq.idempotency_key, nestmq.job_progress, nestmq.lane, nestmq.lease, nestmq.finished_job, nestmq.runner, nestmq.handler_policy, nestmq.paused_channel, nestmq.partitioned_channel',
       );
     },
   };

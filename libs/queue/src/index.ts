@@ -33,6 +33,7 @@ export type {
   Json,
   ProgressReport,
 } from './job/job.js';
+export type { JobBatch } from './job/batch.js';
 export { RejectJob, RetryAfter, SnoozeJob } from './job/steering.js';
 
 export { JobSpawner } from './spawn/job-spawner.js';
@@ -62,6 +63,7 @@ export type { DeadLetterFilter } from './inspect/letter-filter.js';
 export type { DeadLetterTarget } from './inspect/letter-writer.js';
 export type { DeadLetter, DeadLetterState } from './statements/dead-letters.js';
 export type { LaneBlock, LaneRecord } from './statements/list-lanes.js';
+export type { PartitionRecord } from './statements/partitions.js';
 export type { CancelCounts, CancelFilter, CancelOptions, CancelResult } from './inspect/canceller.js';
 export type { ClearOptions } from './inspect/clear-channels.js';
 export type { WaitOptions } from './inspect/job-waiter.js';
@@ -84,6 +86,7 @@ export {
   WaitTimeoutError,
 } from './job/control-errors.js';
 export { NotTransactionalError } from './job/run-errors.js';
+export { PartitionCountMismatchError, PartitionOutOfRangeError } from './job/partition-errors.js';
 export { PayloadVersionError } from './job/version-errors.js';
 export { IdempotencyConflictError } from './job/idempotency-errors.js';
 export {

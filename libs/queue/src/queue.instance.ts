@@ -10,6 +10,7 @@ import type { ClientConfig } from 'pg';
 import { Subject } from 'rxjs';
 import type { DataSource, EntityManager } from 'typeorm';
 import { HandlerRegistry } from './handlers/handler.registry.js';
+import { agreeOnPartitions } from './handlers/partitions.js';
 import { Policies } from './handlers/policies.js';
 import { JobWaiter } from './inspect/job-waiter.js';
 import { DeadLetters } from './inspect/dead-letters.js';
@@ -248,12 +249,13 @@ export class QueueInstance
     }
   }
 
-  /** Once: makes sure of the tables, and stores what the handlers promise. */
+  /** Once: makes sure of the tables and of the partitions, and stores what the handlers promise. */
   private async prepare(): Promise<void> {
     if (this.prepared) return;
     const { schema } = this.parts.options;
     const [version] = await this.side.transaction((client) => run(client, findSchemaVersion, {}));
     if (version !== SCHEMA_VERSION) throw new SchemaMissingError(schema, version ?? 'nothing is there');
+    await this.side.transaction((client) => agreeOnPartitions(client, this.registry.handlers()));
     await this.policies.store(this.registry.handlers());
     this.prepared = true;
   }

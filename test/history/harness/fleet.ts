@@ -53,11 +53,12 @@ export class Fleet {
   }
 
   private startOne(): Child {
-    const { leaseMs, pollMs, runs } = this.settings;
+    const { leaseMs, pollMs, runs, batch } = this.settings;
     const env = {
       URL: this.url,
       LEASE_MS: String(leaseMs),
       POLL_MS: String(pollMs),
+      BATCH: String(batch),
       PREFETCH_MS: String(runs === 1 ? 0 : runs * JOB_MS),
     };
     const child = forkProcess('history-runner.ts', env, this.built);

@@ -11,6 +11,8 @@ export interface Settings {
   readonly lanes: Lanes;
   /** Jobs of a lane that are claimed at once, about: 1 switches taking ahead off. */
   readonly runs: number;
+  /** Jobs that a handler gets at once; 1: one by one. */
+  readonly batch: number;
   readonly faults: boolean;
   readonly runners: number;
   readonly spawners: number;
@@ -37,6 +39,7 @@ export const DEFAULTS: Settings = {
   rounds: 1,
   lanes: 'few',
   runs: 1,
+  batch: 1,
   faults: true,
   runners: 3,
   spawners: 2,
@@ -50,7 +53,7 @@ export const DEFAULTS: Settings = {
 };
 
 export const USAGE =
-  'npm run history -- [--seconds 30] [--seed 1] [--rounds 1] [--lanes few|many|none] [--runs 1|20] [--no-faults] [--runners 3] [--spawners 2] [--lease-ms 1000] [--poll-ms 2000] [--stall-seconds 30] [--drain-seconds 600] [--live-jobs 300] [--deadly 2000] [--log file]';
+  'npm run history -- [--seconds 30] [--seed 1] [--rounds 1] [--lanes few|many|none] [--runs 1|20] [--batch 1|5] [--no-faults] [--runners 3] [--spawners 2] [--lease-ms 1000] [--poll-ms 2000] [--stall-seconds 30] [--drain-seconds 600] [--live-jobs 300] [--deadly 2000] [--log file]';
 
 /** @throws {Error} naming the wrong argument */
 export function parseSettings(args: readonly string[]): Settings {
@@ -58,7 +61,16 @@ export function parseSettings(args: readonly string[]): Settings {
   const { values } = parseArgs({
     args: [...args],
     options: {
-      ...{ seconds: text, seed: text, rounds: text, lanes: text, runs: text, runners: text, spawners: text },
+      ...{
+        seconds: text,
+        seed: text,
+        rounds: text,
+        lanes: text,
+        runs: text,
+        batch: text,
+        runners: text,
+        spawners: text,
+      },
       ...{
         'lease-ms': text,
         'poll-ms': text,
@@ -77,6 +89,7 @@ export function parseSettings(args: readonly string[]): Settings {
     rounds: number(values.rounds, 'rounds') ?? DEFAULTS.rounds,
     lanes: lanesOf(values.lanes ?? DEFAULTS.lanes),
     runs: number(values.runs, 'runs') ?? DEFAULTS.runs,
+    batch: number(values.batch, 'batch') ?? DEFAULTS.batch,
     faults: !values['no-faults'],
     runners: number(values.runners, 'runners') ?? DEFAULTS.runners,
     spawners: number(values.spawners, 'spawners') ?? DEFAULTS.spawners,

@@ -104,8 +104,8 @@ export const MUTANTS: readonly Mutant[] = [
     patches: [
       {
         file: `${STATEMENTS}/claim-lanes.ts`,
-        find: 'OR (lane.runner_id, lane.lease) NOT IN (SELECT runner_id, number FROM ${schema}.lease WHERE lease.channel = ${CHANNEL})',
-        replace: 'OR true',
+        find: '          ${isFree(schema)}\n',
+        replace: '          true\n',
       },
     ],
     proofs: [{ history: [...QUIET, '--lanes', 'few'] }],
@@ -178,9 +178,9 @@ export const MUTANTS: readonly Mutant[] = [
     name: 'the second look at a lane that has come to rest',
     patches: [
       {
-        file: 'libs/queue/src/settle/settler.ts',
-        find: 'const resting = this.resting.splice(0);',
-        replace: 'const resting = this.resting.splice(0, 0);\n    this.resting = [];',
+        file: 'libs/queue/src/settle/resting-lanes.ts',
+        find: 'const lanes = this.lanes;',
+        replace: 'const lanes = [] as LaneName[];\n    this.lanes = [];',
       },
     ],
     proofs: [

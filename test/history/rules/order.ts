@@ -101,13 +101,17 @@ function precedes(a: Job, b: Job): boolean {
   return call.tick === other.tick ? a.spawned!.index < b.spawned!.index : call.tick < other.tick;
 }
 
-function mayFollow(run: Run, before: Job, { strict }: Promises): boolean {
+function mayFollow(run: Run, before: Job, { strict, batches = false }: Promises): boolean {
   if (before.settled.some(({ xid }) => sees(run.start.snapshot, xid))) return true;
   if (strict) return false;
-  return before.runs.some(
-    ({ end, ...other }) => leaseName(other) === leaseName(run) && end?.how === 'returned' && end.tick < run.start.tick,
-  );
+  return before.runs.some(({ end, ...other }) => {
+    const passed = end?.how === 'returned' || (batches && diedOf(before, other.run));
+    return leaseName(other) === leaseName(run) && end !== null && passed && end.tick < run.start.tick;
+  });
 }
+
+const diedOf = ({ settled }: Job, run: number): boolean =>
+  settled.some((end) => end.run === run && end.outcome === 'dead');
 
 function* keptBy(lane: string, job: Job): Generator<Violation> {
   const seqs = seqsOf(job);

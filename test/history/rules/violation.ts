@@ -15,6 +15,8 @@ export interface Promises {
    * a run may start as soon as the handler of the one before has returned.
    */
   readonly strict: boolean;
+  /** Jobs come in batches: the next one of a batch may start, too, when the one before died of its run and is passed by. */
+  readonly batches?: boolean;
   /** Nothing is under way any more: every job has to have ended. */
   readonly complete: boolean;
 }

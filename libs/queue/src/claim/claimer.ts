@@ -9,9 +9,12 @@ import { beginOwning, beginOwningSuspects } from '../statements/transaction.js';
 import type { Feed } from './feed.js';
 import type { Feeds } from './feeds.js';
 
-/** How much this process wants. */
+/** One claim takes no more: its lease row has to stay within a page. */
+export const MAX_CLAIM = 500;
+
+/** How much this process wants: runs, and of a feed its jobs. */
 export interface Demand {
-  /** Jobs at most. */
+  /** At most. */
   readonly limit: number;
   /** How many of them start at once. */
   readonly slots: number;
@@ -76,7 +79,7 @@ export class Claimer {
     const taken = new Map<number | string, number>();
     return feeds.flatMap((feed, index): [Feed, Demand][] => {
       const left = feeds.length - index;
-      const { capacity, startable, sharedRoom = feed.group } = this.feeds.group(feed);
+      const { capacity, startable, batch, sharedRoom = feed.group } = this.feeds.group(feed);
       const before = taken.get(sharedRoom) ?? 0;
       const room = capacity() - before;
       const share = {
@@ -88,7 +91,7 @@ export class Claimer {
       limit -= share.limit;
       slots -= share.slots;
       taken.set(sharedRoom, before + share.limit);
-      return [[feed, share]];
+      return [[feed, batch === undefined ? share : inJobs(feed, share, batch())]];
     });
   }
 
@@ -135,6 +138,13 @@ export class Claimer {
     feed.afterKey = (rows.length === limit && last ? last.key : news.lastKey) ?? '';
     feed.end(news.nowMicros, (id) => rows.some(({ job }) => job?.id === id));
   }
+}
+
+/** A run of a lane is of its jobs only: there the lanes are counted, and each gives as many jobs as a batch takes. */
+function inJobs({ stream }: Feed, { limit, slots, run }: Demand, batch: number): Demand {
+  return stream === 'jobs'
+    ? { limit: Math.min(MAX_CLAIM, limit * batch), slots: slots * batch, run }
+    : { limit, slots, run: Math.min(MAX_CLAIM, Math.max(run, batch)) };
 }
 
 /** In how many lanes the jobs of one claim are. */

@@ -9,8 +9,10 @@ export interface HandlerGroup {
   readonly names: readonly string[];
   /** Its jobs' usual channel, `null`: any. Notifications of others concern it only when they name one of its jobs. */
   readonly channel: string | null;
-  /** How many more of its jobs this process may take now. */
+  /** How many more runs of its handlers this process may take now. */
   readonly capacity: () => number;
+  /** How many jobs one of its runs takes. Default 1. */
+  readonly batch?: () => number;
   /** Groups of one text share their capacity. */
   readonly sharedRoom?: string;
   /** How many of its jobs would start at once, where that is less than there are slots. */

@@ -28,7 +28,7 @@ const NOT_COMPLETED =
   "The handler returned without job.complete(), which `completion: 'manual'` asks for: the run has failed.";
 
 /** Nothing is known against the job, and an application that has no connection to give may need a moment. */
-const NO_TRANSACTION = { kind: 'snoozed', delayMs: 1_000 } as const satisfies Outcome;
+export const NO_TRANSACTION = { kind: 'snoozed', delayMs: 1_000 } as const satisfies Outcome;
 
 /** The wait before the next try where a run could not even be given its lease. */
 const RETRY_START_MS = 1_000;
@@ -61,6 +61,22 @@ export class JobExecutor {
       return await this.succeeded(execution, result);
     } catch (error) {
       await job.control.transactionEnded();
+      return this.failed(execution, error, true);
+    }
+  }
+
+  /** Gives a job of a batch its lease, and its payload the handler's form; answers how its run has ended if that fails. */
+  async prepare(execution: Execution): Promise<Outcome | null> {
+    const { job, handler, policy } = execution;
+    try {
+      if (!policy.keepAlive) await job.control.openLease();
+    } catch (error) {
+      return neverStarted(error);
+    }
+    try {
+      if (needsPreparing(handler, policy)) await preparePayload(job, handler, policy);
+      return null;
+    } catch (error) {
       return this.failed(execution, error, true);
     }
   }
@@ -98,7 +114,8 @@ export class JobExecutor {
     return Promise.race([this.call(execution), execution.job.untilAbandoned()]);
   }
 
-  private async call({ job, handler, policy }: Execution): Promise<unknown> {
+  private async call(execution: Execution): Promise<unknown> {
+    const { job, handler, policy } = execution;
     if (needsPreparing(handler, policy)) await preparePayload(job, handler, policy);
     return handler.invoke(job);
   }
@@ -122,14 +139,22 @@ export class JobExecutor {
     }
   }
 
-  private succeeded(execution: Execution, returned: unknown): Outcome | Promise<Outcome> {
-    const { job, handler, policy } = execution;
-    if (job.control.askedForCompletion) return this.failed(execution, new Error(NOT_COMMITTED), false);
-    if (handler.completion === 'manual') return this.failed(execution, new Error(NOT_COMPLETED), false);
-    return { kind: 'completed', result: encodeResult(job.name, returned, policy.retentionMs) };
+  /** The handler has returned. @throws {PayloadInvalidError} when its result is to be kept and is not JSON */
+  succeeded(execution: Execution, returned: unknown): Outcome | Promise<Outcome> {
+    const { job, handler } = execution;
+    const isManual = handler.completion === 'manual' && !job.control.askedForCompletion;
+    return isManual ? this.failed(execution, new Error(NOT_COMPLETED), false) : this.completed(execution, returned);
   }
 
-  private async failed({ job, handler, policy }: Execution, error: unknown, threw: boolean): Promise<Outcome> {
+  /** The handler says that the job is done. @throws {PayloadInvalidError} when its result is to be kept and is not JSON */
+  completed(execution: Execution, result: unknown): Outcome | Promise<Outcome> {
+    const { job, policy } = execution;
+    if (job.control.askedForCompletion) return this.failed(execution, new Error(NOT_COMMITTED), false);
+    return { kind: 'completed', result: encodeResult(job.name, result, policy.retentionMs) };
+  }
+
+  /** The run has come to no good end. @param threw the handler did not return */
+  async failed({ job, handler, policy }: Execution, error: unknown, threw: boolean): Promise<Outcome> {
     const shuttingDown = job.abortReason instanceof QueueClosedError;
     const cancelled = job.abortReason instanceof JobCancelledError ? job.abortReason : null;
     const maxAttempts = await job.control.committedMaxAttempts();

@@ -31,6 +31,11 @@ export class LeaseEnd {
     return this.movedIn === null && performance.now() >= this.endsAt;
   }
 
+  /** Milliseconds that are left of it, as far as this process knows. */
+  get leftMs(): number {
+    return this.endsAt - performance.now();
+  }
+
   /** The lease has an end, or may get one. */
   get exists(): boolean {
     return this.endsAt !== Infinity || this.movedIn !== null;

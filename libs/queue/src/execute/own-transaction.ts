@@ -45,9 +45,14 @@ export class OwnTransaction {
     this.told = { result };
   }
 
-  async commit(completion: Completion): Promise<void> {
+  /** The run is a part of that transaction, with others of its batch. */
+  join(other: OwnTransaction): void {
+    this.transaction = other.transaction;
+  }
+
+  async commit(completions: readonly Completion[]): Promise<void> {
     this.told = null;
-    await this.transaction?.commit([completion]);
+    await this.transaction?.commit(completions);
   }
 
   /** @param atOnce the handler goes on, and nobody waits for what it does */

@@ -19,8 +19,11 @@ export interface RunControlParts {
   readonly maxPayloadBytes: number;
   /** How long the lease of a run lasts that does not keep itself alive. */
   readonly leaseMs: number;
-  /** Resolves when all is written that must be durable before anything of this run: the ends of the jobs before it. */
-  readonly settledBefore: () => Promise<void>;
+  /**
+   * Resolves when all is written that must be durable before anything of this run: the ends of the jobs before it. Rejects
+   * before a completion when one of those, handed over together with this job, has not ended.
+   */
+  readonly settledBefore: (to: string) => Promise<void>;
   /** The lease had an end of its own, and it has passed. */
   readonly leaseEnded: () => void;
 }
@@ -67,9 +70,20 @@ export class RunControl {
     return this.asked !== null;
   }
 
+  /** The handler has asked for completion, and the transaction that decides has ended. */
+  get completionEnded(): boolean {
+    const { asked } = this;
+    return asked !== null && (asked.manager === undefined || !this.parts.port.isOpen(asked.manager));
+  }
+
   /** The lease of this run ends by itself: until its own end is written another runner may come and take the job. */
   get leaseEnds(): boolean {
     return this.leaseEnd.exists;
+  }
+
+  /** Milliseconds until then, `Infinity` where it lasts as long as its process. */
+  get leaseLeftMs(): number {
+    return this.leaseEnd.leftMs;
   }
 
   /** As far as this process knows. */
@@ -151,19 +165,31 @@ export class RunControl {
 
   /** Completes the job in the transaction that the run is, and commits that. @param result JSON text */
   async commit(result: string | null): Promise<void> {
-    const asked: Asked = { manager: undefined, answer: 'none' };
-    await this.predecessors('completed');
-    if (this.leaseEnd.passed) throw new LeaseLostError(this.job.id, this.job.name);
-    this.asked = asked;
+    await this.commitBegins();
     try {
-      await this.own.commit({ job: this.job, result, retentionMs: this.parts.policy.retentionMs });
-      asked.answer = 'written';
-      this.leaseEnd.clear();
+      await this.own.commit([{ job: this.job, result, retentionMs: this.parts.policy.retentionMs }]);
+      this.committed();
     } catch (error) {
-      if (error instanceof DatabaseUnavailableError) asked.answer = 'lost';
-      else this.asked = null;
+      this.commitFailed(error);
       throw error;
     }
+  }
+
+  /** From here on the job may be completed. @throws when it cannot be, since nothing else is this run's to write */
+  async commitBegins(): Promise<void> {
+    await this.predecessors('completed');
+    if (this.leaseEnd.passed) throw new LeaseLostError(this.job.id, this.job.name);
+    this.asked = { manager: undefined, answer: 'none' };
+  }
+
+  committed(): void {
+    if (this.asked !== null) this.asked.answer = 'written';
+    this.leaseEnd.clear();
+  }
+
+  commitFailed(error: unknown): void {
+    if (!(error instanceof DatabaseUnavailableError)) this.asked = null;
+    else if (this.asked !== null) this.asked.answer = 'lost';
   }
 
   /** Another runner may have the job: whatever the handler asks for is refused. */
@@ -229,7 +255,7 @@ export class RunControl {
   }
 
   private async predecessors(to: string): Promise<void> {
-    await this.parts.settledBefore();
+    await this.parts.settledBefore(to);
     if (this.lost) throw new LeaseLostError(this.job.id, this.job.name);
     if (this.over) throw new InvalidTransitionError(this.job.id, 'settled: this run has ended', to);
   }

@@ -7,6 +7,8 @@ import { RunControl, type RunControlParts } from './run-control.js';
 export type RunParts = Omit<RunControlParts, 'leaseEnded'> & {
   /** The lease of this run had an end of its own, and it has passed: the signal is aborted. */
   readonly leaseEnded: (job: RunningJob) => void;
+  /** It was told to stop. */
+  readonly aborted?: ((reason: Error) => void) | undefined;
 };
 
 /** One run of a claimed job: what its handler sees, and what the process knows of it. */
@@ -24,7 +26,7 @@ export class RunningJob implements Job {
 
   constructor(
     readonly claimed: ClaimedJob,
-    parts: RunParts,
+    private readonly parts: RunParts,
   ) {
     const leaseEnded = (): void => {
       this.abort(new LeaseLostError(claimed.id, claimed.name));
@@ -107,6 +109,7 @@ export class RunningJob implements Job {
     this.abortReason ??= reason;
     if (reason instanceof LeaseLostError) this.control.lose();
     this.controller?.abort(this.abortReason);
+    this.parts.aborted?.(reason);
   }
 
   checkpoint(changes: CheckpointChanges, options?: { manager?: EntityManager }): Promise<void> {

@@ -1,5 +1,6 @@
 import { type Logger } from '@nestjs/common';
 import { ContextIdFactory, type DiscoveryService, type MetadataScanner, type ModuleRef } from '@nestjs/core';
+import type { JobBatch } from '../job/batch.js';
 import type { Job } from '../job/job.js';
 import type { HandlerRegistry } from './handler.registry.js';
 import { belongsTo, handlerMetadataOf, type HandlerMetadata } from './job-handler.decorator.js';
@@ -7,7 +8,9 @@ import { resolveHandler } from './resolve-handler.js';
 
 type Wrapper = ReturnType<DiscoveryService['getProviders']>[number];
 
-type Methods = Record<string, (job: Job) => unknown>;
+type Work = Job | JobBatch;
+
+type Methods = Record<string, (work: Work) => unknown>;
 
 /** Finds the methods with `@JobHandler` in every provider and controller of the application. */
 export class HandlerExplorer {
@@ -44,17 +47,17 @@ export class HandlerExplorer {
     }
   }
 
-  /** Request-scoped providers are made anew for every job, which they can inject as `REQUEST`. */
-  private invoker(wrapper: Wrapper, method: string): (job: Job) => unknown {
+  /** Request-scoped providers are made anew for every job, or batch, which they can inject as `REQUEST`. */
+  private invoker(wrapper: Wrapper, method: string): (work: Work) => unknown {
     if (wrapper.isDependencyTreeStatic()) {
       const instance = wrapper.instance as Methods;
-      return (job) => instance[method]!(job);
+      return (work) => instance[method]!(work);
     }
-    return async (job) => {
-      const contextId = ContextIdFactory.getByRequest(job);
-      this.moduleRef.registerRequestByContextId(job, contextId);
+    return async (work) => {
+      const contextId = ContextIdFactory.getByRequest(work);
+      this.moduleRef.registerRequestByContextId(work, contextId);
       const instance = await this.moduleRef.resolve<Methods>(wrapper.token, contextId, { strict: false });
-      return instance[method]!(job);
+      return instance[method]!(work);
     };
   }
 

@@ -1,4 +1,5 @@
 import type { HandlerOptions } from '../job/handler.js';
+import type { JobBatch } from '../job/batch.js';
 import type { Job } from '../job/job.js';
 
 /** What the decorator leaves on a method; checked and resolved at boot. */
@@ -19,17 +20,27 @@ const HANDLER_METADATA = 'nestmq:handler';
  * @example
  * \@JobHandler('mail', { retries: 4, backoff: '1s', timeout: '30s' })
  * async welcome(job: Job<{ userId: string }>) { … }
+ *
+ * \@JobHandler('index', { batch: 100 })
+ * async index(batch: JobBatch<{ articleId: string }>) { … }
  */
-export function JobHandler(channel: string, options: HandlerOptions = {}) {
-  // `Job<never>`: any payload type fits, and so does a handler that takes no job at all.
-  return <Handler extends (job: Job<never>) => unknown>(
-    _target: object,
-    _method: string,
-    descriptor: TypedPropertyDescriptor<Handler>,
-  ): void => {
+export function JobHandler(
+  channel: string,
+  options: HandlerOptions & { batch: number },
+): HandlerDecorator<JobBatch<never>>;
+export function JobHandler(channel: string, options?: HandlerOptions): HandlerDecorator<Job<never>>;
+export function JobHandler(channel: string, options: HandlerOptions = {}): HandlerDecorator<never> {
+  return (_target, _method, descriptor) => {
     Reflect.defineMetadata(HANDLER_METADATA, { channel, options } satisfies HandlerMetadata, descriptor.value!);
   };
 }
+
+/** `Job<never>`: any payload type fits, and so does a handler that takes no job at all. */
+type HandlerDecorator<Work> = <Handler extends (work: Work) => unknown>(
+  target: object,
+  method: string,
+  descriptor: TypedPropertyDescriptor<Handler>,
+) => void;
 
 /** Whether the queue of this name serves the handler. */
 export function belongsTo({ options }: HandlerMetadata, instance: string): boolean {

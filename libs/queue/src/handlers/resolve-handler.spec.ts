@@ -90,17 +90,26 @@ describe('resolveHandler', () => {
     ['version', 0],
     ['upgrade', () => ({})],
     ['order', true],
-    ['batch', 10],
+    ['batch', 0],
+    ['batch', 501],
+    ['batch', 2.5],
+    ['partitions', 0],
+    ['partitions', 1_025],
   ])('refuses a wrong %s (%p), naming the handler and the option', (option, value) => {
     const wrong = (): unknown => resolve({ [option]: value });
     expect(wrong).toThrow(InvalidOptionsError);
     expect(wrong).toThrow(`Option "Mailer.welcome: ${option}`);
   });
 
+  it('refuses leases that end by themselves for a batch', () => {
+    expect(() => resolve({ batch: 5, keepAlive: false })).toThrow('Option "Mailer.welcome: keepAlive"');
+  });
+
   it('refuses an option that a preset or the module brings, just as its own', () => {
     expect(() => resolve({ preset: { retries: -1 } })).toThrow(InvalidOptionsError);
     expect(() => resolve({}, { timeout: 0 })).toThrow(InvalidOptionsError);
     expect(() => resolve({}, { retires: 3 } as HandlerPreset)).toThrow('There is no such option');
+    expect(() => resolve({ preset: { batch: 5 } as HandlerPreset })).toThrow('Give it with @JobHandler');
   });
 
   it.each([[''], ['x'.repeat(256)], ['a\0b']])('refuses the channel %p', (channel) => {

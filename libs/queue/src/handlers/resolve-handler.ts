@@ -2,6 +2,7 @@ import type { StandardSchemaV1 } from '@standard-schema/spec';
 import { resolveBackoff } from '../job/backoff.js';
 import { durationMs } from '../job/duration.js';
 import { InvalidOptionsError } from '../job/errors.js';
+import type { JobBatch } from '../job/batch.js';
 import type {
   HandlerOptions,
   HandlerPolicy,
@@ -13,9 +14,13 @@ import type {
 } from '../job/handler.js';
 import type { Job } from '../job/job.js';
 import { checkBoolean, checkInteger, checkName, checkPriority, checkRetries } from '../job/names.js';
+import { MAX_PARTITIONS } from '../job/partition.js';
 import { policyIdOf } from '../job/policy-id.js';
 import { dtoSchema, type DtoClass } from './dto-schema.js';
 import type { HandlerMetadata } from './job-handler.decorator.js';
+
+/** One claim brings no more. */
+const MAX_BATCH = 500;
 
 const LIBRARY_DEFAULTS = {
   retries: 4,
@@ -24,7 +29,6 @@ const LIBRARY_DEFAULTS = {
   priority: 0,
   completion: 'auto',
   keepAlive: true,
-  ordered: false,
   onDead: 'skip',
   transactional: false,
   isolation: 'READ COMMITTED',
@@ -43,6 +47,9 @@ const KNOWN_OPTIONS = new Set<string>([
   'retention',
   'deadRetention',
   'ordered',
+  'partitions',
+  'batch',
+  'onReject',
   'onDead',
   'concurrency',
   'priority',
@@ -60,7 +67,7 @@ export interface HandlerSource {
   /** `Class.method` */
   readonly label: string;
   readonly metadata: HandlerMetadata;
-  readonly invoke: (job: Job) => unknown;
+  readonly invoke: (work: Job | JobBatch) => unknown;
 }
 
 /**
@@ -84,6 +91,9 @@ export function resolveHandler(
     priority: checkPriority(options.priority, at('priority')),
     concurrency:
       options.concurrency === undefined ? null : checkInteger(options.concurrency, at('concurrency'), 1, 10_000),
+    onReject: checkOnReject(options, at),
+    batch: checkBatch(options, metadata.options, at),
+    partitions: checkPartitions(options, at),
     policy,
     policyId: policyIdOf(name, policy),
     backoffFunction: typeof options.backoff === 'function' ? options.backoff : null,
@@ -144,10 +154,45 @@ function resolvePolicy(options: HandlerOptions, at: (option: string) => string):
     retentionMs: durationMs(retention, at('retention')),
     deadRetentionMs: deadRetention === undefined ? null : durationMs(deadRetention, at('deadRetention')),
     keepAlive: checkBoolean(keepAlive, at('keepAlive')),
-    ordered: checkBoolean(options.ordered, at('ordered')),
+    ordered: checkBoolean(options.ordered ?? options.partitions !== undefined, at('ordered')),
     onDead: checkOnDead(options.onDead, at('onDead')),
     payloadVersion: checkInteger(options.version, at('version'), 1, 1_000_000),
   };
+}
+
+function checkPartitions({ partitions, ordered }: HandlerOptions, at: (option: string) => string): number | null {
+  if (partitions === undefined) return null;
+  if (ordered === false) {
+    throw new InvalidOptionsError(at('ordered'), ordered, 'Partitions are ordered lanes: leave it out, or give true.');
+  }
+  return checkInteger(partitions, at('partitions'), 1, MAX_PARTITIONS);
+}
+
+/** What the method is given must be seen where it is declared. */
+function checkBatch(merged: HandlerOptions, own: HandlerOptions, at: (option: string) => string): number | null {
+  const { batch, keepAlive } = merged;
+  if (batch === undefined) return null;
+  if (own.batch === undefined) {
+    throw new InvalidOptionsError(at('batch'), batch, 'Give it with @JobHandler: the method gets a JobBatch then.');
+  }
+  if (keepAlive === false) {
+    throw new InvalidOptionsError(
+      at('keepAlive'),
+      keepAlive,
+      'The leases of a batch are kept alive: give a `timeout`.',
+    );
+  }
+  return checkInteger(batch, at('batch'), 1, MAX_BATCH);
+}
+
+function checkOnReject(options: HandlerOptions, at: (option: string) => string): 'job' | 'batch' {
+  const { onReject, batch, transactional } = options;
+  if (onReject === undefined) return 'job';
+  if (onReject !== 'job' && onReject !== 'batch') {
+    throw new InvalidOptionsError(at('onReject'), onReject, "Give 'job' or 'batch'.");
+  }
+  if (batch !== undefined && transactional === true) return onReject;
+  throw new InvalidOptionsError(at('onReject'), onReject, 'It is for a `batch` that is `transactional`: leave it out.');
 }
 
 function checkOnDead(onDead: unknown, option: string): OnDead {

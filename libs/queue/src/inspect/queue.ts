@@ -11,6 +11,7 @@ import { listLiveChannels } from '../statements/clear-jobs.js';
 import { getJob, type JobRecord } from '../statements/inspect-jobs.js';
 import { listLanes, type LaneRecord } from '../statements/list-lanes.js';
 import { listRunners, type RunnerRecord } from '../statements/list-runners.js';
+import { listPartitions, type PartitionRecord } from '../statements/partitions.js';
 import { run, type SqlClient } from '../statements/statement.js';
 import { beginOwningAll } from '../statements/transaction.js';
 import { SURVEY_MESSAGE } from '../statements/wake-up.js';
@@ -190,6 +191,16 @@ export class Queue {
       names: this.ports.names(),
     };
     return this.ports.read((client) => run(client, listLanes, params));
+  }
+
+  /**
+   * The partitions of a channel by their numbers, empty ones too.
+   *
+   * @returns `[]` when no handler has divided the channel
+   */
+  partitions(channel: string): Promise<PartitionRecord[]> {
+    const params = { channel: checkName(channel, 'channel') };
+    return this.ports.read((client) => run(client, listPartitions, params));
   }
 
   /**

@@ -39,6 +39,18 @@ export type QueueEvent =
   | ({ readonly type: 'lease-lost' } & JobFacts)
   /** A run goes on longer than `stuckAfter`, or did not obey its abort within `abortGraceMs`. */
   | ({ readonly type: 'stuck'; readonly runningMs: number } & JobFacts)
+  /**
+   * The method of a batch handler has thrown, and nobody knows because of which job. Those that it had told of
+   * (`processed`) keep that; the others were released, and come one by one.
+   */
+  | {
+      readonly type: 'batch-failed';
+      readonly name: string;
+      readonly channel: string;
+      readonly jobs: number;
+      readonly processed: number;
+      readonly error: unknown;
+    }
   /** Jobs of a dead runner were put back (`waiting`) or given up (`dead`, or `cancelled` where that was asked for) by this process. */
   | { readonly type: 'rescued'; readonly waiting: number; readonly dead: number; readonly cancelled: number }
   /** The event loop was blocked: no job could start or end in this time. */

@@ -1,4 +1,5 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec';
+import type { JobBatch } from './batch.js';
 import type { Backoff, BackoffFunction, BackoffOptions } from './backoff.js';
 import type { Duration } from './duration.js';
 import type { Job } from './job.js';
@@ -46,12 +47,23 @@ export interface HandlerOptions {
    */
   ordered?: boolean;
   /**
+   * Divides the channel into so many ordered lanes, 1 to 1 024; implies `ordered`. A spawn gives a `partitionKey`, which is
+   * hashed to one of them, or names a `partition`. The number is recorded with the channel: another one fails the boot.
+   * Default none: each key is a lane.
+   */
+  partitions?: number;
+  /**
    * What a dead job means for its lane: `skip`, the next one runs; `block`, the lane waits for a person, who
    * requeues, resolves or discards it (`DeadLetters`). Default `skip`.
    */
   onDead?: OnDead;
   /** Most runs of this handler at once in one process. Default the runner's `concurrency.max`. */
   concurrency?: number;
+  /**
+   * The method gets a {@link JobBatch} of up to so many jobs, 1 to 500, in place of a job; one of them, too, is a batch.
+   * Each job has an outcome of its own. Default none: the method gets a `Job`.
+   */
+  batch?: number;
   /** Smaller runs first within a channel, −32 768 to 32 767. Default 0. */
   priority?: number;
   /** `'manual'`: a run that returns without `job.complete()` has failed. Default `'auto'`: returning completes the job. */
@@ -61,6 +73,11 @@ export interface HandlerOptions {
    * rolls all of it back. Default false.
    */
   transactional?: boolean;
+  /**
+   * Of a transactional `batch`: `job`, a job that fails in `batch.each` is rolled back alone, by a savepoint of its own;
+   * `batch`, it is the end of the whole batch, and a rejection rejects all of it. Default `'job'`.
+   */
+  onReject?: 'job' | 'batch';
   /** Level of that transaction. Default `'READ COMMITTED'`. */
   isolation?: IsolationLevel;
   /**
@@ -110,9 +127,10 @@ export type OnDead = 'skip' | 'block';
 export type HandlerClass<T = unknown> = abstract new (...dependencies: never[]) => T;
 
 /** Options shared by several handlers, or a function that makes them from a handler's `Class.method`. */
-export type HandlerPreset =
-  | Omit<HandlerOptions, 'preset' | 'name' | 'formerNames' | 'instance'>
-  | ((handler: string) => Omit<HandlerOptions, 'preset' | 'name' | 'formerNames' | 'instance'>);
+export type HandlerPreset = SharedOptions | ((handler: string) => SharedOptions);
+
+/** What belongs to one method stands with it. */
+type SharedOptions = Omit<HandlerOptions, 'preset' | 'name' | 'formerNames' | 'instance' | 'batch'>;
 
 /**
  * What a handler promises to its jobs. Stored once per version, and jobs refer to it, so that a runner of an older
@@ -152,6 +170,10 @@ export interface RegisteredHandler {
   readonly priority: number;
   /** `null`: only the runner's own limit. */
   readonly concurrency: number | null;
+  /** How many jobs a run takes at most, `null`: one, and not as a batch. */
+  readonly batch: number | null;
+  /** Into how many lanes its channel is divided, `null`: each key is one. */
+  readonly partitions: number | null;
   readonly policy: HandlerPolicy;
   /** Identity of the policy: a hash of its content. */
   readonly policyId: string;
@@ -161,11 +183,13 @@ export interface RegisteredHandler {
   readonly completion: 'auto' | 'manual';
   /** Level of the transaction that each run is, `null`: none of ours. */
   readonly isolation: IsolationLevel | null;
+  /** What a rejected job means for the others of a transactional batch. */
+  readonly onReject: 'job' | 'batch';
   readonly onError: ErrorHook | null;
   readonly isRetryable: ((error: unknown) => boolean) | null;
   /** `Class.method`, for messages. */
   readonly label: string;
-  invoke(job: Job): unknown;
+  invoke(work: Job | JobBatch): unknown;
 }
 
 /** Where the executor finds handlers. */

@@ -1,6 +1,5 @@
 import type { EntityManager } from 'typeorm';
-import type { IsolationLevel } from './handler.js';
-import type { StoredPolicy } from './handler.js';
+import type { IsolationLevel, StoredPolicy } from './handler.js';
 import type { ClaimedJob } from './job.js';
 
 /** What a checkpoint stores. `undefined` leaves a payload as it is, `null` leaves none. */

@@ -50,6 +50,7 @@ export class Rescuer {
     private readonly settings: RescuerSettings,
     private readonly transact: Transact,
     private readonly onRescued: (rescued: Rescued) => void,
+    private readonly onDeath: () => void,
     private readonly logger: Logger,
   ) {
     this.watch = new DeathWatch(settings);
@@ -78,6 +79,7 @@ export class Rescuer {
       const declared = await this.transact((client) => run(client, declareDead, { runner: id, beat }));
       if (declared.length === 0) continue;
       this.orphaned = true;
+      this.onDeath();
       this.logger.warn(`Runner ${id} has given no sign for ${Math.round(ageMs)} ms: its jobs are rescued.`);
     }
     if (this.expired) {

@@ -1,26 +1,27 @@
 import type { HandlerGroup } from '../claim/feeds.js';
 import type { RegisteredHandler } from '../job/handler.js';
+import type { Batches } from './batches.js';
 import type { Slots } from './slots.js';
 
 /**
  * Which handlers are claimed for together: all without a limit, all transactional ones, which share the connections that
- * they may have, and each one with a limit of its own.
+ * they may have, and each one with a limit or batches of its own.
  */
-export function handlerGroups(handlers: readonly RegisteredHandler[], slots: Slots): HandlerGroup[] {
+export function handlerGroups(handlers: readonly RegisteredHandler[], slots: Slots, batches: Batches): HandlerGroup[] {
   const transactional = (handler: RegisteredHandler): boolean => handler.isolation !== null && slots.limitsTransactions;
-  const single = handlers.filter(({ concurrency }) => concurrency !== null);
-  const others = handlers.filter(({ concurrency }) => concurrency === null);
+  const isSingle = ({ concurrency, batch }: RegisteredHandler): boolean => concurrency !== null || batch !== null;
+  const others = handlers.filter((handler) => !isSingle(handler));
   const sharing = others.filter(transactional);
   const unlimited = others.filter((handler) => !transactional(handler));
   return [
     ...(unlimited.length === 0 ? [] : [{ names: unlimited.flatMap(namesOf), channel: null, capacity: () => Infinity }]),
     ...(sharing.length === 0 ? [] : [transactionGroup(sharing, slots)]),
-    ...single.map((handler) => ({
-      names: namesOf(handler),
-      channel: handler.channel,
-      capacity: () => slots.room(handler),
-      ...(transactional(handler) && shared(slots)),
-    })),
+    ...handlers.filter(isSingle).map((handler): HandlerGroup => {
+      const load = batches.of(handler);
+      const group = { names: namesOf(handler), channel: handler.channel, capacity: () => slots.room(handler) };
+      if (load !== undefined) return { ...group, batch: () => load.sizer.size };
+      return transactional(handler) ? { ...group, ...shared(slots) } : group;
+    }),
   ];
 }
 

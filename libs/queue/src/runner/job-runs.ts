@@ -1,25 +1,26 @@
 import type { Logger } from '@nestjs/common';
 import type { Demand } from '../claim/claimer.js';
 import type { HandlerGroup } from '../claim/feeds.js';
-import { ErrorHooks } from '../execute/error-hooks.js';
 import { JobExecutor } from '../execute/job-executor.js';
-import { RunningJob } from '../execute/running-job.js';
+import type { RunningJob } from '../execute/running-job.js';
 import type { HandlerRegistry } from '../handlers/handler.registry.js';
 import type { Policies } from '../handlers/policies.js';
 import { QueueClosedError } from '../job/errors.js';
 import type { QueueEvent } from '../job/events.js';
-import type { ErrorHook, HandlerPolicy, RegisteredHandler } from '../job/handler.js';
+import type { ErrorHook, RegisteredHandler } from '../job/handler.js';
 import type { ClaimedJob, JobId } from '../job/job.js';
 import type { LeaseBook } from '../job/lease-book.js';
-import { EXPIRED, isCommitted, RELEASED } from '../job/outcome.js';
+import { RELEASED } from '../job/outcome.js';
 import type { RunPort } from '../job/run-port.js';
 import type { EndedRun } from '../settle/settlement.js';
 import type { Settled } from '../settle/settler.js';
 import type { LaneEnd } from '../statements/lanes.js';
+import { BatchRuns } from './batch-runs.js';
+import { Batches } from './batches.js';
 import { handlerGroups } from './handler-groups.js';
 import { Lanes, type LaneId } from './lanes.js';
-import { RunBoard, type ActiveRun } from './run-board.js';
 import { factsOf } from './run-events.js';
+import { isOfLaneOf, Runs } from './runs.js';
 import { Slots, type SlotsSettings } from './slots.js';
 
 /** Jobs taken ahead are given back when none of them has started for so long. */
@@ -33,6 +34,8 @@ export interface JobRunsSettings extends SlotsSettings {
   readonly stuckAfterMs: number;
   readonly leaseMs: number;
   readonly maxPayloadBytes: number;
+  /** One job at a time: batches have one, too. */
+  readonly singly?: boolean;
   /** Hears of the failed runs of every handler. */
   readonly onError: ErrorHook | null;
 }
@@ -60,10 +63,11 @@ export interface JobRunsParts {
 /** The jobs that this process has in hand: taken ahead, running, and how many more there is room for. */
 export class JobRuns {
   private readonly slots: Slots;
-  private readonly runs = new RunBoard();
+  private readonly runs: Runs;
+  private readonly batches: Batches;
+  private readonly batchRuns: BatchRuns;
   private readonly lanes: Lanes;
   private readonly executor: JobExecutor;
-  private readonly errorHooks: ErrorHooks;
   private stopping = false;
   private suspectInHand = false;
   /** Jobs that were told to stop lately. */
@@ -76,11 +80,16 @@ export class JobRuns {
     private readonly settings: JobRunsSettings,
     private readonly parts: JobRunsParts,
   ) {
-    this.slots = new Slots(settings);
+    const { abortGraceMs, prefetchMs } = settings;
+    this.batches = new Batches(parts.registry.handlers(), settings.singly);
+    this.slots = new Slots(settings, this.batches);
     const hookFailed = (what: string): void => parts.logger.error(what);
-    this.executor = new JobExecutor(settings.abortGraceMs, { stuck: (job) => this.reportStuck(job), hookFailed });
-    this.errorHooks = new ErrorHooks(settings.onError, hookFailed);
-    this.lanes = new Lanes(this.slots, settings.prefetchMs, { ...parts, handlerOf: (job) => this.handlerOf(job) });
+    const events = { stuck: (job: RunningJob) => this.reportStuck(job), hookFailed };
+    this.executor = new JobExecutor(abortGraceMs, events);
+    this.lanes = new Lanes(this.slots, prefetchMs, { ...parts, handlerOf: (job) => this.handlerOf(job) });
+    this.runs = new Runs(settings, parts, this.lanes, hookFailed);
+    const { slots, batches, lanes, runs, executor: single } = this;
+    this.batchRuns = new BatchRuns({ slots, batches, lanes, runs, single, abortGraceMs, events }, parts);
   }
 
   /**
@@ -106,8 +115,9 @@ export class JobRuns {
     this.slots.rest();
   }
 
+  /** What is claimed for together. */
   handlerGroups(): HandlerGroup[] {
-    return handlerGroups(this.parts.registry.handlers(), this.slots);
+    return handlerGroups(this.parts.registry.handlers(), this.slots, this.batches);
   }
 
   async accept(jobs: readonly ClaimedJob[]): Promise<void> {
@@ -131,14 +141,15 @@ export class JobRuns {
       const job = this.slots.start(performance.now());
       if (job === undefined) return;
       this.startedSince += 1;
-      void this.run(job);
+      const handler = this.handlerOf(job);
+      void (handler.batch === null ? this.run(job, handler) : this.runBatch(job, handler));
     }
   }
 
   /** Jobs are to stop: what runs is told so, what has not started ends here. */
   cancel(reasons: ReadonlyMap<JobId, string | null>): void {
     if (reasons.size === 0) return;
-    this.runs.cancel(reasons);
+    this.runs.board.cancel(reasons);
     this.cancelAhead(reasons);
     // A claim whose answer is under way may bring one of them.
     for (const [id, reason] of reasons) this.cancelled.set(id, reason);
@@ -165,119 +176,106 @@ export class JobRuns {
     const forgotten = this.withdraw(isLost);
     for (const job of forgotten) this.forget(job);
     this.lanes.lose(isLost);
-    this.runs.lose(isLost);
+    this.runs.board.lose(isLost);
     return forgotten;
   }
 
   /** Handlers that run. */
   get running(): number {
-    return this.runs.count;
+    return this.runs.board.count;
   }
 
   idle(withinMs: number | null): Promise<boolean> {
-    return this.runs.idle(withinMs);
+    return this.runs.board.idle(withinMs);
   }
 
   /** The end of a run is written, or refused: its lane goes on, or ends. */
   settled({ run: { job, outcome, policy }, result }: Settled): void {
     if (job.seq === null) return;
+    const completedByHandler = result === 'completed-by-handler';
     if (result === 'lost') this.refused(job);
-    else this.lanes.settled(job, outcome, policy, result === 'completed-by-handler');
+    // Else its lane goes on with its batch.
+    else if (outcome.kind !== 'unless-completed' || !this.batchRuns.confirmed(job, completedByHandler)) {
+      this.lanes.settled(job, outcome, policy, completedByHandler);
+    }
     this.startReady();
   }
 
   /** Nothing of the job's lane may go on here: what was taken ahead is withdrawn, what runs is told to stop. */
   private refused(job: ClaimedJob): void {
-    const isOfLane = ({ runner, lease, channel, key }: LaneId): boolean =>
-      runner === job.runner && lease === job.lease && channel === job.channel && key === job.key;
+    const isOfLane = isOfLaneOf(job);
     this.lanes.refused(job);
     for (const ahead of this.withdraw(isOfLane)) {
       this.forget(ahead);
       this.lanes.dropped(ahead);
     }
-    this.runs.lose(isOfLane);
+    this.runs.board.lose(isOfLane);
+    this.batchRuns.confirmed(job, false);
   }
 
   /** Handlers that run, or have ended within so many milliseconds. */
   labels(withinMs: number): string[] {
-    return this.runs.labels(performance.now() - withinMs);
+    return this.runs.board.labels(performance.now() - withinMs);
   }
 
   reportLongRuns(): void {
-    for (const { job } of this.runs.takeStuck(this.settings.stuckAfterMs, performance.now())) this.reportStuck(job);
+    for (const { job } of this.runs.board.takeStuck(this.settings.stuckAfterMs, performance.now()))
+      this.reportStuck(job);
   }
 
   /** Starts nothing any more, and gives back what was taken ahead. */
   stop(): void {
     this.stopping = true;
     this.lanes.stopping = true;
+    this.batchRuns.leave();
     this.releaseAhead();
     clearInterval(this.aheadTimer);
   }
 
   /** Waits for the running handlers; when the grace is over it aborts them and waits a little longer. */
   async drain(graceMs: number, abortWaitMs: number): Promise<void> {
-    if (await this.runs.idle(graceMs)) return;
+    const { board } = this.runs;
+    if (await board.idle(graceMs)) return;
     const reason = new QueueClosedError('The job was still running');
-    this.runs.abortAll(reason);
-    if (await this.runs.idle(abortWaitMs)) return;
-    this.runs.abandonTransactions(reason);
-    await this.runs.idle(abortWaitMs);
+    board.abortAll(reason);
+    if (await board.idle(abortWaitMs)) return;
+    board.abandonTransactions(reason);
+    await board.idle(abortWaitMs);
   }
 
   /** Resolves when no error hook is under way. */
   hooksEnded(): Promise<void> {
-    return this.errorHooks.idle();
+    return this.runs.hooksEnded();
   }
 
-  private async run(claimed: ClaimedJob): Promise<void> {
-    const { parts } = this;
-    const handler = this.handlerOf(claimed);
-    const policy = parts.policies.of(claimed, handler);
-    const job = this.runningJob(claimed, handler, policy, () => {
-      active.leaseLost = true;
-      active.leaseEnded = true;
-      if (!job.control.askedForCompletion) this.lanes.expired(claimed);
-      parts.leaseEnded();
-    });
-    const active: ActiveRun = { job, handler, leaseLost: false, leaseEnded: false, stuckReported: false };
-    this.runs.add(active);
-    parts.book.start(claimed.id);
-    if (parts.observed()) parts.emit({ type: 'started', ...factsOf(claimed) });
-    const outcome = await this.executor.execute({ job, handler, policy });
+  private async run(claimed: ClaimedJob, handler: RegisteredHandler): Promise<void> {
+    const { runs } = this;
+    const run = runs.begin(claimed, handler);
+    const { job, policy } = run;
+    runs.board.call();
+    const outcome = await this.executor.execute(run);
     const now = performance.now();
     const durationMs = now - job.startedAt;
-    this.runs.remove(active, now);
-    parts.book.end(claimed.id);
+    runs.board.ended(handler, now);
     this.slots.end(handler, durationMs);
-    this.forget(claimed);
-    const committed = isCommitted(outcome);
-    // Whether a job was completed before its lease ended only the database knows.
-    if (!committed && active.leaseEnded && !job.control.askedForCompletion) {
-      this.lanes.expired(claimed);
-      parts.ended({ job: claimed, outcome: EXPIRED, policy, durationMs });
-    } else if (!committed && active.leaseLost && !active.leaseEnded) {
-      this.lanes.dropped(claimed);
-      parts.emit({ type: 'lease-lost', ...factsOf(claimed) });
-    } else {
-      parts.ended({ job: claimed, outcome, policy, durationMs, written: this.errorHooks.of(handler, job) });
+    const end = runs.end(run, outcome, durationMs);
+    if (end === 'lost') this.lanes.dropped(claimed);
+    else if (end === 'ended') {
       this.lanes.ended(claimed, outcome, policy, { durationMs, leaseEnds: job.control.leaseEnds });
     }
-    this.startReady();
-    if (this.slots.reserved || this.demand(true).limit > 0) parts.wanting();
+    this.handlerEnded(claimed);
   }
 
-  private runningJob(
-    claimed: ClaimedJob,
-    handler: RegisteredHandler,
-    policy: HandlerPolicy,
-    leaseEnded: () => void,
-  ): RunningJob {
-    const { maxPayloadBytes, leaseMs } = this.settings;
-    const { port } = this.parts;
-    const settledBefore = (): Promise<void> => this.lanes.writtenBefore(claimed);
-    const settings = { maxPayloadBytes, leaseMs };
-    return new RunningJob(claimed, { port, handler, policy, ...settings, settledBefore, leaseEnded });
+  private async runBatch(first: ClaimedJob, handler: RegisteredHandler): Promise<void> {
+    await this.batchRuns.run(first, handler);
+    this.handlerEnded(first);
+  }
+
+  /** There is a slot for what comes next. */
+  private handlerEnded(first: ClaimedJob): void {
+    this.forget(first);
+    this.startReady();
+    if (this.slots.reserved || this.demand(true).limit > 0) this.parts.wanting();
   }
 
   /** Jobs were taken ahead of fast ones, and slow ones came in between: they go back to where others can run them. */

@@ -36,6 +36,8 @@ export interface RunFacts {
   readonly durationMs: number;
   /** Its lease had an end of its own: until its end is written, others may take the job. */
   readonly leaseEnds: boolean;
+  /** Of a batch: the number of its last job. Of those that have ended well the lane knows already. */
+  readonly advancedTo?: number;
 }
 
 export interface LanesParts {
@@ -83,8 +85,24 @@ export class Lanes {
     return startable;
   }
 
+  /** The jobs behind the one that is to start which come with it: at most so many, up to the first that does not fit. */
+  join(job: ClaimedJob, most: number, fits: (job: ClaimedJob) => boolean): ClaimedJob[] {
+    const followers = this.of(job)?.followers ?? [];
+    const end = followers.findIndex((follower) => !fits(follower));
+    const joining = followers.splice(0, Math.min(most, end < 0 ? followers.length : end));
+    this.slots.changeBehind(-joining.length);
+    return joining;
+  }
+
+  /** A job has ended so that the next one of its batch counts, and its end is being written. */
+  advanced(job: ClaimedJob): void {
+    const run = this.of(job);
+    if (run !== undefined) run.unwritten += 1;
+  }
+
   /** A handler has ended, and its settlement is under way. */
-  ended(job: ClaimedJob, outcome: Outcome, policy: HandlerPolicy, { durationMs, leaseEnds }: RunFacts): void {
+  ended(job: ClaimedJob, outcome: Outcome, policy: HandlerPolicy, facts: RunFacts): void {
+    const { durationMs, leaseEnds, advancedTo } = facts;
     const run = this.of(job);
     if (run === undefined) return;
     run.current = null;
@@ -95,14 +113,15 @@ export class Lanes {
     }
     run.spentMs += durationMs;
     const written = isCommitted(outcome);
-    const goesOn =
-      outcome.kind === 'completed' && (written || !leaseEnds) && !this.stopping && run.followers.length > 0;
+    const mayGoOn = outcome.kind === 'completed' && (written || !leaseEnds) && !run.refused;
+    const goesOn = mayGoOn && !this.stopping && run.followers.length > 0;
     if (!goesOn || run.spentMs > this.prefetchMs * TURN) {
-      this.end(run, job.seq!, { completed: outcome.kind === 'completed', blockedBy: blockerOf(job, outcome, policy) });
+      const last = { completed: outcome.kind === 'completed', blockedBy: blockerOf(job, outcome, policy) };
+      this.end(run, advancedTo ?? job.seq!, last);
       return;
     }
-    if (!written) run.unwritten += 1;
-    if (written || durationMs <= this.prefetchMs) this.startNext(run);
+    if (advancedTo === undefined && !written) run.unwritten += 1;
+    if (durationMs <= this.prefetchMs || run.unwritten === 0) this.startNext(run);
     else {
       run.awaited = job.seq;
       this.keepRoom(run);
@@ -133,12 +152,13 @@ export class Lanes {
     if (run.current === null) this.end(run, job.seq!);
   }
 
-  /** A job will not be settled: it was taken ahead and withdrawn, or has ended after its lease was lost. */
-  dropped(job: ClaimedJob): void {
+  /** Jobs will not be settled: taken ahead and withdrawn, or ended after their lease was lost. The first of them. */
+  dropped(job: ClaimedJob, count = 1): void {
     const run = this.of(job);
+    // Of a lease that is gone the book knows nothing any more.
+    this.parts.book.letGo(job.lease, count);
     if (run?.refused !== true) return;
     run.current = null;
-    this.parts.book.letGo(run.lease, 1);
     this.end(run, job.seq! - 1);
   }
 

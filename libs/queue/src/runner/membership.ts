@@ -37,6 +37,8 @@ export interface MembershipEvents {
   rescued(rescued: Rescued): void;
   /** A former process of this name has ended: its jobs are to be rescued now. */
   formerGone(): void;
+  /** Another runner is dead. */
+  peerDied(): void;
 }
 
 /** This process as a member of the fleet: known to the others, alive as long as it beats, and watching them. */
@@ -67,7 +69,8 @@ export class Membership {
     );
     const { leaseMs, schema, finishedRetentionMs: keepCancelledMs } = settings;
     const watch = { leaseMs, heartbeatMs, schema, keepCancelledMs };
-    this.rescuer = new Rescuer(watch, transact, (rescued) => events.rescued(rescued), logger);
+    const onRescued = (rescued: Rescued): void => events.rescued(rescued);
+    this.rescuer = new Rescuer(watch, transact, onRescued, () => events.peerDied(), logger);
   }
 
   get id(): string {

@@ -347,6 +347,7 @@ export class QueueRunner {
       blocked: (blockedMs: number) => this.onBlocked(blockedMs),
       rescued: (rescued: Rescued) => this.onRescued(rescued),
       formerGone: () => this.upkeep.rescue.hurry(),
+      peerDied: () => this.upkeep.catchUp(),
     };
     const transact: Transact = (work, start) => this.transact(work, start);
     return new Membership(this.settings, () => this.parts.registry.names(), this.book, this.claimConnection, transact, events, this.logger);

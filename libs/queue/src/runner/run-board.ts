@@ -1,13 +1,11 @@
-import type { RunningJob } from '../execute/running-job.js';
+import type { Execution } from '../execute/job-executor.js';
 import { JobCancelledError } from '../job/control-errors.js';
 import type { ClaimedJob, JobId } from '../job/job.js';
 import type { RegisteredHandler } from '../job/handler.js';
 import { LeaseLostError } from '../job/errors.js';
 import { endsWithin } from '../job/time-limit.js';
 
-export interface ActiveRun {
-  readonly job: RunningJob;
-  readonly handler: RegisteredHandler;
+export interface ActiveRun extends Execution {
   leaseLost: boolean;
   /** Lost because it had an end of its own. */
   leaseEnded: boolean;
@@ -17,28 +15,40 @@ export interface ActiveRun {
 /** The runs under way in this process. */
 export class RunBoard {
   private readonly runs = new Set<ActiveRun>();
+  /** Handlers under way: that of a batch may go on when all its jobs have ended. */
+  private calls = 0;
   /** When each handler last ended a run: who blocked the event loop has ended by the time that it is noticed. */
-  private readonly ended = new Map<RegisteredHandler, number>();
+  private readonly endedAt = new Map<RegisteredHandler, number>();
   private idleWaiters: (() => void)[] = [];
 
   get count(): number {
-    return this.runs.size;
+    return this.calls;
+  }
+
+  /** A handler is called. */
+  call(): void {
+    this.calls += 1;
+  }
+
+  /** It has ended. */
+  ended(handler: RegisteredHandler, now: number): void {
+    this.calls -= 1;
+    this.endedAt.set(handler, now);
+    if (this.calls === 0) for (const resolve of this.idleWaiters.splice(0)) resolve();
   }
 
   add(run: ActiveRun): void {
     this.runs.add(run);
   }
 
-  remove(run: ActiveRun, now: number): void {
+  remove(run: ActiveRun): void {
     this.runs.delete(run);
-    this.ended.set(run.handler, now);
-    if (this.runs.size === 0) for (const resolve of this.idleWaiters.splice(0)) resolve();
   }
 
   /** Handlers that run, or have ended since then. */
   labels(since: number): string[] {
     const running = [...this.runs].map(({ handler }) => handler);
-    const justEnded = [...this.ended].filter(([, endedAt]) => endedAt >= since).map(([handler]) => handler);
+    const justEnded = [...this.endedAt].filter(([, endedAt]) => endedAt >= since).map(([handler]) => handler);
     return [...new Set([...running, ...justEnded])].map(({ label }) => label);
   }
 
@@ -78,8 +88,8 @@ export class RunBoard {
 
   /** Resolves when nothing runs any more, or after `withinMs`; says whether it is idle. */
   async idle(withinMs: number | null): Promise<boolean> {
-    if (this.runs.size === 0) return true;
+    if (this.calls === 0) return true;
     await endsWithin(withinMs, new Promise<void>((resolve) => this.idleWaiters.push(resolve)));
-    return this.runs.size === 0;
+    return this.calls === 0;
   }
 }

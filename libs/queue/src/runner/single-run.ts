@@ -50,7 +50,7 @@ export class SingleRun {
     this.connection = new Connection({ ...settings, role: 'claim', onBroken: () => this.membership.distrust() });
     this.membership = this.makeMembership();
     this.runs = new JobRuns(
-      { ...settings, min: 1, max: 1, prefetchMs: 0 },
+      { ...settings, min: 1, max: 1, prefetchMs: 0, singly: true },
       {
         ...{ ...parts, book },
         emit: (event) => this.emit(event),
@@ -175,6 +175,7 @@ export class SingleRun {
       blocked: () => undefined,
       rescued: () => undefined,
       formerGone: () => undefined,
+      peerDied: () => undefined,
     };
     return new Membership(
       // It stays for one job: what others have left is for runners.

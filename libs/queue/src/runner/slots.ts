@@ -1,6 +1,7 @@
 import type { RegisteredHandler } from '../job/handler.js';
 import type { ClaimedJob } from '../job/job.js';
-import type { Demand } from '../claim/claimer.js';
+import { MAX_CLAIM, type Demand } from '../claim/claimer.js';
+import { Batches, type BatchLoad } from './batches.js';
 import { RateMeter } from './rate-meter.js';
 import { TransactionSlots } from './transaction-slots.js';
 
@@ -11,9 +12,6 @@ export interface SlotsSettings {
   /** How many runs may be transactions at once: each takes a connection of the application's pool. */
   readonly maxTransactions: number;
 }
-
-/** One claim takes no more: its lease row has to stay within a page. */
-const MAX_CLAIM = 500;
 
 /** What runs here, what waits ahead of its slot, and how much more this process wants. */
 export class Slots {
@@ -29,7 +27,10 @@ export class Slots {
   private readonly perHandler = new Map<RegisteredHandler, number>();
   private readonly rate: RateMeter;
 
-  constructor(private readonly settings: SlotsSettings) {
+  constructor(
+    private readonly settings: SlotsSettings,
+    private readonly batches = new Batches(),
+  ) {
     this.rate = new RateMeter(settings.prefetchMs);
     const most = this.limitsTransactions ? settings.maxTransactions : Infinity;
     this.transactions = new TransactionSlots(most, settings.prefetchMs);
@@ -52,10 +53,16 @@ export class Slots {
     return this.ahead.length - this.next;
   }
 
-  /** How many more jobs of a handler with a limit of its own may be taken. */
+  /** How many more runs of a handler with a limit of its own there may be: jobs, or batches of them. */
   room(handler: RegisteredHandler): number {
+    const load = this.batches.of(handler);
+    if (load !== undefined) return this.roomForBatches(load);
     const room = (handler.concurrency ?? Infinity) - (this.perHandler.get(handler) ?? 0);
     return handler.isolation === null ? room : Math.min(room, this.roomForTransactions);
+  }
+
+  private roomForBatches(load: BatchLoad): number {
+    return load.transactional ? Math.min(load.room, this.transactions.startable - load.slotsAhead) : load.room;
   }
 
   /** How many more jobs of transactional handlers may be taken. */
@@ -74,7 +81,7 @@ export class Slots {
   }
 
   /**
-   * What to claim now; a limit of 0: nothing.
+   * What to claim now, counted in runs: a batch is one. A limit of 0: nothing.
    *
    * @param mayTakeAhead `false` while a job waits for a slot: what is ahead runs out then, and leaves it one
    */
@@ -82,7 +89,7 @@ export class Slots {
     const { min, max } = this.settings;
     this.transactions.mayTakeAhead = mayTakeAhead;
     const ahead = mayTakeAhead ? this.rate.ahead(now) : 0;
-    const startable = this.running + this.aheadCount;
+    const startable = this.running + this.aheadCount - this.batches.spared;
     const inHand = startable + this.behind;
     // What waits behind others of its lane must not keep the other slots empty.
     if (startable >= min && inHand >= min + (ahead * 3) / 4) return { limit: 0, slots: 0, run: 0 };
@@ -97,6 +104,12 @@ export class Slots {
 
   /** A suspect gets the next free slot: its start is recorded already. */
   take(job: ClaimedJob, handler: RegisteredHandler): void {
+    const load = this.batches.of(handler);
+    if (load !== undefined) {
+      load.ahead += 1;
+      this.place(job);
+      return;
+    }
     this.countRoom(handler, 1);
     if (handler.isolation === null || this.transactions.enter(job)) this.place(job);
     else this.behind += 1;
@@ -107,31 +120,54 @@ export class Slots {
     else this.ahead.push(job);
   }
 
-  /** The next job that has a free slot. */
+  /** The next job that has a free slot, which it may share with others. */
   start(now: number): ClaimedJob | undefined {
     if (this.running >= this.settings.max - (this.reserved ? 1 : 0)) return undefined;
-    const job = this.ahead[this.next];
+    const job = this.batches.none ? this.shift() : this.startable();
     if (job === undefined) return undefined;
-    this.next += 1;
-    if (this.next === this.ahead.length) {
-      this.ahead = [];
-      this.next = 0;
-    }
     this.running += 1;
     this.rate.begin(now);
     return job;
   }
 
-  /** Keeps the room that a job of this handler had for the one behind it in its lane, which is taken later. */
+  /** Jobs that share the slot of one that has started: at most so many of those that fit. */
+  join(handler: RegisteredHandler, most: number, fits: (job: ClaimedJob) => boolean): ClaimedJob[] {
+    const joining: ClaimedJob[] = [];
+    const waiting = this.ahead.slice(this.next).filter((job) => {
+      const joins = joining.length < most && fits(job);
+      if (joins) joining.push(job);
+      return !joins;
+    });
+    this.ahead = waiting;
+    this.next = 0;
+    this.batches.of(handler)!.ahead -= joining.length;
+    return joining;
+  }
+
+  /** Keeps the room that a run of this handler had for the one behind it in its lane, which is taken later. */
   keepRoom(handler: RegisteredHandler): void {
+    const load = this.batches.of(handler);
+    if (load !== undefined) {
+      load.kept += 1;
+      return;
+    }
     if (handler.isolation !== null) this.transactions.keep();
     this.countRoom(handler, 1);
   }
 
-  /** The job for which room was kept is taken now, or never. */
+  /** The run for which room was kept is taken now, or never. */
   giveRoom(handler: RegisteredHandler): void {
+    const load = this.batches.of(handler);
+    if (load !== undefined) {
+      load.kept -= 1;
+      return;
+    }
     this.countRoom(handler, -1);
-    if (handler.isolation === null) return;
+    if (handler.isolation !== null) this.leaveTransaction();
+  }
+
+  /** What waits for a connection may have the one that is free again. */
+  private leaveTransaction(): void {
     const next = this.transactions.leave();
     if (next === undefined) return;
     this.behind -= 1;
@@ -144,8 +180,13 @@ export class Slots {
 
   end(handler: RegisteredHandler, durationMs: number): void {
     this.running -= 1;
+    const load = this.batches.of(handler);
     if (handler.isolation !== null) this.transactions.end(durationMs);
-    this.giveRoom(handler);
+    if (load === undefined) this.giveRoom(handler);
+    else {
+      load.running -= 1;
+      if (load.transactional) this.leaveTransaction();
+    }
     this.rate.end(durationMs);
   }
 
@@ -164,7 +205,44 @@ export class Slots {
     const withdrawn = waiting.filter(which);
     this.ahead = waiting.filter((job) => !which(job));
     this.next = 0;
-    for (const job of withdrawn) this.giveRoom(handlerOf(job));
+    for (const job of withdrawn) {
+      const load = this.batches.ofJob(job);
+      if (load === undefined) this.giveRoom(handlerOf(job));
+      else load.ahead -= 1;
+    }
     return [...withdrawn, ...withoutTransaction];
+  }
+
+  private shift(): ClaimedJob | undefined {
+    const job = this.ahead[this.next];
+    if (job === undefined) return undefined;
+    this.next += 1;
+    if (this.next === this.ahead.length) {
+      this.ahead = [];
+      this.next = 0;
+    }
+    return job;
+  }
+
+  /** One batch may wait for its connection, in turn with others: else single runs could keep it from one for ever. */
+  private mayStart(load: BatchLoad): boolean {
+    return !load.full && (!load.transactional || load.running === 0 || this.transactions.startable > 0);
+  }
+
+  private startBatch(load: BatchLoad): void {
+    load.ahead -= 1;
+    load.running += 1;
+    if (load.transactional) this.transactions.keep();
+  }
+
+  /** The first but for those whose handler has as many batches under way as it may. */
+  private startable(): ClaimedJob | undefined {
+    for (let index = this.next; index < this.ahead.length; index++) {
+      const load = this.batches.ofJob(this.ahead[index]!);
+      if (load !== undefined && !this.mayStart(load)) continue;
+      if (load !== undefined) this.startBatch(load);
+      return index === this.next ? this.shift() : this.ahead.splice(index, 1)[0];
+    }
+    return undefined;
   }
 }

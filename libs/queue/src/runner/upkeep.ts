@@ -30,8 +30,8 @@ export interface UpkeepTurns {
 /** Few enough that an idle process with ordered jobs in wait stays below one statement a second. */
 const SURVEYS_PER_SWEEP = 3;
 
-/** While jobs arrive all the time. */
-const SURVEYS_PER_SWEEP_AT_MOST = 30;
+/** While the looks have not come to the end of what has arrived. */
+const SURVEYS_PER_SWEEP_WHEN_BUSY = 12;
 
 /** What a runner does now and then: look for jobs that no notification told of, end holds, rescue, prune. */
 export class Upkeep {
@@ -67,8 +67,9 @@ export class Upkeep {
   }
 
   /**
-   * Nobody has listened for a while: what was sent meanwhile is found now. Of a lane's jobs that committed late, behind
-   * the place to which looks have gone, only a sweep knows.
+   * Nobody has listened for a while, or a runner has died that may have been about to look again at a lane: what was
+   * sent meanwhile is found now. Of a lane's jobs that committed late, behind the place to which looks have gone, only a
+   * sweep knows.
    */
   catchUp(): void {
     this.sweepsAll = true;
@@ -79,11 +80,13 @@ export class Upkeep {
   /** @returns in how many milliseconds the next hold ends: it may keep jobs behind it from running */
   private async survey(): Promise<number | void> {
     const asked = this.settings.survey();
+    // Before the answer, which may tell of more.
+    const arriving = this.settings.arriving();
     const rows = await this.transact((client) => run(client, surveyFeeds, asked));
     this.turns.surveyed(rows);
     const [first] = rows;
     if (first?.endedHolds) await this.holds.turn();
-    if (rows[0]?.ordered) await this.sweep();
+    if (rows[0]?.ordered) await this.sweep(arriving);
     else this.sweepsAll = false;
     if (first?.nextHoldMicros) return Math.ceil((first.nextHoldMicros - first.nowMicros) / 1_000);
   }
@@ -92,16 +95,16 @@ export class Upkeep {
    * Now and then, the next window of lanes: where there are none, nothing is asked. What has just arrived is not lost but
    * about to be looked at, so a sweep waits for that.
    */
-  private async sweep(): Promise<void> {
+  private async sweep(arriving: boolean): Promise<void> {
     this.surveys += 1;
-    const patience = this.settings.arriving() ? SURVEYS_PER_SWEEP_AT_MOST : SURVEYS_PER_SWEEP;
-    if (this.surveys < patience && (!this.sweepsAll || this.settings.arriving())) return;
+    const patience = arriving && !this.sweepsAll ? SURVEYS_PER_SWEEP_WHEN_BUSY : SURVEYS_PER_SWEEP;
+    if (this.surveys < patience && (arriving || !this.sweepsAll)) return;
     this.surveys = 0;
     const { sweptTo: after } = this;
     const [row] = await this.transact((client) => run(client, sweepLanes, { after }));
     this.sweptTo = row?.last ?? null;
     this.sweepsAll &&= this.sweptTo !== null;
-    if (this.sweepsAll) this.poll.hurry();
+    if (this.sweepsAll && !arriving) this.poll.hurry();
     if (row && row.messages.length > 0) this.turns.lanesFreed(row.messages);
   }
 }

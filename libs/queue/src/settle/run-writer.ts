@@ -29,9 +29,9 @@ export interface RunWriterSettings {
  * settles, where it goes out at once and never waits for a row that a handler has locked.
  */
 export class RunWriter implements RunPort {
-  private readonly pool: PoolShare;
   /** Stored by this process. */
   private readonly policies = new Set<string>();
+  private readonly pool: PoolShare;
 
   constructor(
     private readonly settings: RunWriterSettings,

@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Logger } from '@nestjs/common';
 import { messageOf } from '../job/errors.js';
 import type { ClaimedJob } from '../job/job.js';
@@ -15,9 +16,10 @@ import {
   type FinishedRow,
   type RequeuedRow,
 } from '../statements/settle-jobs.js';
-import { endLanes, recheckLanes, type FreedLaneRow, type LaneEnd, type LaneName } from '../statements/lanes.js';
+import { endLanes, type LaneEnd } from '../statements/lanes.js';
 import { run, type SqlClient } from '../statements/statement.js';
 import { SURVEY_MESSAGE } from '../statements/wake-up.js';
+import { RestingLanes } from './resting-lanes.js';
 import {
   cancelledRun,
   divide,
@@ -44,7 +46,7 @@ interface Batch {
   /** Leases that end with it. */
   readonly ended: readonly number[];
   /** Lanes that end with their leases. */
-  readonly atRest: readonly LaneName[];
+  readonly atRest: readonly LaneEnd[];
 }
 
 export interface SettlerSettings {
@@ -72,8 +74,7 @@ const LOOK_AGAIN_MS = 200;
  */
 export class Settler {
   private waiting: (Settlement | LaneSettlement)[] = [];
-  /** Came to rest without a job: one that committed meanwhile is found only now, behind that. */
-  private resting: LaneName[] = [];
+  private readonly resting: RestingLanes;
   /** Of which every job is settled, but which were not known to end when their last one was sent. */
   private endedLeases: { readonly runner: string; readonly lease: number }[] = [];
   private working = false;
@@ -88,7 +89,10 @@ export class Settler {
     private readonly events: SettlerEvents,
     private readonly logger: Logger,
     private readonly settings: SettlerSettings,
-  ) {}
+  ) {
+    const ready = (messages: readonly string[]): void => events.lanesReady(messages);
+    this.resting = new RestingLanes(connection, ready, logger, this.stopSignal.signal);
+  }
 
   /** Runs that have ended and are not written yet. */
   get backlog(): number {
@@ -134,7 +138,7 @@ export class Settler {
   }
 
   private hasWork(): boolean {
-    return this.waiting.length > 0 || this.endedLeases.length > 0 || this.resting.length > 0;
+    return this.waiting.length > 0 || this.endedLeases.length > 0 || !this.resting.none;
   }
 
   private announceIdle(): void {
@@ -214,11 +218,11 @@ export class Settler {
   private async write({ runner, settlements, lanes, ended, atRest }: Batch, repeated: boolean): Promise<void> {
     const { finishedRetentionMs: keepCancelledMs } = this.settings;
     const { complete, finish, requeue, confirm, nothing } = divide(settlements);
-    if (nothing.length === settlements.length && lanes.length + ended.length + this.resting.length === 0) {
-      return this.report(nothing, 'all', repeated);
+    if (nothing.length === settlements.length && lanes.length + ended.length === 0) {
+      this.report(nothing, 'all', repeated);
+      return this.resting.look();
     }
-    const resting = this.resting.splice(0);
-    const answers = await this.transact(resting, (client) => {
+    const answers = await this.resting.lookWith((client) => {
       const send = <T>(entries: readonly unknown[], statement: () => Promise<T[]>): Promise<T[]> =>
         entries.length > 0 ? statement() : Promise.resolve([]);
       return Promise.all([
@@ -232,16 +236,19 @@ export class Settler {
         send(confirm, () => run(client, findUnsettled, { runner, entries: confirm.map((s) => s.entry) })),
         // Behind the settlements, so that they see which jobs come next.
         send(lanes, () => run(client, endLanes, { runner, lanes })),
-        send(resting, () => run(client, recheckLanes, { lanes: resting })),
         this.endLeases(client, runner, ended),
       ]);
     });
     for (const lease of ended) this.book.close(lease);
-    const [completed, finished, requeued, unsettled, freed, repaired] = answers;
-    this.resting.push(...atRest);
-    this.rested(lanes, freed, repaired);
+    const [completed, finished, requeued, unsettled, freed] = answers;
+    this.resting.tell(freed);
+    this.resting.add(lanes, freed);
+    this.resting.add(atRest);
     // The first time may have told of lanes that are ready, and nobody has heard it.
     if (repeated && lanes.length > 0) this.events.lanesReady([SURVEY_MESSAGE]);
+    // On its way before the next handlers start, who may block the event loop; or with what has gathered meanwhile.
+    const looked = this.resting.none || this.waiting.length > 0 ? null : this.resting.look();
+    if (looked !== null) await nextTurn();
     this.report(complete, completed[0] === 'all' ? 'all' : new Set(completed[0]), repeated);
     this.report(nothing, 'all', repeated);
     for (const [written, rows] of [
@@ -252,25 +259,7 @@ export class Settler {
       this.report(written, byId, repeated, byId);
     }
     this.confirmed(confirm, new Map(unsettled.map(({ id, mine }) => [id, mine])));
-  }
-
-  /** What was to be looked at again is not forgotten when the transaction fails. */
-  private async transact<T>(resting: readonly LaneName[], work: (client: SqlClient) => Promise<T>): Promise<T> {
-    try {
-      return await this.connection.transaction(work);
-    } catch (error) {
-      this.resting.push(...resting);
-      throw error;
-    }
-  }
-
-  private rested(ended: readonly LaneEnd[], ready: readonly FreedLaneRow[], found: readonly FreedLaneRow[]): void {
-    // But those that wait for a person.
-    const goOn = ready.length === 0 ? null : new Set(ready.map(({ channel, key }) => `${channel}\0${key}`));
-    for (const lane of ended)
-      if (lane.blockedBy === null && !goOn?.has(`${lane.channel}\0${lane.key}`)) this.resting.push(lane);
-    const messages = [...ready, ...found].flatMap(({ message }) => message ?? []);
-    if (messages.length > 0) this.events.lanesReady(messages);
+    await looked;
   }
 
   private async endLeases(client: SqlClient, runner: string, leases: readonly number[]): Promise<unknown> {

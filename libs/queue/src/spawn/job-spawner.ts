@@ -10,6 +10,7 @@ import {
 } from '../job/errors.js';
 import type { HandlerClass, RegisteredHandler } from '../job/handler.js';
 import type { JobId } from '../job/job.js';
+import { PartitionOutOfRangeError } from '../job/partition-errors.js';
 import { checkJobId } from '../job/names.js';
 import { transactionClient } from '../postgres/transaction-client.js';
 import { chunksOf, insertJobsInTransaction, type NewJob } from '../statements/insert-jobs.js';
@@ -69,7 +70,7 @@ export class JobSpawner {
    * @param options `manager` to join a transaction; else the job is committed when the call resolves
    * @returns the id: a decimal string, since Postgres `bigint` exceeds a JavaScript number
    * @throws {UnknownJobError} when the method is no handler
-   * @throws {PayloadInvalidError | PayloadTooLargeError | InvalidOptionsError} before any SQL; the transaction stays usable
+   * @throws {PayloadInvalidError | PayloadTooLargeError | InvalidOptionsError | PartitionOutOfRangeError} before any SQL; the transaction stays usable
    * @throws {TransactionAbortedError} when an earlier statement of the transaction failed
    * @throws {TransactionConflictError} when another transaction was in the way; run the whole transaction again
    * @throws {IdempotencyConflictError} with `strict`, when the key's earlier job is another one; the transaction stays usable
@@ -252,7 +253,12 @@ function checkItem<Item>(item: Item): Item {
 }
 
 function isItemError(error: unknown): error is Error {
-  return [InvalidOptionsError, PayloadInvalidError, PayloadTooLargeError, UnknownJobError].some(
-    (kind) => error instanceof kind,
-  );
+  const kinds = [
+    InvalidOptionsError,
+    PartitionOutOfRangeError,
+    PayloadInvalidError,
+    PayloadTooLargeError,
+    UnknownJobError,
+  ];
+  return kinds.some((kind) => error instanceof kind);
 }

@@ -3,10 +3,11 @@ import { durationMs, MAX_DURATION_MS } from '../job/duration.js';
 import { checkBytes, checkPayloadSize, encodePayload } from '../job/encode-payload.js';
 import { InvalidOptionsError } from '../job/errors.js';
 import type { RegisteredHandler } from '../job/handler.js';
-import { checkBoolean, checkKey, checkName, checkPriority, checkRetries } from '../job/names.js';
+import { checkName, checkPriority, checkRetries } from '../job/names.js';
 import { validatePayload } from '../job/validate-payload.js';
 import type { NewJob } from '../statements/insert-jobs.js';
 import { idempotencyOf } from './idempotency.js';
+import { placeOf } from './place-of.js';
 import { holdMsOf } from './reservation.js';
 import type { JobSpawnOptions } from './spawn-options.js';
 
@@ -15,6 +16,8 @@ export type Target = { readonly name: string; readonly handler: RegisteredHandle
 
 const KNOWN_OPTIONS = new Set<string>([
   'key',
+  'partition',
+  'partitionKey',
   'delay',
   'runAt',
   'retries',
@@ -36,7 +39,7 @@ const OPEN_NAME_RETRIES = 4;
 /**
  * Checks everything that can be told before any SQL, and encodes the payload.
  *
- * @throws {InvalidOptionsError | PayloadInvalidError | PayloadTooLargeError}
+ * @throws {InvalidOptionsError | PartitionOutOfRangeError | PayloadInvalidError | PayloadTooLargeError}
  */
 export async function prepareJob(
   { name, handler }: Target,
@@ -56,7 +59,6 @@ export async function prepareJob(
   const openRetries = handler === null && options.retries === undefined ? OPEN_NAME_RETRIES : retries;
   return {
     channel: options.channel === undefined ? channelOf(name, handler) : checkName(options.channel, 'channel'),
-    key: options.key === undefined ? '' : checkKey(options.key, 'key'),
     name: checkName(name, 'name'),
     priority: options.priority === undefined ? (handler?.priority ?? 0) : checkPriority(options.priority, 'priority'),
     maxAttempts: openRetries === null ? null : openRetries + 1,
@@ -68,8 +70,7 @@ export async function prepareJob(
     payload: encoded,
     bytes,
     metadata,
-    ordered:
-      options.ordered === undefined ? (handler?.policy.ordered ?? false) : checkBoolean(options.ordered, 'ordered'),
+    ...placeOf(options, handler),
     idempotency: idempotencyOf(options, { name, payload: encoded, bytes }),
   };
 }

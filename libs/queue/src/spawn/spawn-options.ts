@@ -1,5 +1,6 @@
 import type { EntityManager } from 'typeorm';
 import type { BackoffOptions } from '../job/backoff.js';
+import type { JobBatch } from '../job/batch.js';
 import type { Duration } from '../job/duration.js';
 import type { Job, JobId, Json } from '../job/job.js';
 
@@ -7,6 +8,13 @@ import type { Job, JobId, Json } from '../job/job.js';
 export interface JobSpawnOptions {
   /** Divides the channel, for fairness and for order: at most 1 KiB. Default `''`. */
   key?: string;
+  /**
+   * Of a handler with `partitions`: jobs with equal ones run in order, since they are sent to the same partition. At most
+   * 1 KiB.
+   */
+  partitionKey?: string;
+  /** Of a handler with `partitions`, instead of a `partitionKey`: the number of the partition, from 0. */
+  partition?: number;
   /** Not before this time from now, by the database's clock. Default 0. */
   delay?: Duration;
   /** Not before this instant. With `delay` the later one counts. A past one means now. */
@@ -82,11 +90,15 @@ export interface SpawnResult {
 
 /** The methods of a class that can handle jobs. */
 export type HandlerMethod<T> = {
-  [Method in keyof T]: T[Method] extends (job: Job<never>) => unknown ? Method : never;
+  [Method in keyof T]: T[Method] extends ((job: Job<never>) => unknown) | ((batch: JobBatch<never>) => unknown)
+    ? Method
+    : never;
 }[keyof T] &
   string;
 
 /** The payload that a handler method asks for. */
 export type PayloadOf<T, Method extends keyof T> = T[Method] extends (job: Job<infer Payload>) => unknown
   ? Payload
-  : never;
+  : T[Method] extends (batch: JobBatch<infer Payload>) => unknown
+    ? Payload
+    : never;

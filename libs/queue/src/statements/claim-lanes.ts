@@ -1,7 +1,7 @@
 import type { ClaimedJob, JobId } from '../job/job.js';
 import { answeredColumns, claimedJob, feedNews, jobColumns, type ClaimParams, type ClaimRow } from './claim-jobs.js';
 import { inArrivals } from './job-columns.js';
-import { lastSeqOf } from './lanes.js';
+import { isFree, lastSeqOf } from './lanes.js';
 import { defineStatement, micros, timeOf } from './statement.js';
 import { laneMessage } from './wake-up.js';
 
@@ -46,6 +46,8 @@ interface Source {
  * Leases lanes: of each candidate the first jobs of its order, up to the first that may not run now. The jobs of a lane
  * that already have a seq stand before those that have none, and those in the order of their positions.
  *
+ * The lane that meets the demand is taken whole, so a claim may have up to a run more than was asked for.
+ *
  * A job on its last attempt, like a suspect, is only taken as the head of a lane that starts at once; from the first
  * lane on for which there is no slot, the rest stays. A lane whose head must wait is written down with the time, so that
  * nobody has to look at it before. Lanes are written in the order of their keys, as whoever writes several of them does, so
@@ -59,7 +61,8 @@ const leaseLanes = (schema: string, { candidates, placeOf, lastLooked, complete,
       CASE row_number() OVER lane WHEN 1 THEN fits AND priority = ${PRIORITY}
         ELSE bool_and(fits AND attempt + 1 < coalesce(max_attempts, 2147483647)) OVER lane END AS takes
     FROM (
-      SELECT candidate.key AS lane_key, candidate.ordinal AS lane_ordinal, candidate.last_seq, gone_runner, gone_lease, job.*
+      SELECT candidate.key AS lane_key, candidate.ordinal AS lane_ordinal, candidate.last_seq, gone_runner, gone_lease, job.*,
+        row_number() OVER () AS place
       FROM candidate LEFT JOIN LATERAL (
         SELECT ${jobColumns.join(', ')}, priority, position, seq, held_until, suspect,
           due_at <= statement_timestamp() AND held_until IS NULL AND NOT suspect AND name = ANY(${NAMES}::text[]) AS fits
@@ -68,15 +71,14 @@ const leaseLanes = (schema: string, { candidates, placeOf, lastLooked, complete,
         ORDER BY seq, position
         LIMIT ${RUN}
       ) AS job ON true
-      LIMIT greatest(${LIMIT}::bigint, ${RUN}::bigint)
+      LIMIT ${LIMIT}::bigint + ${RUN}::bigint - 1
     ) AS met_job
     WINDOW lane AS (PARTITION BY lane_ordinal ORDER BY seq, position ROWS UNBOUNDED PRECEDING)
   ), cut AS MATERIALIZED (
     SELECT coalesce(min(lane_ordinal) FILTER (
-        WHERE takes AND step = 1 AND lane_ordinal > ${SLOTS} AND attempt + 1 >= max_attempts
+        WHERE step = 1 AND (place > ${LIMIT} OR takes AND lane_ordinal > ${SLOTS} AND attempt + 1 >= max_attempts)
       ), 2147483647) AS at,
-      coalesce(max(lane_ordinal), 0) AS reached,
-      count(*) < greatest(${LIMIT}::bigint, ${RUN}::bigint) AS uncut
+      coalesce(max(lane_ordinal), 0) AS reached
     FROM lane_job
   ), written AS (
     INSERT INTO ${schema}.lane AS lane (channel, key, last_seq, leased_seq, runner_id, lease, priority, name, ready_at, head_position)
@@ -94,8 +96,7 @@ const leaseLanes = (schema: string, { candidates, placeOf, lastLooked, complete,
       ELSE (lane.runner_id, lane.lease) IN (SELECT gone_runner, gone_lease FROM lane_job WHERE gone_runner IS NOT NULL) END
     RETURNING key, runner_id IS NOT NULL AS owned, ${laneMessage('lane')} AS message
   ), granted AS MATERIALIZED (
-    SELECT lane_job.*, row_number() OVER () AS ordinal, step = 1 AND lane_ordinal <= ${SLOTS} AS starts,
-      last AND (uncut OR lane_ordinal < reached) AS closes
+    SELECT lane_job.*, row_number() OVER () AS ordinal, step = 1 AND lane_ordinal <= ${SLOTS} AS starts
     FROM lane_job, cut
     WHERE takes AND lane_ordinal < cut.at AND coalesce(lane_key IN (SELECT key FROM written WHERE owned), false)
   ), leased AS (
@@ -129,7 +130,7 @@ const leaseLanes = (schema: string, { candidates, placeOf, lastLooked, complete,
     CASE WHEN coalesce(ordinal, 1) = 1 THEN (SELECT json_agg(message) FROM written WHERE message IS NOT NULL) END,
     given_seq,
     paused,
-    closes
+    last
   FROM news LEFT JOIN granted AS job ON true
   ORDER BY ordinal`;
 
@@ -216,8 +217,7 @@ export const claimArrivals = defineStatement<ClaimArrivalsParams, ClaimLanesRow>
           OR lane.head_position >= met.lowest AND coalesce(lane.ready_at > statement_timestamp(), true)
         )
         AND (
-          lane.runner_id IS NULL
-          OR (lane.runner_id, lane.lease) NOT IN (SELECT runner_id, number FROM ${schema}.lease WHERE lease.channel = ${CHANNEL})
+          ${isFree(schema)}
         )
       )
       LIMIT ${LIMIT}

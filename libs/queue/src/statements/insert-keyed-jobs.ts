@@ -65,8 +65,8 @@ const note = (schema: string, rows: string): string => `
 const insertion = (schema: string, waiting: string): string => `item AS MATERIALIZED (
     SELECT coalesce(given, nextval('${schema}.job_id_seq')) AS id, clock_timestamp() AS sent_at, item.*
     FROM ${waiting}, ROWS FROM (
-      json_to_recordset($1) AS (${FIELDS}, i text, g text, e bigint, given bigint)
-    ) WITH ORDINALITY AS item (${NAMES}, i, g, e, given, ordinal)
+      json_to_recordset($1) AS (${FIELDS}, e bigint, given bigint), unnest($4::text[]), unnest($5::text[])
+    ) WITH ORDINALITY AS item (${NAMES}, e, given, i, g, ordinal)
     ORDER BY ordinal
   ), inserted AS (
     INSERT INTO ${schema}.job (${COLUMNS}, idempotency_key, idempotency_hash)
@@ -97,48 +97,66 @@ const insertion = (schema: string, waiting: string): string => `item AS MATERIAL
 export const insertKeyedJobs = defineStatement<KeyedParams, KeyedRow>({
   name: 'insert_keyed_jobs_v1',
   text: (schema) => `
-  WITH inserted AS (
+  WITH taken AS MATERIALIZED (
+    SELECT job.channel, job.idempotency_key AS key, job.id, job.idempotency_hash AS hash
+    FROM ${schema}.job
+    WHERE job.idempotency_key = ANY ($2::text[]) AND job.idempotency_key IS NOT NULL
+    UNION ALL
+    SELECT lasting.channel, lasting.key, lasting.job_id, lasting.payload_hash
+    FROM ${schema}.idempotency_key AS lasting
+    WHERE lasting.key = ANY ($2::text[]) AND ${lasts}
+  ), inserted AS (
     INSERT INTO ${schema}.job (${COLUMNS}, idempotency_key, idempotency_hash)
     SELECT ${values('clock_timestamp()')}, i, g
     FROM (
       SELECT nextval('${schema}.job_id_seq') AS id, item.*
       FROM ROWS FROM (
-        json_to_recordset($1) AS (${FIELDS}, i text, g text)
+        json_to_recordset($1) AS (${FIELDS}), unnest($2::text[]), unnest($3::text[])
       ) WITH ORDINALITY AS item (${NAMES}, i, g, ordinal)
-      WHERE (SELECT true FROM ${schema}.job WHERE job.channel = item.c AND job.idempotency_key = item.i) IS NULL
-        AND (
-          NOT EXISTS (SELECT FROM ${schema}.idempotency_key)
-          OR (SELECT true FROM ${schema}.idempotency_key AS lasting WHERE lasting.channel = item.c AND lasting.key = item.i AND ${lasts}) IS NULL
-        )
+      WHERE i IS NULL OR (i, c) NOT IN (SELECT key, channel FROM taken)
       ORDER BY ordinal
     ) AS numbered
     RETURNING ${RETURNED}, idempotency_key
   ), known AS MATERIALIZED (
-    SELECT ordinal, found.id, s AND found.hash <> g AS conflict
+    SELECT ordinal, taken.id, s AND taken.hash <> g AS conflict
     FROM ROWS FROM (
-      json_to_recordset($1) AS (c text, i text, g text, s boolean)
-    ) WITH ORDINALITY AS item (c, i, g, s, ordinal)
-    CROSS JOIN LATERAL (${holder(schema, 'item.c', 'item.i')}
-    ) AS found
-    WHERE (SELECT count(*) FROM inserted) < $2::integer
+      json_to_recordset($1) AS (c text, s boolean), unnest($2::text[]), unnest($3::text[])
+    ) WITH ORDINALITY AS item (c, s, i, g, ordinal)
+    JOIN taken ON taken.key = i AND taken.channel = c
+    WHERE (SELECT count(*) FROM inserted) < $4::integer
   ), lasting AS MATERIALIZED (
-    SELECT inserted.channel, inserted.idempotency_key AS key, inserted.id, g, e
-    FROM json_to_recordset($1) AS item (c text, i text, g text, e bigint)
+    SELECT inserted.channel, i AS key, inserted.id, g, e
+    FROM ROWS FROM (
+      json_to_recordset($1) AS (c text, e bigint), unnest($2::text[]), unnest($3::text[])
+    ) AS item (c, e, i, g)
     JOIN inserted ON inserted.channel = item.c AND inserted.idempotency_key = item.i
-    WHERE $3::boolean AND e IS NOT NULL
+    WHERE $5::boolean AND e IS NOT NULL
   ), noted AS (${note(schema, 'lasting')}
   ), wake_up AS (${wakeUps(FREE)}
   )
   SELECT (SELECT string_agg(id::text, ',') FROM inserted), (SELECT json_object_agg(ordinal, id::text) FROM known),
     1 / CASE WHEN EXISTS (SELECT FROM known WHERE conflict) OR (SELECT count(*) FROM noted) < (SELECT count(*) FROM lasting) THEN 0 ELSE 1 END,
     (SELECT json_agg(message) FROM wake_up)`,
-  values: ({ jobs }) => [encodeKeyedJobs(jobs), jobs.length, jobs.some(isLasting)],
+  values: ({ jobs }) => [encodeKeyedJobs(jobs), ...keyColumns(jobs), jobs.length, jobs.some(isLasting)],
   row: ([inserted, known, , messages], { jobs }) => ({
     answers: answersOf(jobs.length, splitIds(inserted), (known as Record<string, JobId> | null) ?? {}),
     surplus: [],
     wakeUps: (messages as string[] | null) ?? [],
   }),
 });
+
+/** Keys and hashes stand apart from the JSON, as literals of arrays, so that the index is asked for all keys at once. */
+function keyColumns(jobs: readonly NewJob[]): [keys: string, hashes: string] {
+  let keys = '';
+  let hashes = '';
+  for (const { idempotency } of jobs) {
+    keys += idempotency === null ? ',NULL' : `,"${escaped(idempotency.key)}"`;
+    hashes += idempotency === null ? ',NULL' : `,"${idempotency.hash}"`;
+  }
+  return [`{${keys.slice(1)}}`, `{${hashes.slice(1)}}`];
+}
+
+const escaped = (text: string): string => (/["\\]/.test(text) ? text.replaceAll(/["\\]/g, String.raw`\$&`) : text);
 
 const isLasting = ({ idempotency }: NewJob): boolean => idempotency !== null && idempotency.lastsMs !== null;
 
@@ -186,7 +204,7 @@ export const insertKeyedJobsInTransaction = defineStatement<
     (SELECT string_agg(id::text, ',') FROM surplus),
     (SELECT count(*) FROM sent), (SELECT count(*) FROM remembered),
     set_config('lock_timeout', (SELECT before FROM waiting), true)`,
-  values: ({ jobs, notifyChannel, waitMs }) => [encodeKeyedJobs(jobs), notifyChannel, waitMs],
+  values: ({ jobs, notifyChannel, waitMs }) => [encodeKeyedJobs(jobs), notifyChannel, waitMs, ...keyColumns(jobs)],
   row: ([ids, inserted, surplus]) => {
     const isInserted = new Set(splitIds(inserted));
     const answers = splitIds(ids).map((id) => (isInserted.has(id) ? { id, isNew: true } : { id: null, isNew: false }));
@@ -249,7 +267,7 @@ export const drawIds = defineStatement<{ count: number }, JobId[]>({
  * Opens a transaction that inserts jobs with keys, on a connection that others use too: it waits hardly at all for a key
  * that somebody has, and is sent again later. Tables are read by their indexes.
  */
-export const beginKeyed = `${beginPlain}; SET LOCAL lock_timeout = 5; SET LOCAL enable_seqscan = off`;
+export const beginKeyed = `${beginPlain}; SET LOCAL lock_timeout = 5; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off`;
 
 function encodeKeyedJobs(jobs: readonly KeyedJob[]): string {
   return `[${jobs.map(encodeKeyedJob).join(',')}]`;
@@ -258,9 +276,7 @@ function encodeKeyedJobs(jobs: readonly KeyedJob[]): string {
 function encodeKeyedJob(job: KeyedJob): string {
   let text = encodeJob(job);
   if (job.id !== undefined) text += `,"given":${job.id}`;
-  if (job.idempotency === null) return `${text}}`;
-  const { key, hash, lastsMs, strict } = job.idempotency;
-  text += `,"i":${JSON.stringify(key)},"g":"${hash}"`;
+  const { lastsMs = null, strict = false } = job.idempotency ?? {};
   if (lastsMs !== null) text += `,"e":${lastsMs === Infinity ? -1 : lastsMs}`;
   return strict ? `${text},"s":true}` : `${text}}`;
 }

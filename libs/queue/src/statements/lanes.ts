@@ -238,7 +238,7 @@ export const LANES_PER_SWEEP = 1_000;
  * loose walk: its cost grows with the lanes that have jobs, not with their jobs. Indexes `job_lane`, `lane_pkey`.
  */
 export const sweepLanes = defineStatement<{ after: LaneName | null }, SweptRow>({
-  name: 'sweep_lanes_v4',
+  name: 'sweep_lanes_v5',
   text: (schema) => `
   WITH RECURSIVE walk AS (
     (SELECT channel, key, 1 AS step
@@ -257,7 +257,7 @@ export const sweepLanes = defineStatement<{ after: LaneName | null }, SweptRow>(
     ) AS next
     WHERE walk.step < ${LANES_PER_SWEEP}
   ), known AS MATERIALIZED (
-    SELECT walk.channel, walk.key, lane.runner_id, lane.lease, lane.leased_seq, lane.blocked_by, lane.head_position
+    SELECT walk.channel, walk.key, lane.runner_id, lane.lease, lane.blocked_by, lane.head_position
     FROM walk LEFT JOIN LATERAL (
       SELECT * FROM ${schema}.lane WHERE lane.channel = walk.channel AND lane.key = walk.key LIMIT 1
     ) AS lane ON true
@@ -265,18 +265,13 @@ export const sweepLanes = defineStatement<{ after: LaneName | null }, SweptRow>(
     SELECT known.channel, known.key
     FROM known CROSS JOIN LATERAL (${laneHead(schema, 'known')}
     ) AS head
-    WHERE known.runner_id IS NULL AND known.blocked_by IS NULL AND known.head_position IS DISTINCT FROM head.position
-  ), ownerless AS MATERIALIZED (
-    SELECT channel, key, runner_id, lease, leased_seq AS last_seq, NULL::bigint AS blocker
-    FROM known
-    WHERE runner_id IS NOT NULL AND ${isFree(schema, 'known')}
-  ), freed AS (${freeLanes(schema, 'ownerless')}
+    WHERE known.blocked_by IS NULL AND known.head_position IS DISTINCT FROM head.position AND ${isFree(schema, 'known')}
   ), repaired AS (${repair(schema, 'forgotten')}
   ), last AS (
     SELECT channel, key FROM walk WHERE step = ${LANES_PER_SWEEP}
   )
   SELECT last.channel, last.key, (
-      SELECT json_agg(message) FROM (SELECT message FROM repaired UNION ALL SELECT message FROM freed) AS told WHERE message IS NOT NULL
+      SELECT json_agg(message) FROM repaired WHERE message IS NOT NULL
     )
   FROM (SELECT) AS always LEFT JOIN last ON true`,
   values: ({ after }) => [after?.channel ?? '', after?.key ?? ''],

@@ -1,0 +1,74 @@
+import type { Logger } from '@nestjs/common';
+import { messageOf } from '../job/errors.js';
+import { RetryDelay } from '../job/retry-delay.js';
+import type { Connection } from '../postgres/connection.js';
+import { recheckLanes, type FreedLaneRow, type LaneEnd, type LaneName } from '../statements/lanes.js';
+import { run, type SqlClient } from '../statements/statement.js';
+
+/**
+ * Lanes that came to rest without a next job. One that committed meanwhile was passed by, since the lane had an owner,
+ * and only a look behind that owner's commit finds it.
+ */
+export class RestingLanes {
+  private lanes: LaneName[] = [];
+  private readonly delay = new RetryDelay({ minMs: 100, maxMs: 5_000 });
+
+  constructor(
+    private readonly connection: Connection,
+    private readonly ready: (messages: readonly string[]) => void,
+    private readonly logger: Logger,
+    private readonly stopSignal: AbortSignal,
+  ) {}
+
+  /** None is still to be looked at. */
+  get none(): boolean {
+    return this.lanes.length === 0;
+  }
+
+  /** Lanes were given back, of which some have a next job; those that wait for a person are of no concern. */
+  add(ended: readonly LaneEnd[], goOn: readonly LaneName[] = []): void {
+    const ready = new Set(goOn.map(nameOf));
+    for (const lane of ended) if (lane.blockedBy === null && !ready.has(nameOf(lane))) this.lanes.push(lane);
+  }
+
+  /**
+   * Does some work in a transaction, and looks at them in it. They stay for the next look when it fails.
+   */
+  async lookWith<T>(work: (client: SqlClient) => Promise<T>): Promise<T> {
+    const lanes = this.lanes;
+    if (lanes.length === 0) return this.connection.transaction(work);
+    this.lanes = [];
+    try {
+      const [answer, found] = await this.connection.transaction((client) =>
+        Promise.all([work(client), run(client, recheckLanes, { lanes })]),
+      );
+      this.tell(found);
+      return answer;
+    } catch (error) {
+      this.lanes.push(...lanes);
+      throw error;
+    }
+  }
+
+  /** Looks at them by themselves. Never throws. */
+  async look(): Promise<void> {
+    const { length } = this.lanes;
+    if (length === 0) return;
+    try {
+      await this.lookWith(() => Promise.resolve());
+      this.delay.reset();
+    } catch (error) {
+      if (this.stopSignal.aborted) return;
+      this.logger.warn(`Looking again at ${length} lanes failed, will try again: ${messageOf(error)}`);
+      await this.delay.wait(this.stopSignal);
+    }
+  }
+
+  /** Wakes runners with lanes that are ready. */
+  tell(found: readonly FreedLaneRow[]): void {
+    const messages = found.flatMap(({ message }) => message ?? []);
+    if (messages.length > 0) this.ready(messages);
+  }
+}
+
+const nameOf = ({ channel, key }: LaneName): string => `${channel}\0${key}`;
