@@ -233,7 +233,7 @@ export class CreateQueueTables implements MigrationInterface {
       )`,
       // prune_jobs
       `CREATE INDEX finished_job_delete_at ON ${schema}.finished_job (delete_at) WHERE delete_at IS NOT NULL`,
-      // count_channels: dead jobs of a channel
+      // count_others, count_finished, find_finished_jobs: jobs of a channel and state
       `CREATE INDEX finished_job_channel ON ${schema}.finished_job (channel, state, finished_at)`,
       // Dead letters, by each way in which they are asked for. Jobs that were completed or cancelled pay nothing for them.
       `CREATE INDEX finished_job_dead ON ${schema}.finished_job (finished_at, id) WHERE state IN ('dead', 'reprocessing')`,
