@@ -35,7 +35,7 @@ describe('queue.runners()', () => {
       providers: [Handlers],
     });
     const other = await sender();
-    await app.jobs.spawn(Handlers, 'mail');
+    await app.jobs.spawn('mail');
     await until(async () => (await other.queue.runners())[0]?.running === 1, { what: 'it runs' });
     const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as {
       version: string;

@@ -66,6 +66,21 @@ export class Rescuer {
     return this.dead.length > 0 || orphaned || expired || this.unclaimed.length > 0;
   }
 
+  /** Those that had this process's name when it started, and those of them that have ended for certain: dead at the next turn. */
+  expectFormer(former: readonly FormerRunner[], gone: readonly FormerRunner[]): void {
+    this.formerIds = new Set(former.map(({ id }) => id));
+    this.gone = gone;
+  }
+
+  private missing(peers: readonly Peer[], now: number): Peer[] {
+    const own = this.ownWatch.look(
+      peers.filter(({ id }) => this.formerIds.has(id)),
+      now,
+    );
+    const strangers = this.watch.look(peers, now).filter(({ id }) => own.every((former) => former.id !== id));
+    return [...own, ...strangers];
+  }
+
   /** A run has outlived its lease: the next turn looks for it. */
   expectExpired(): void {
     this.expired = true;
@@ -100,6 +115,7 @@ export class Rescuer {
       const declared = await this.transact((client) => run(client, declareDead, { runner: id, beat }));
       if (declared.length === 0) continue;
       this.orphaned = true;
+      this.onDeath();
       this.logger.log(`Runner ${id}, which had the runnerId of this process, has ended: its jobs are rescued.`);
     }
   }

@@ -21,7 +21,7 @@ export interface RunnerCard {
   readonly names: readonly string[];
 }
 
-export interface RegisterParams extends RunnerCard {
+export interface RegisterParams extends Pick<RunnerCard, 'host' | 'pid'>, Partial<Omit<RunnerCard, 'host' | 'pid'>> {
   readonly runner: string;
 }
 
@@ -36,7 +36,7 @@ export const registerRunner = defineStatement<RegisterParams, true>({
   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
   ON CONFLICT (id) DO UPDATE SET beat_at = clock_timestamp()
   RETURNING true`,
-  values: (p) => [p.runner, p.host, p.pid, p.process, p.name, p.version, p.concurrency, p.channels, p.names],
+  values: (p) => [p.runner, p.host, p.pid, p.process, p.name, p.version, p.concurrency, p.channels, p.names ?? []],
   row: () => true,
 });
 
