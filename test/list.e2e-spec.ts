@@ -11,21 +11,22 @@ const tables = useTables(database);
 
 beforeEach(() => tables.clear());
 
-const job = (id: number, columns: Record<string, unknown> = {}): Promise<object[]> => {
-  const row = { id, channel: 'c', name: 'work', ...columns };
+const insert = (table: string, row: Record<string, unknown>): Promise<object[]> => {
+  const places = Object.keys(row).map((_, index) => `$${index + 1}`);
   return tables.sql(
-    `INSERT INTO nestmq.job (${Object.keys(row).join(', ')}) VALUES (${Object.keys(row).map((_, i) => `$${i + 1}`).join(', ')})`,
+    `INSERT INTO nestmq.${table} (${Object.keys(row).join(', ')}) VALUES (${places.join(', ')})`,
     Object.values(row),
   );
 };
 
-const finished = (id: number, state: JobState, columns: Record<string, unknown> = {}): Promise<object[]> => {
-  const row = { id, state, attempt: 1, priority: 0, due_at: new Date(), created_at: new Date(), key: '', channel: 'c', name: 'work', ...columns }; // prettier-ignore
-  return tables.sql(
-    `INSERT INTO nestmq.finished_job (${Object.keys(row).join(', ')}) VALUES (${Object.keys(row).map((_, i) => `$${i + 1}`).join(', ')})`,
-    Object.values(row),
-  );
-};
+const job = (id: number, columns: Record<string, unknown> = {}): Promise<object[]> =>
+  insert('job', { id, channel: 'c', name: 'work', ...columns });
+
+const finished = (id: number, state: JobState, columns: Record<string, unknown> = {}): Promise<object[]> =>
+  insert('finished_job', {
+    ...{ id, state, attempt: 1, priority: 0, due_at: new Date(), created_at: new Date() },
+    ...{ key: '', channel: 'c', name: 'work', ...columns },
+  });
 
 async function withApp<T>(look: (app: TestApp) => Promise<T>): Promise<T> {
   const app = await startApp({ ...database, queue: { runner: false }, providers: [workWith()] });
@@ -99,7 +100,8 @@ describe('queue.list()', () => {
     const running = await app.queue.list({ state: 'running' });
     expect(running.jobs.map(({ id }) => id)).toEqual([head!.id, plain!.id]);
     expect((await app.queue.list({ state: 'waiting' })).jobs.map(({ id }) => id)).toEqual([behind!.id]);
-    expect((await app.queue.list({ channel: 'work' })).jobs.map(({ state }) => state)).toEqual(['waiting', 'running', 'running']); // prettier-ignore
+    const { jobs } = await app.queue.list({ channel: 'work' });
+    expect(jobs.map(({ state }) => state)).toEqual(['waiting', 'running', 'running']);
     open();
     await until(() => tables.drained(), { what: 'all are done' });
     await app.close();
@@ -151,7 +153,7 @@ describe('queue.list() among many', () => {
     );
   };
 
-  it('finds at once what a rare state or a small channel has, and by pages what only a look at all can find', async () => {
+  it('finds a rare state and a small channel at once, and by pages what only a look at all can find', async () => {
     await fill();
     await tables.sql(`INSERT INTO nestmq.job (id, channel, name) VALUES (0, 'few', 'work')`);
     await withApp(async ({ queue }) => {

@@ -132,7 +132,8 @@ function checkStates(given: unknown): readonly JobState[] {
   const states: readonly unknown[] = Array.isArray(given) ? given : [given];
   const wrong = states.find((state) => !STATES.includes(state as JobState));
   if (wrong !== undefined || states.length === 0) {
-    throw new InvalidOptionsError('state', wrong, `Give one or more of ${STATES.map((state) => `"${state}"`).join(', ')}.`);
+    const known = STATES.map((state) => `"${state}"`).join(', ');
+    throw new InvalidOptionsError('state', wrong, `Give one or more of ${known}.`);
   }
   return states as readonly JobState[];
 }

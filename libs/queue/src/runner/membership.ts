@@ -7,7 +7,13 @@ import type { LeaseBook } from '../job/lease-book.js';
 import { Rescuer, type Rescued, type Transact } from '../maintenance/rescuer.js';
 import type { Connection } from '../postgres/connection.js';
 import { findIncarnations } from '../statements/list-runners.js';
-import { forgetRunners, markStopping, registerRunner, type HeartbeatRow, type RunnerCard } from '../statements/runners.js';
+import {
+  forgetRunners,
+  markStopping,
+  registerRunner,
+  type HeartbeatRow,
+  type RunnerCard,
+} from '../statements/runners.js';
 import { run } from '../statements/statement.js';
 import { packageVersion } from './package-version.js';
 import { hasEnded, identifyProcess } from './process-identity.js';

@@ -9,7 +9,8 @@ const START_FIELD = 19;
  */
 export function identifyProcess(pid = process.pid): string | null {
   try {
-    const [boot, space] = [readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim(), readlinkSync('/proc/self/ns/pid')];
+    const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+    const space = readlinkSync('/proc/self/ns/pid');
     const { start } = statOf(pid);
     return [boot, space, pid, start].join(' ');
   } catch {

@@ -350,6 +350,8 @@ export class QueueRunner {
       peerDied: () => this.upkeep.catchUp(),
     };
     const transact: Transact = (work, start) => this.transact(work, start);
-    return new Membership(this.settings, () => this.parts.registry.names(), this.book, this.claimConnection, transact, events, this.logger);
+    const { settings, book, claimConnection, logger } = this;
+    const names = (): readonly string[] => this.parts.registry.names();
+    return new Membership(settings, names, book, claimConnection, transact, events, logger);
   }
 }

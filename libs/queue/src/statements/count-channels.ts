@@ -282,7 +282,7 @@ export const countOthers = defineStatement<CountParams, ChannelPart>({
       SELECT * FROM ${schema}.job WHERE suspect ORDER BY due_at, id LIMIT ${EXACT + 1}
     ) AS job
     WHERE position IS NULL AND (id, run) NOT IN (SELECT id, run FROM leased)
-  ), part AS (
+  ), part AS MATERIALIZED (
     SELECT channel, 'running' AS cell, count(*) AS jobs, NULL::double precision AS oldest, NULL::json AS unknown
     FROM leased GROUP BY channel
     UNION ALL

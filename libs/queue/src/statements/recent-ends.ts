@@ -55,7 +55,7 @@ export const countFinished = defineStatement<CountParams, FinishedCounts>({
   name: 'count_finished_v1',
   text: (schema) => `
   WITH RECURSIVE ${channels(schema)}
-  , total AS (
+  , total AS MATERIALIZED (
     SELECT asked.channel, asked.state, ${countUpTo(
       `SELECT FROM ${schema}.finished_job WHERE finished_job.channel = asked.channel AND finished_job.state = asked.state`,
       EXACT + 1,
