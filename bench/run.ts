@@ -17,6 +17,7 @@ import { pinned } from './workloads/pinned.js';
 import { spawnBulk } from './workloads/spawn-bulk.js';
 import { spawnIdempotent } from './workloads/spawn-idempotent.js';
 import { spawnSingle } from './workloads/spawn-single.js';
+import { stats } from './workloads/stats.js';
 import { sustained } from './workloads/sustained.js';
 import { transactional } from './workloads/transactional.js';
 
@@ -33,6 +34,7 @@ const WORKLOADS: readonly Workload[] = [
   laneSpawn,
   pinned,
   backlog,
+  stats,
   idle,
 ];
 

@@ -102,6 +102,11 @@ export class CreateQueueTables implements MigrationInterface {
         WHERE position IS NOT NULL AND seq IS NULL AND NOT suspect AND held_until IS NULL`,
       // expire_holds, rescue_expired: empty unless the feature is used.
       `CREATE INDEX job_held ON ${schema}.job (held_until) WHERE held_until IS NOT NULL`,
+      // count_others: held jobs of a channel.
+      `CREATE INDEX job_held_channel ON ${schema}.job (channel, held_until) WHERE held_until IS NOT NULL`,
+      // count_feeds: only jobs that have run before pay for it.
+      `CREATE INDEX job_retrying ON ${schema}.job (channel, due_at)
+        WHERE attempt > 0 AND NOT suspect AND position IS NULL AND held_until IS NULL`,
       `CREATE INDEX job_lease_end ON ${schema}.job (lease_ends_at) WHERE lease_ends_at IS NOT NULL`,
       // heartbeat: empty unless running jobs were told to stop.
       `CREATE INDEX job_cancel ON ${schema}.job (cancel_requested_at) WHERE cancel_requested_at IS NOT NULL`,
@@ -184,6 +189,12 @@ export class CreateQueueTables implements MigrationInterface {
         running bigint[] NOT NULL DEFAULT '{}',
         stopping boolean NOT NULL DEFAULT false,
         dead_at timestamptz,
+        name text COLLATE "C",
+        process text,
+        version text,
+        concurrency integer,
+        channels text[] COLLATE "C",
+        names text[] COLLATE "C" NOT NULL DEFAULT '{}',
         CONSTRAINT runner_pkey PRIMARY KEY (id)
       ) WITH (fillfactor = 50)`,
       `
@@ -222,7 +233,7 @@ export class CreateQueueTables implements MigrationInterface {
       )`,
       // prune_jobs
       `CREATE INDEX finished_job_delete_at ON ${schema}.finished_job (delete_at) WHERE delete_at IS NOT NULL`,
-      // count_channels: dead jobs of a channel
+      // count_others, count_finished, find_finished_jobs: jobs of a channel and state
       `CREATE INDEX finished_job_channel ON ${schema}.finished_job (channel, state, finished_at)`,
       // Dead letters, by each way in which they are asked for. Jobs that were completed or cancelled pay nothing for them.
       `CREATE INDEX finished_job_dead ON ${schema}.finished_job (finished_at, id) WHERE state IN ('dead', 'reprocessing')`,

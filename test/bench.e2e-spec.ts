@@ -50,6 +50,7 @@ const ROWS: Record<string, { nestmq: number; raw: number }> = {
   'lane-spawn': { nestmq: 2, raw: 0 },
   pinned: { nestmq: 2, raw: 2 },
   backlog: { nestmq: 3, raw: 0 },
+  stats: { nestmq: 6, raw: 0 },
   idle: { nestmq: 1, raw: 0 },
 };
 

@@ -69,6 +69,46 @@ describe('pruneJobs', () => {
   });
 });
 
+describe('pruners of several processes', () => {
+  it('at once delete each job once, without an error or a deadlock, and leave what is kept', async () => {
+    await finished(JOBS_PER_PRUNE * 6 + 3, '-1 second');
+    await finished(2, '1 hour');
+    const sessions = await Promise.all(Array.from({ length: 4 }, () => openSession(database.url)));
+    const pruned = await Promise.all(
+      sessions.map(async (session) => {
+        let total = 0;
+        for (let chunk = JOBS_PER_PRUNE; chunk > 0; total += chunk) {
+          [chunk = 0] = await session.transaction((client) => run(client, pruneJobs, {}));
+        }
+        return total;
+      }),
+    );
+    expect(pruned.reduce((sum, count) => sum + count)).toBe(JOBS_PER_PRUNE * 6 + 3);
+    expect(await kept()).toBe(2);
+  });
+
+  it('in runners at once leave nothing that is over, and report no error', async () => {
+    await finished(JOBS_PER_PRUNE * 4 + 1, '-1 second');
+    await finished(2, '1 hour');
+    const start = () => startApp({ ...database, queue: { ...POLLING_OFF, pruneEvery: 100 }, providers: [workWith()] });
+    const apps = await Promise.all([start(), start(), start()]);
+    await until(async () => (await kept()) === 2, { what: 'only those that are kept are left' });
+    for (const app of apps) await app.close();
+  });
+
+  it('keep the count of a lane whose jobs they delete', async () => {
+    const Ordered = workWith({ ordered: true, retention: 1 });
+    const app = await startApp({ ...database, queue: { ...POLLING_OFF, pruneEvery: 100 }, providers: [Ordered] });
+    await app.jobs.spawnMany([1, 2, 3].map((payload) => ({ name: 'work', payload, key: 'k' })));
+    await until(async () => (await tables.drained()) && (await kept()) === 0, { what: 'all have run and are pruned' });
+    await app.jobs.spawn('work', 4, { key: 'k' });
+    const work = app.get(Ordered);
+    await until(() => work.runs.length === 4, { what: 'the next one runs' });
+    expect(work.runs.map(({ seq }) => seq)).toEqual([1, 2, 3, 4]);
+    await app.close();
+  });
+});
+
 describe('the pruner of a runner', () => {
   it('prunes everything that is over, however many chunks, and what finishes meanwhile at its next turn', async () => {
     await finished(JOBS_PER_PRUNE * 2 + 7, '-1 second');

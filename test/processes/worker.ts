@@ -161,6 +161,8 @@ class Worker {
       leaseMs: Number(env.LEASE_MS ?? 10_000),
       concurrency: Number(env.CONCURRENCY ?? 32),
       ...(env.PREFETCH_MS && { prefetchMs: Number(env.PREFETCH_MS) }),
+      ...(env.RUNNER_ID && { runnerId: env.RUNNER_ID }),
+      ...(env.RELEASE_OWN && { onStart: 'release-own' as const }),
       shutdown: { graceMs: Number(env.GRACE_MS ?? 15_000) },
       ...(env.MAX_RETRIES === 'Infinity' && { defaults: { retries: Infinity } }),
     }),

@@ -35,6 +35,7 @@ import { KeyedSpawns } from './spawn/keyed-spawns.js';
 import { plainSpawns } from './spawn/spawn-queue.js';
 import { findSchemaVersion, SCHEMA_VERSION } from './statements/check-schema.js';
 import { run, type SqlClient } from './statements/statement.js';
+import { beginReading } from './statements/transaction.js';
 import { findEnded } from './statements/wait-for.js';
 
 export interface QueueInstanceParts {
@@ -112,6 +113,7 @@ export class QueueInstance
       names: () => this.registry.names(),
       events: this.events.asObservable(),
       read,
+      readMoment: (work) => withPoolTransaction(dataSource, { schema, namedStatements }, work, beginReading),
       write: (work, begin) => this.side.transaction(work, begin),
       wake,
       emit: (event) => this.events.next(event),

@@ -25,6 +25,16 @@ export interface QueueOptions {
   schema?: string;
   /** `false`: this process only sends jobs. Default `true`. */
   runner?: boolean;
+  /**
+   * A stable name of this process, the same after a restart and no other's at the same time, say the name of a StatefulSet's
+   * pod. Shown by `queue.runners()`. Default none.
+   */
+  runnerId?: string;
+  /**
+   * `release-own`: at its start a process takes the jobs back that a former one with its `runnerId` has left running, instead of
+   * waiting until that one is missed. Default none.
+   */
+  onStart?: 'release-own';
   /** Run jobs of these channels only. Default all that have jobs for this application's handlers. */
   channels?: readonly string[];
   /** When fewer than `min` jobs run, so many are claimed that `max` run. Default 16 and 32; a number is both. */
@@ -74,6 +84,8 @@ export interface QueueInstanceOptions {
 export interface ResolvedQueueOptions {
   readonly schema: string;
   readonly runner: boolean;
+  readonly runnerId: string | null;
+  readonly releaseOwn: boolean;
   readonly channels: readonly string[] | null;
   readonly concurrency: { readonly min: number; readonly max: number };
   readonly prefetchMs: number;
@@ -114,7 +126,7 @@ export const DEFAULTS = {
   pruneEvery: '1m',
 } as const satisfies QueueOptions;
 
-const KNOWN_OPTIONS = [...Object.keys(DEFAULTS), 'channels', 'listenUrl', 'onError'];
+const KNOWN_OPTIONS = [...Object.keys(DEFAULTS), 'channels', 'listenUrl', 'onError', 'runnerId', 'onStart'];
 
 const DAY_MS = 86_400_000;
 
@@ -137,6 +149,8 @@ export function resolveOptions(given: QueueOptions = {}): ResolvedQueueOptions {
   return {
     schema: checkSchema(options.schema),
     runner: checkBoolean(options.runner, 'runner'),
+    runnerId: options.runnerId === undefined ? null : checkName(options.runnerId, 'runnerId'),
+    releaseOwn: options.onStart === undefined ? false : checkOnStart(options.onStart, options.runnerId),
     channels: options.channels === undefined ? null : checkChannels(options.channels),
     concurrency: resolveConcurrency(options.concurrency),
     prefetchMs: checkInteger(options.prefetchMs, 'prefetchMs', 0, 1_000),
@@ -210,6 +224,12 @@ function checkSchema(schema: unknown): string {
 function checkChannels(channels: unknown): readonly string[] {
   if (!Array.isArray(channels)) throw new InvalidOptionsError('channels', channels, 'Give an array of channel names.');
   return channels.map((channel) => checkName(channel, 'channels'));
+}
+
+function checkOnStart(given: unknown, runnerId: string | undefined): true {
+  if (given !== 'release-own') throw new InvalidOptionsError('onStart', given, 'Give "release-own", or leave it out.');
+  if (runnerId !== undefined) return true;
+  throw new InvalidOptionsError('onStart', given, 'Give a `runnerId` too: by that a process knows what was its own.');
 }
 
 function checkHook(hook: unknown): ErrorHook {

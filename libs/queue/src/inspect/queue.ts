@@ -8,15 +8,19 @@ import type { RunOneOptions, RunOneResult } from '../job/run-one.js';
 import { MAX_TIMER_MS } from '../job/time-limit.js';
 import { pauseChannel, resumeChannel } from '../statements/channels.js';
 import { listLiveChannels } from '../statements/clear-jobs.js';
-import { countChannels, getJob, type ChannelStats, type JobRecord } from '../statements/inspect-jobs.js';
+import { getJob, type JobRecord } from '../statements/inspect-jobs.js';
 import { listLanes, type LaneRecord } from '../statements/list-lanes.js';
+import { listRunners, type RunnerRecord } from '../statements/list-runners.js';
 import { listPartitions, type PartitionRecord } from '../statements/partitions.js';
 import { run, type SqlClient } from '../statements/statement.js';
 import { beginOwningAll } from '../statements/transaction.js';
 import { SURVEY_MESSAGE } from '../statements/wake-up.js';
 import { Canceller, type CancelCounts, type CancelFilter, type CancelOptions, type CancelResult } from './canceller.js';
+import { readStats, type ChannelStats } from './channel-stats.js';
 import { clearChannels, type ClearOptions } from './clear-channels.js';
+import { checkList, listJobs, type JobFilter, type JobPage, type ListJobsOptions } from './job-list.js';
 import type { JobWaiter, WaitOptions } from './job-waiter.js';
+import { readStatistics, type QueueStatistics } from './statistics.js';
 
 export interface QueuePorts {
   readonly schema: string;
@@ -24,6 +28,8 @@ export interface QueuePorts {
   readonly names: () => readonly string[];
   readonly events: Observable<QueueEvent>;
   readonly read: <T>(work: (client: SqlClient) => Promise<T>) => Promise<T>;
+  /** Several statements of one moment. */
+  readonly readMoment: <T>(work: (client: SqlClient) => Promise<T>) => Promise<T>;
   readonly write: <T>(work: (client: SqlClient) => Promise<T>, begin: string) => Promise<T>;
   readonly wake: (messages: readonly string[]) => void;
   readonly emit: (event: QueueEvent) => void;
@@ -67,6 +73,20 @@ export class Queue {
     const params = { id: checkJobId(id, 'id') };
     const [job] = await this.ports.read((client) => run(client, getJob, params));
     return job ?? null;
+  }
+
+  /**
+   * A page of jobs, live and finished, the last spawned first. The cost of a page is bounded: where a filter fits few of
+   * millions, a page may be short, or empty, before the end; go on until `next` is `null`.
+   *
+   * @param filter `state` (one or several) · `channel` · `name` · `key` · `before` and `after`: when they were spawned
+   * @param options `limit`: 1 to 1 000, default 100 · `after`: the `next` of the page before
+   * @throws {InvalidOptionsError} naming the field
+   * @example const { jobs, next } = await queue.list({ channel: 'mail', state: ['waiting', 'running'] }, { limit: 20 });
+   */
+  async list(filter?: JobFilter, options?: ListJobsOptions): Promise<JobPage> {
+    const query = checkList(filter, options);
+    return this.ports.readMoment((client) => listJobs(client, query));
   }
 
   /** Whether there is such a job, live or finished. */
@@ -121,9 +141,39 @@ export class Queue {
     return this.ports.runOne(channels === undefined ? null : checkChannels(channels));
   }
 
-  /** Counts of every channel that has jobs, dead ones or a pause. Reads all live jobs. */
-  stats(): Promise<ChannelStats[]> {
-    return this.ports.read((client) => run(client, countChannels, { names: this.ports.names() }));
+  /**
+   * Counts of every channel that has live jobs, dead ones or a pause, of one moment, never from a cache. A count is exact up to
+   * 10 000; above that it is 10 000, and named in `atLeast`. So the cost is bounded, whatever the number of jobs. Of a channel with
+   * more than 10 000 lanes, or 50 000 jobs that wait for a retry, smaller counts too may be lower bounds, named there.
+   *
+   * @param channels only these; default all
+   * @example const late = (await queue.stats()).filter(({ oldestReadyMs }) => (oldestReadyMs ?? 0) > 60_000);
+   */
+  async stats(channels?: readonly string[]): Promise<ChannelStats[]> {
+    const params = { names: this.ports.names(), channels: channels === undefined ? null : checkChannels(channels) };
+    return this.ports.readMoment((client) => readStats(client, params));
+  }
+
+  /**
+   * The figures of the queue in one object: what is live, what has ended where it is kept, rates and times. It reads up to
+   * 10 000 jobs of each channel and state, so it is for a page that is looked at, not for every second.
+   *
+   * @param channels only these; default all
+   * @example const { successRatePast24Hours, perMinutePastHour } = await queue.statistics();
+   */
+  async statistics(channels?: readonly string[]): Promise<QueueStatistics> {
+    const params = { names: this.ports.names(), channels: channels === undefined ? null : checkChannels(channels) };
+    return this.ports.readMoment((client) => readStatistics(client, params));
+  }
+
+  /**
+   * Who runs jobs: every process with a runner, since when, of what version, with which channels and handlers, and how many
+   * jobs it has now. One that was killed is shown as alive until the others miss it, after `leaseMs` and a half.
+   *
+   * @example const busy = (await queue.runners()).filter(({ running }) => running > 0);
+   */
+  async runners(): Promise<RunnerRecord[]> {
+    return this.ports.readMoment((client) => run(client, listRunners, {}));
   }
 
   /**

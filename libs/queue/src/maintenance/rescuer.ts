@@ -12,6 +12,12 @@ import { DeathWatch, type DeathWatchSettings } from './death-watch.js';
 /** @param start opens the transaction, `begin` by default */
 export type Transact = <T>(work: (client: SqlClient) => Promise<T>, start?: string) => Promise<T>;
 
+/** A runner as it was found. */
+export interface FormerRunner {
+  readonly id: string;
+  readonly beat: number;
+}
+
 export interface RescuerSettings extends DeathWatchSettings {
   /** How long cancelled jobs are kept. */
   readonly keepCancelledMs: number;
@@ -30,7 +36,11 @@ export interface Rescued {
 /** Finds runners that have died and runs that have outlived their lease, and puts their jobs back. Heartbeats tell it; it asks the database only to act. */
 export class Rescuer {
   private readonly watch: DeathWatch;
+  /** Misses former processes of this one sooner than strangers. */
+  private readonly ownWatch: DeathWatch;
+  private formerIds: ReadonlySet<string> = new Set();
   private dead: readonly Peer[] = [];
+  private gone: readonly FormerRunner[] = [];
   private orphaned = false;
   private expired = false;
   /** Asked to be cancelled, and nobody has them any more. */
@@ -44,15 +54,31 @@ export class Rescuer {
     private readonly logger: Logger,
   ) {
     this.watch = new DeathWatch(settings);
+    this.ownWatch = new DeathWatch({ ...settings, leaseMs: settings.leaseMs / 2 });
   }
 
   /** Takes in a heartbeat's answer; says whether there is something to do at once. */
   see({ peers, orphaned, expired, cancelRequests }: HeartbeatRow): boolean {
-    this.dead = this.watch.look(peers, performance.now());
+    this.dead = this.missing(peers, performance.now());
     this.orphaned = orphaned;
     this.expired ||= expired;
     this.unclaimed = cancelRequests.filter(({ free }) => free);
     return this.dead.length > 0 || orphaned || expired || this.unclaimed.length > 0;
+  }
+
+  /** Those that had this process's name when it started, and those of them that have ended for certain: dead at the next turn. */
+  expectFormer(former: readonly FormerRunner[], gone: readonly FormerRunner[]): void {
+    this.formerIds = new Set(former.map(({ id }) => id));
+    this.gone = gone;
+  }
+
+  private missing(peers: readonly Peer[], now: number): Peer[] {
+    const own = this.ownWatch.look(
+      peers.filter(({ id }) => this.formerIds.has(id)),
+      now,
+    );
+    const strangers = this.watch.look(peers, now).filter(({ id }) => own.every((former) => former.id !== id));
+    return [...own, ...strangers];
   }
 
   /** A run has outlived its lease: the next turn looks for it. */
@@ -61,6 +87,7 @@ export class Rescuer {
   }
 
   async turn(): Promise<void> {
+    await this.declareGone();
     const dead = this.dead;
     this.dead = [];
     for (const { id, beat, ageMs } of dead) {
@@ -79,6 +106,18 @@ export class Rescuer {
     this.orphaned = false;
     await this.rescueAll((client) => rescueOnce(client, this.settings));
     await this.transact((client) => run(client, forgetRunners, { runner: null }));
+  }
+
+  private async declareGone(): Promise<void> {
+    const { gone } = this;
+    this.gone = [];
+    for (const { id, beat } of gone) {
+      const declared = await this.transact((client) => run(client, declareDead, { runner: id, beat }));
+      if (declared.length === 0) continue;
+      this.orphaned = true;
+      this.onDeath();
+      this.logger.log(`Runner ${id}, which had the runnerId of this process, has ended: its jobs are rescued.`);
+    }
   }
 
   /** Lanes that were given back, and claims whose answer was lost, may leave jobs that were told to stop in vain. */

@@ -6,14 +6,29 @@ import { LeaseKeeper } from '../claim/lease-keeper.js';
 import type { LeaseBook } from '../job/lease-book.js';
 import { Rescuer, type Rescued, type Transact } from '../maintenance/rescuer.js';
 import type { Connection } from '../postgres/connection.js';
-import { forgetRunners, markStopping, registerRunner, type HeartbeatRow } from '../statements/runners.js';
+import { findIncarnations } from '../statements/list-runners.js';
+import {
+  forgetRunners,
+  markStopping,
+  registerRunner,
+  type HeartbeatRow,
+  type RunnerCard,
+} from '../statements/runners.js';
 import { run } from '../statements/statement.js';
+import { packageVersion } from './package-version.js';
+import { hasEnded, identifyProcess } from './process-identity.js';
 
 export interface MembershipSettings {
   readonly schema: string;
   readonly options: ClientConfig;
   readonly leaseMs: number;
   readonly blockedLimitMs: number;
+  /** The stable name, `null`: none. */
+  readonly runnerId: string | null;
+  /** Whether to end the leases of former processes of that name. */
+  readonly releaseOwn: boolean;
+  readonly max: number;
+  readonly channels: readonly string[] | null;
   /** How long cancelled jobs are kept. */
   readonly finishedRetentionMs: number;
 }
@@ -26,6 +41,8 @@ export interface MembershipEvents {
   declaredDead(runner: string): void;
   blocked(blockedMs: number): void;
   rescued(rescued: Rescued): void;
+  /** A former process of this name has ended: its jobs are to be rescued now. */
+  formerGone(): void;
   /** Another runner is dead. */
   peerDied(): void;
 }
@@ -34,11 +51,14 @@ export interface MembershipEvents {
 export class Membership {
   private currentId = newRunnerId();
   private joined = false;
+  private hasReleasedOwn = false;
   private readonly keeper: LeaseKeeper;
   private readonly rescuer: Rescuer;
 
   constructor(
-    settings: MembershipSettings,
+    private readonly settings: MembershipSettings,
+    /** Names that can be run here. */
+    private readonly names: () => readonly string[],
     book: LeaseBook,
     private readonly connection: Connection,
     transact: Transact,
@@ -75,9 +95,10 @@ export class Membership {
   /** Enters the fleet if need be; after an outage it makes sure that nobody has declared this process dead. */
   async join(): Promise<void> {
     if (!this.joined) {
-      const params = { runner: this.currentId, host: hostname(), pid: process.pid };
-      await this.connection.transaction((client) => run(client, registerRunner, params));
-      this.joined = params.runner === this.currentId;
+      const runner = this.currentId;
+      await this.connection.transaction((client) => run(client, registerRunner, { runner, ...this.card() }));
+      this.joined = runner === this.currentId;
+      await this.releaseOwn();
     }
     if (!this.keeper.trusted) await this.keeper.beat();
   }
@@ -120,6 +141,28 @@ export class Membership {
   async leave(): Promise<void> {
     if (!this.joined) return;
     await this.connection.transaction((client) => run(client, forgetRunners, { runner: this.currentId }));
+  }
+
+  private card(): RunnerCard {
+    const { runnerId: name, max: concurrency, channels } = this.settings;
+    const own = { host: hostname(), pid: process.pid, process: identifyProcess(), version: packageVersion() };
+    return { ...own, name, concurrency, channels, names: this.names() };
+  }
+
+  /**
+   * Once: whoever had this name before, if it has ended, shall not be waited for as long as a stranger. Its process tells
+   * where that can be seen from here; else its heartbeats, watched for half the usual time. One that beats is never touched.
+   */
+  private async releaseOwn(): Promise<void> {
+    const { runnerId: name, releaseOwn } = this.settings;
+    if (!releaseOwn || name === null || this.hasReleasedOwn) return;
+    this.hasReleasedOwn = true;
+    const others = await this.connection.transaction((client) =>
+      run(client, findIncarnations, { name, runner: this.currentId }),
+    );
+    const gone = others.filter((other) => hasEnded(other.process));
+    this.rescuer.expectFormer(others, gone);
+    if (gone.length > 0) this.events.formerGone();
   }
 
   private startAnew(): void {

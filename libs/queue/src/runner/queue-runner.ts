@@ -34,6 +34,8 @@ export interface RunnerSettings extends JobRunsSettings {
   readonly namedStatements: boolean;
   readonly options: ClientConfig;
   readonly listenOptions: ClientConfig;
+  readonly runnerId: string | null;
+  readonly releaseOwn: boolean;
   readonly channels: readonly string[] | null;
   readonly pollMs: number;
   readonly leaseMs: number;
@@ -344,9 +346,12 @@ export class QueueRunner {
       declaredDead: (runner: string) => this.onDeclaredDead(runner),
       blocked: (blockedMs: number) => this.onBlocked(blockedMs),
       rescued: (rescued: Rescued) => this.onRescued(rescued),
+      formerGone: () => this.upkeep.rescue.hurry(),
       peerDied: () => this.upkeep.catchUp(),
     };
     const transact: Transact = (work, start) => this.transact(work, start);
-    return new Membership(this.settings, this.book, this.claimConnection, transact, events, this.logger);
+    const { settings, book, claimConnection, logger } = this;
+    const names = (): readonly string[] => this.parts.registry.names();
+    return new Membership(settings, names, book, claimConnection, transact, events, logger);
   }
 }

@@ -174,10 +174,13 @@ export class SingleRun {
       declaredDead: (dead: string) => this.onLost(({ runner }) => runner === dead),
       blocked: () => undefined,
       rescued: () => undefined,
+      formerGone: () => undefined,
       peerDied: () => undefined,
     };
     return new Membership(
-      settings,
+      // It stays for one job: what others have left is for runners.
+      { ...settings, releaseOwn: false },
+      () => this.parts.registry.names(),
       book,
       connection,
       (work, start) => connection.transaction(work, start),

@@ -56,8 +56,21 @@ export interface JobRecord {
  * `finished_job_pkey`, `job_lane`, `job_progress_pkey`.
  */
 export const getJob = defineStatement<{ id: JobId }, JobRecord>({
-  name: 'get_job_v3',
-  text: (schema) => `
+  name: 'get_job_v4',
+  text: (schema) => records(schema, '= $1'),
+  values: ({ id }) => [id],
+  row: recordOf,
+});
+
+/** The same for a page of them, in no order. */
+export const getJobs = defineStatement<{ ids: readonly JobId[] }, JobRecord>({
+  name: 'get_jobs_v1',
+  text: (schema) => records(schema, '= ANY ($1::bigint[])'),
+  values: ({ ids }) => [ids],
+  row: recordOf,
+});
+
+const records = (schema: string, wanted: string): string => `
   SELECT job.id,
     CASE WHEN held_until IS NOT NULL THEN 'held' WHEN leased.runner_id IS NULL THEN 'waiting' ELSE 'running' END,
     channel, key, name, priority,
@@ -83,15 +96,16 @@ export const getJob = defineStatement<{ id: JobId }, JobRecord>({
       ))
     LIMIT 1
   ) AS leased ON true
-  WHERE job.id = $1 AND ${notReleased}
+  WHERE job.id ${wanted} AND ${notReleased}
   UNION ALL
-  SELECT id, state, channel, key, name, priority, attempt, max_attempts, payload, payload_bytes, metadata, created_at, due_at,
+  SELECT finished_job.id, state, channel, key, name, priority, attempt, max_attempts, payload, payload_bytes, metadata, created_at, due_at,
     finished_at, last_error, reason, result, false, NULL, seq, percent, message, updated_at, false
   FROM ${schema}.finished_job
   LEFT JOIN ${schema}.job_progress ON job_progress.job_id = finished_job.id
-  WHERE id = $1`,
-  values: ({ id }) => [id],
-  row: (columns) => ({
+  WHERE finished_job.id ${wanted}`;
+
+function recordOf(columns: unknown[]): JobRecord {
+  return {
     id: columns[0] as JobId,
     state: columns[1] as JobState,
     channel: columns[2] as string,
@@ -121,80 +135,5 @@ export const getJob = defineStatement<{ id: JobId }, JobRecord>({
             message: columns[21] as string | null,
             updatedAt: columns[22] as Date,
           },
-  }),
-});
-
-/** What stands in one channel. */
-export interface ChannelStats {
-  /** Name of the channel. */
-  readonly channel: string;
-  /** Nothing is claimed from it. */
-  readonly paused: boolean;
-  /** Waiting for their first run, due in the future. */
-  readonly scheduled: number;
-  /** Due and free. */
-  readonly ready: number;
-  /** Waiting for a further run. */
-  readonly retrying: number;
-  /** Spawned with `hold` and not yet committed. */
-  readonly held: number;
-  /** Leased by a runner. */
-  readonly running: number;
-  /** Kept because they will not run again by themselves. */
-  readonly dead: number;
-  /** How long the longest due free job has been due, `null` when there is none. */
-  readonly oldestReadyMs: number | null;
-  /** Names of waiting jobs that no handler of this application has: nobody will run them here. */
-  readonly unknownNames: readonly string[];
+  };
 }
-
-const waiting = 'leased.id IS NULL AND held_until IS NULL';
-
-/**
- * Counts the jobs of every channel. Reads all live jobs: a statement for people and tests, not for a loop.
- */
-export const countChannels = defineStatement<{ names: readonly string[] }, ChannelStats>({
-  name: 'count_channels_v2',
-  text: (schema) => `
-  WITH leased AS (
-    SELECT held.id, held.run
-    FROM ${schema}.lease CROSS JOIN LATERAL unnest(lease.job_ids, lease.runs, lease.keys) AS held (id, run, key)
-    WHERE held.key IS NULL OR EXISTS (
-      SELECT FROM ${schema}.lane
-      WHERE lane.channel = lease.channel AND lane.key = held.key AND lane.runner_id = lease.runner_id AND lane.lease = lease.number
-    )
-  ), live AS (
-    SELECT job.channel,
-      count(*) FILTER (WHERE leased.id IS NOT NULL) AS running,
-      count(*) FILTER (WHERE held_until IS NOT NULL) AS held,
-      count(*) FILTER (WHERE ${waiting} AND attempt > 0) AS retrying,
-      count(*) FILTER (WHERE ${waiting} AND attempt = 0 AND due_at > statement_timestamp()) AS scheduled,
-      count(*) FILTER (WHERE ${waiting} AND attempt = 0 AND due_at <= statement_timestamp()) AS ready,
-      min(due_at) FILTER (WHERE ${waiting} AND due_at <= statement_timestamp()) AS oldest,
-      array_agg(DISTINCT name) FILTER (WHERE ${waiting} AND name <> ALL ($1::text[])) AS unknown
-    FROM ${schema}.job LEFT JOIN leased ON leased.id = job.id AND leased.run = job.run
-    WHERE ${notReleased}
-    GROUP BY job.channel
-  ), finished AS (
-    SELECT channel, count(*) AS dead FROM ${schema}.finished_job WHERE state = 'dead' GROUP BY channel
-  )
-  SELECT channel, paused_channel.channel IS NOT NULL, coalesce(scheduled, 0), coalesce(ready, 0), coalesce(held, 0),
-    coalesce(retrying, 0), coalesce(running, 0), coalesce(dead, 0), date_part('epoch', statement_timestamp() - oldest) * 1000, to_json(unknown)
-  FROM live
-  FULL JOIN finished USING (channel)
-  FULL JOIN ${schema}.paused_channel USING (channel)
-  ORDER BY channel`,
-  values: ({ names }) => [names],
-  row: ([channel, paused, scheduled, ready, held, retrying, running, dead, oldest, unknown]) => ({
-    channel: channel as string,
-    paused: paused as boolean,
-    scheduled: Number(scheduled),
-    ready: Number(ready),
-    held: Number(held),
-    retrying: Number(retrying),
-    running: Number(running),
-    dead: Number(dead),
-    oldestReadyMs: oldest === null ? null : Number(oldest),
-    unknownNames: (unknown as string[] | null) ?? [],
-  }),
-});

@@ -3,10 +3,26 @@ import { cancelRequests, cancelRequestsOf, type CancelRequest } from './cancel-j
 import { freeLanes } from './lanes.js';
 import { defineStatement } from './statement.js';
 
-export interface RegisterParams {
-  readonly runner: string;
+/** What a runner tells of itself when it enters the fleet. */
+export interface RunnerCard {
   readonly host: string;
   readonly pid: number;
+  /** Which process of which machine it is, exactly; `null` where the system does not tell. */
+  readonly process: string | null;
+  /** Its stable name, `null`: it has none. */
+  readonly name: string | null;
+  /** Version of the package. */
+  readonly version: string | null;
+  /** How many jobs it runs at once. */
+  readonly concurrency: number;
+  /** Channels that it serves, `null`: every one. */
+  readonly channels: readonly string[] | null;
+  /** Names that its handlers have. */
+  readonly names: readonly string[];
+}
+
+export interface RegisterParams extends Pick<RunnerCard, 'host' | 'pid'>, Partial<Omit<RunnerCard, 'host' | 'pid'>> {
+  readonly runner: string;
 }
 
 /**
@@ -14,13 +30,13 @@ export interface RegisterParams {
  * answer was lost; had the runner been declared dead meanwhile, the first heartbeat tells.
  */
 export const registerRunner = defineStatement<RegisterParams, true>({
-  name: 'register_runner_v1',
+  name: 'register_runner_v2',
   text: (schema) => `
-  INSERT INTO ${schema}.runner (id, host, pid)
-  VALUES ($1, $2, $3)
+  INSERT INTO ${schema}.runner (id, host, pid, process, name, version, concurrency, channels, names)
+  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
   ON CONFLICT (id) DO UPDATE SET beat_at = clock_timestamp()
   RETURNING true`,
-  values: ({ runner, host, pid }) => [runner, host, pid],
+  values: (p) => [p.runner, p.host, p.pid, p.process, p.name, p.version, p.concurrency, p.channels, p.names ?? []],
   row: () => true,
 });
 

@@ -53,6 +53,9 @@ export const beginForgettably = `${begin}; SET LOCAL synchronous_commit = off`;
  */
 export const beginHashing = `${begin}; SET LOCAL enable_hashjoin = on`;
 
+/** For reading several statements of one moment, on a connection of the application's; nothing is written. */
+export const beginReading = `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; ${LIMITS}; ${PIN_PLAN}`;
+
 /** For pages in the order of an index: no statistics make the planner sort all that there is instead. */
 export const beginOrdered = `${begin}; SET LOCAL enable_sort = off; SET LOCAL enable_incremental_sort = off`;
 
