@@ -20,9 +20,6 @@ beforeEach(async () => {
 
 const count = (app: TestApp, type: QueueEvent['type']): number =>
   app.events.filter((event) => event.type === type).length;
-const startedBy = (workers: readonly WorkerProcess[]): string[] =>
-  workers.flatMap((worker) => worker.of('started').map(({ id }) => id));
-
 /** Without the runs after a failed one: what the server does not serialize in a handler's own transaction runs again. */
 const firstRunsBy = (workers: readonly WorkerProcess[]): string[] =>
   workers.flatMap((worker) => worker.of('started').flatMap(({ id, attempt }) => (attempt === 1 ? id : [])));
