@@ -174,6 +174,9 @@ describe('a runner whose connections broke', () => {
     await until(() => tables.number('SELECT (sum(cardinality(job_ids)) > 10)::int FROM nestmq.lease'), {
       what: 'some are taken ahead',
     });
+    await until(() => tables.number('SELECT (count(*) = 300)::int FROM nestmq.job'), {
+      what: 'the ends of those before it are written',
+    });
     // As after a crash of the server: leases that were not durable are forgotten, connections gone.
     await tables.sql('DELETE FROM nestmq.lease');
     const old = await tables.sql<{ pid: number }>(`SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity
