@@ -209,7 +209,7 @@ const hot: [string, (generic: boolean) => Promise<PlanNode[]>, string[], number]
   [
     'clear_jobs',
     (g) => nodesOf(clearJobs, { channels: ['c1'], idle: [], upTo: null, limit: 500 }, g),
-    ['job_feed', 'job_lane', 'job_held_channel', 'job_pkey'],
+    ['job_feed', 'job_lane', 'job_pkey'],
     4_000,
   ],
   [
