@@ -13,6 +13,7 @@ import {
 import { POLLING_OFF, startApp, type TestApp, type TestAppOptions } from './support/app.js';
 import { useDatabase } from './support/database.js';
 import { laneWith, upTo } from './support/lanes.js';
+import { recordSql } from './support/sql-log.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { gate, untilAborted, workWith, type Behaviour } from './support/work.js';
@@ -276,9 +277,10 @@ describe('queue.cancel of a job that runs', () => {
     const { app } = started;
     const id = await running(started);
     await inTransaction.opened;
+    const sent = recordSql();
     const cancelling = app.queue.cancel(id);
-    // It has been refused the row at least once.
-    await app.queue.get(id);
+    const looks = (): number => sent.filter((text) => text.includes('AS wanted (id)')).length;
+    await until(() => looks() > 1, { what: 'it was refused the row, and looks for the job again' });
     open();
     // The handler keeps no result: nothing is left of the job but that it was completed.
     expect(await cancelling).toEqual({ outcome: 'already finished', state: 'completed' });
