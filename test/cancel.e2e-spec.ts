@@ -430,6 +430,40 @@ describe('queue.waitFor', () => {
   });
 });
 
+describe('many calls of queue.cancel at once', () => {
+  it('share transactions, and each is answered', async () => {
+    const sender = await startSender();
+    const sent = await sender.jobs.spawnMany(upTo(200).map((n) => ({ name: 'work', payload: n, key: `k${n % 7}` })));
+    const statements = recordSql();
+    const reasonOf = (n: number): object => (n % 2 === 0 ? { reason: 'even' } : {});
+    const asked = [...sent, ...sent.slice(0, 10)];
+    const results = await Promise.all(asked.map(({ id }, n) => sender.queue.cancel(id, reasonOf(n))));
+    expect(new Set(results.map(({ outcome }) => outcome))).toEqual(new Set(['cancelled']));
+    expect(statements.filter((text) => text.includes('nestmq.finished_job (')).length).toBeLessThan(10);
+    expect(
+      await tables.sql('SELECT reason, count(*)::int FROM nestmq.finished_job GROUP BY reason ORDER BY reason'),
+    ).toEqual([
+      { reason: 'even', count: 100 },
+      { reason: null, count: 100 },
+    ]);
+    await sender.close();
+  });
+
+  it('answer the unknown ones and the finished ones apart', async () => {
+    const sender = await startSender();
+    const { id } = await sender.jobs.spawn('work', 1);
+    await sender.queue.cancel(id);
+    const { id: other } = await sender.jobs.spawn('work', 2);
+    const ended = await Promise.allSettled([id, '999999', other].map((one) => sender.queue.cancel(one)));
+    expect(ended).toMatchObject([
+      { value: { outcome: 'already finished', state: 'cancelled' } },
+      { reason: expect.any(JobNotFoundError) },
+      { value: { outcome: 'cancelled' } },
+    ]);
+    await sender.close();
+  });
+});
+
 describe('queue.cancelMany', () => {
   it('cancels what waits and asks what runs to stop, by channel, key and name', async () => {
     const { app, work } = await startWork(untilAborted, {}, { openNames: true });
@@ -465,6 +499,17 @@ describe('queue.cancelMany', () => {
     const ids = [...sent.slice(10_990, 11_011).map(({ id }) => id), '999999'];
     expect(await sender.queue.cancelMany({ ids })).toEqual({ cancelled: 11, requested: 0 });
     expect(await sender.queue.cancelMany({ ids: [] })).toEqual({ cancelled: 0, requested: 0 });
+    await sender.close();
+  });
+
+  it('cancels several jobs of a lane that no runner has met, and leaves the others in it', async () => {
+    const sender = await startSender();
+    const sent = await sender.jobs.spawnMany(
+      upTo(3).map((n) => ({ name: 'work', payload: n, key: 'a', ordered: true, delay: '1h' as const })),
+    );
+    const ids = sent.slice(0, 2).map(({ id }) => id);
+    expect(await sender.queue.cancelMany({ ids })).toEqual({ cancelled: 2, requested: 0 });
+    expect(await sender.queue.lanes('work')).toMatchObject([{ key: 'a', headId: sent[2]!.id }]);
     await sender.close();
   });
 

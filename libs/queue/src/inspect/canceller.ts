@@ -2,6 +2,7 @@ import { checkKnown } from '../job/check-known.js';
 import { JobNotFoundError } from '../job/control-errors.js';
 import { InvalidOptionsError, TransactionConflictError } from '../job/errors.js';
 import type { QueueEvent } from '../job/events.js';
+import { Gatherer } from '../job/gatherer.js';
 import type { JobId, JobState } from '../job/job.js';
 import { checkJobId, checkKey, checkName, checkText } from '../job/names.js';
 import { RetryDelay } from '../job/retry-delay.js';
@@ -76,27 +77,55 @@ const FOUND = 10_000;
 const BUSY_LIMIT_MS = 5_000;
 const BUSY_DELAY_MS = { minMs: 5, maxMs: 100 };
 
+interface Asked {
+  readonly id: JobId;
+  readonly reason: string | null;
+}
+
+/** What one try has found: its answer, or that the job was locked, and whether it ran then; `null`: there is none. */
+type Found = CancelResult | { readonly outcome: 'busy'; readonly ran: boolean } | null;
+
+const BUSY: Found = { outcome: 'busy', ran: false };
+
 /** Cancels jobs: at once what nobody has, by a request what runs. */
 export class Canceller {
+  /** Single ones that are asked for at once go together: each transaction holds up the claims of its channel. */
+  private readonly asked = new Gatherer<Asked, Found>((asked) => this.tryAll(asked));
+
   constructor(private readonly ports: CancelPorts) {}
 
   async cancel(id: JobId, options: CancelOptions = {}): Promise<CancelResult> {
-    const ids = [checkJobId(id, 'id')];
-    const reason = reasonOf(options);
-    const busy = new Patience();
+    const asked = { id: checkJobId(id, 'id'), reason: reasonOf(options) };
+    let busy: Patience | null = null;
     for (let ran = false; ; await busy.wait()) {
-      const [place] = await this.ports.read((client) => run(client, locateJobs, { ids }));
+      const found = await this.asked.ask(asked);
       // It was there, and ran: a handler without `retention` has completed it meanwhile.
-      if (place === undefined && ran) return { outcome: 'already finished', state: 'completed' };
-      if (place === undefined) throw new JobNotFoundError(ids[0]!);
-      if (place.finished !== null) return { outcome: 'already finished', state: place.finished };
-      const row = await this.cancelOnce(place.channel, [place], reason);
-      if (row.cancelled.length > 0) return { outcome: 'cancelled', state: 'cancelled' };
-      if (row.requested.length > 0) return { outcome: 'requested', state: 'running' };
-      ran ||= row.busyRunning.length > 0;
+      if (found === null && ran) return { outcome: 'already finished', state: 'completed' };
+      if (found === null) throw new JobNotFoundError(asked.id);
+      if (found.outcome !== 'busy') return found;
+      ran ||= found.ran;
+      busy ??= new Patience();
       if (!busy.isOver) continue;
-      throw new TransactionConflictError({ cause: new Error(`job ${ids[0]} is locked by another transaction`) });
+      throw new TransactionConflictError({ cause: new Error(`job ${asked.id} is locked by another transaction`) });
     }
+  }
+
+  private async tryAll(asked: readonly Asked[]): Promise<Found[]> {
+    const ids = [...new Set(asked.map(({ id }) => id))];
+    const places = await this.ports.read((client) => run(client, locateJobs, { ids }));
+    const found = new Map<JobId, Found>();
+    const reasons = new Map(asked.toReversed().map(({ id, reason }) => [id, reason]));
+    for (const { id, finished } of places) {
+      // One that is live now and gone a moment later has ended meanwhile: worth another look, too.
+      found.set(id, finished === null ? BUSY : { outcome: 'already finished', state: finished });
+    }
+    for (const reason of new Set(reasons.values())) {
+      const some = places.filter(({ id, finished }) => finished === null && reasons.get(id) === reason);
+      for (const chunk of chunksOf(some)) {
+        for (const [id, result] of foundIn(await this.cancelOnce(chunk, reason))) found.set(id, result);
+      }
+    }
+    return asked.map(({ id }) => found.get(id) ?? null);
   }
 
   async cancelMany(filter: CancelFilter, options: CancelOptions = {}): Promise<CancelCounts> {
@@ -145,24 +174,15 @@ export class Canceller {
   /** Channel by channel, chunk by chunk. */
   private async cancelPlaces(places: readonly CancellableRow[], reason: string | null): Promise<CancelCounts> {
     let total: CancelCounts = { cancelled: 0, requested: 0 };
-    for (const channel of new Set(places.map((place) => place.channel))) {
-      const some = places.filter((place) => place.channel === channel);
-      for (let from = 0; from < some.length; from += CHUNK) {
-        total = sum(total, await this.cancelChunk(channel, some.slice(from, from + CHUNK), reason));
-      }
-    }
+    for (const chunk of chunksOf(places)) total = sum(total, await this.cancelChunk(chunk, reason));
     return total;
   }
 
-  private async cancelChunk(
-    channel: string,
-    places: readonly CancellableRow[],
-    reason: string | null,
-  ): Promise<CancelCounts> {
+  private async cancelChunk(places: readonly CancellableRow[], reason: string | null): Promise<CancelCounts> {
     const busy = new Patience();
     let total: CancelCounts = { cancelled: 0, requested: 0 };
     for (let left = places; ; await busy.wait()) {
-      const row = await this.cancelOnce(channel, left, reason);
+      const row = await this.cancelOnce(left, reason);
       total = sum(total, { cancelled: row.cancelled.length, requested: row.requested.length });
       const again = new Set(row.busy);
       left = left.filter(({ id }) => again.has(id));
@@ -171,12 +191,9 @@ export class Canceller {
   }
 
   /** One transaction, in which nothing of the channel is claimed, and what is told of it afterwards. */
-  private async cancelOnce(
-    channel: string,
-    places: readonly CancellableRow[],
-    reason: string | null,
-  ): Promise<CancelRow> {
+  private async cancelOnce(places: readonly CancellableRow[], reason: string | null): Promise<CancelRow> {
     const { schema, keepMs, wake, emit } = this.ports;
+    const { channel } = places[0]!;
     const ids = places.map(({ id }) => id);
     const lanes = places.filter(({ ordered }) => ordered);
     const [[row], freed] = await this.ports.write(
@@ -207,6 +224,21 @@ class Patience {
   wait(): Promise<void> {
     return this.delay.wait();
   }
+}
+
+/** Of one channel each. */
+function* chunksOf(places: readonly CancellableRow[]): Generator<CancellableRow[]> {
+  for (const channel of new Set(places.map((place) => place.channel))) {
+    const some = places.filter((place) => place.channel === channel);
+    for (let from = 0; from < some.length; from += CHUNK) yield some.slice(from, from + CHUNK);
+  }
+}
+
+function* foundIn({ cancelled, requested, busy, busyRunning }: CancelRow): Generator<[JobId, Found]> {
+  const ran = new Set(busyRunning);
+  for (const { id } of cancelled) yield [id, { outcome: 'cancelled', state: 'cancelled' }];
+  for (const id of requested) yield [id, { outcome: 'requested', state: 'running' }];
+  for (const id of busy) yield [id, { outcome: 'busy', ran: ran.has(id) }];
 }
 
 const sum = (one: CancelCounts, other: CancelCounts): CancelCounts => ({

@@ -155,12 +155,12 @@ export const recheckLanes = defineStatement<{ lanes: readonly LaneName[] }, Free
   row: freedLane,
 });
 
-/** Writes down the heads of free lanes as they are. Indexes `job_lane`, `lane_pkey`, `lease_pkey`. */
+/** Writes down the heads of free lanes as they are, of one that is named twice once. Indexes `job_lane`, `lane_pkey`, `lease_pkey`. */
 export const repairLanes = defineStatement<{ lanes: readonly LaneName[] }, FreedLaneRow>({
-  name: 'repair_lanes_v3',
+  name: 'repair_lanes_v4',
   text: (schema) => `
   WITH asked AS MATERIALIZED (
-    SELECT channel COLLATE "C" AS channel, key COLLATE "C" AS key FROM unnest($1::text[], $2::text[]) AS asked (channel, key)
+    SELECT DISTINCT channel COLLATE "C" AS channel, key COLLATE "C" AS key FROM unnest($1::text[], $2::text[]) AS asked (channel, key)
   ), told AS (${repair(schema, 'asked')}
   )
   SELECT channel, key, message FROM told`,
