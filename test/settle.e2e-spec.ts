@@ -1,5 +1,6 @@
 import { beforeEach, describe, expect, it } from '@jest/globals';
 import type { ClaimedJob } from '../libs/queue/src/job/job.js';
+import { cancelJobs } from '../libs/queue/src/statements/cancel-jobs.js';
 import {
   completeJobs,
   endLeases,
@@ -10,6 +11,7 @@ import {
   type RequeueEntry,
 } from '../libs/queue/src/statements/settle-jobs.js';
 import { run } from '../libs/queue/src/statements/statement.js';
+import { beginOwningAll } from '../libs/queue/src/statements/transaction.js';
 import { useDatabase } from './support/database.js';
 import { claim, fenceOf, openSession, type Session } from './support/engine.js';
 import { useTables } from './support/tables.js';
@@ -169,9 +171,38 @@ describe('requeueJobs', () => {
     const handler = await openSession(database.url);
     await handler.pg.query('BEGIN');
     await run(handler.client, completeJobs, { runner: '1', entries: [fenceOf(job!)], endedLeases: [] });
-    expect(await requeue(session, job!)).toEqual([]);
+    expect(await requeue(session, job!, { ...RETRY, unsure: true })).toEqual([]);
     await handler.pg.query('COMMIT');
     expect(await live()).toEqual([]);
+  });
+});
+
+describe('a settlement of a job that a cancel has locked', () => {
+  it.each([
+    [
+      'finishJobs',
+      (job: ClaimedJob) => finish(session, job, { ...DEAD, state: 'completed', reason: null }),
+      'completed',
+    ],
+    ['finishJobs, dead', (job: ClaimedJob) => finish(session, job), 'cancelled'],
+    ['requeueJobs', (job: ClaimedJob) => requeue(session, job), 'cancelled'],
+  ] as const)('waits for it and is written: %s', async (_, settle, state) => {
+    const [job] = await running();
+    const canceller = await openSession(database.url);
+    await canceller.pg.query(beginOwningAll('nestmq', 'c'));
+    await run(canceller.client, cancelJobs, { channel: 'c', ids: [job!.id], reason: null, keepMs: 60_000 });
+    const settling = settle(job!);
+    await until(
+      () =>
+        tables.number(
+          `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`,
+        ),
+      { what: 'it waits' },
+    );
+    await canceller.pg.query('COMMIT');
+    expect(await settling).toMatchObject([{ id: job!.id }]);
+    expect(await live()).toEqual([]);
+    expect(await tables.sql('SELECT state FROM nestmq.finished_job')).toEqual([{ state }]);
   });
 });
 

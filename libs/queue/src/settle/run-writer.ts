@@ -1,5 +1,5 @@
 import type { DataSource, EntityManager } from 'typeorm';
-import { LeaseLostError, TransactionConflictError } from '../job/errors.js';
+import { LeaseLostError } from '../job/errors.js';
 import type { ClaimedJob } from '../job/job.js';
 import type { IsolationLevel } from '../job/handler.js';
 import type { Checkpoint, Progress, RunFacts, RunPort, RunTransaction } from '../job/run-port.js';
@@ -15,8 +15,6 @@ import { run, type SqlClient } from '../statements/statement.js';
 import { beginBriefly, beginForgettably } from '../statements/transaction.js';
 import { CompletingTransaction } from './completing-transaction.js';
 import { completed } from './settlement.js';
-
-const LOCKED = new Error('an open transaction has checkpointed the job');
 
 export interface RunWriterSettings {
   readonly schema: string;
@@ -51,10 +49,7 @@ export class RunWriter implements RunPort {
         ? (await run(client, completeJobs, { runner, entries: [fence], endedLeases: [] }))[0] === 'all'
         : (await run(client, finishJobs, { runner, entries: [completed(fence, job, result, retentionMs)] })).length > 0,
     );
-    if (taken) return;
-    // A row that is locked is passed by where it is kept, and waited for in vain where it is deleted.
-    const locked = manager === undefined && retentionMs > 0 && (await this.look(job)) !== null;
-    throw locked ? new TransactionConflictError({ cause: LOCKED }) : new LeaseLostError(job.id, job.name);
+    if (!taken) throw new LeaseLostError(job.id, job.name);
   }
 
   async begin(isolation: IsolationLevel): Promise<RunTransaction> {

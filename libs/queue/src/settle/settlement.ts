@@ -64,9 +64,13 @@ export function settlementOf(run: EndedRun): Settlement {
         run,
         write: 'confirm',
         entry: fence,
-        otherwise: { ...settlementOf({ ...run, outcome: outcome.otherwise }), run, unsure: true },
+        otherwise: unsure({ ...settlementOf({ ...run, outcome: outcome.otherwise }), run }),
       };
   }
+}
+
+function unsure(settlement: Settlement): Settlement {
+  return { ...settlement, unsure: true, entry: { ...settlement.entry, unsure: true } } as Settlement;
 }
 
 /** A dead job for which its lane waits is kept until a person has decided. */

@@ -84,7 +84,7 @@ export interface FinishedRow {
   readonly cancelled: Cancelled | null;
 }
 
-export interface FinishEntry {
+export interface FinishEntry extends Unsure {
   readonly state: 'completed' | 'dead';
   readonly attempt: number;
   readonly reason: string | null;
@@ -97,15 +97,32 @@ export interface FinishEntry {
   readonly keepMs: number | null;
 }
 
+interface Unsure {
+  /** Its handler may have left a transaction open that completes it: passed by while its row is locked. */
+  readonly unsure?: boolean;
+}
+
+/**
+ * Locks the jobs of `done`, as `held`. Whoever has one locked, a cancel or a rescuer, is done in a moment, and is waited for. Of
+ * an `unsure` run it may be the handler's own transaction, whose end nobody knows.
+ */
+const locking = (schema: string, columns: string): string => `waited AS MATERIALIZED (
+    SELECT ${columns} FROM ${schema}.job, done WHERE ${fence} AND NOT done.unsure FOR UPDATE OF job
+  ), free AS MATERIALIZED (
+    SELECT ${columns} FROM ${schema}.job, done WHERE ${fence} AND done.unsure FOR UPDATE OF job SKIP LOCKED
+  ), held AS MATERIALIZED (
+    SELECT * FROM waited UNION ALL SELECT * FROM free
+  )`;
+
+const unsureColumn = (entries: readonly Unsure[]): boolean[] => entries.map(({ unsure }) => unsure === true);
+
 /** Moves runs to the finished jobs. What stands `before` the INSERT makes a part of another statement of it. */
 const finishing = (schema: string, before = ''): string => `
   WITH ${heldLeases(schema)}, done AS (
     SELECT *
-    FROM unnest($2::bigint[], $3::integer[], $4::integer[], $5::text[], $6::integer[], $7::text[], $8::text[], $9::json[], $10::bigint[], $11::bigint[])
-      AS done (id, run, lease, state, attempt, reason, error, result, keep_ms, given_seq)
-  ), held AS MATERIALIZED (
-    SELECT done.* FROM ${schema}.job, done WHERE ${fence} FOR UPDATE OF job SKIP LOCKED
-  ), gone AS (
+    FROM unnest($2::bigint[], $3::integer[], $4::integer[], $5::text[], $6::integer[], $7::text[], $8::text[], $9::json[], $10::bigint[], $11::bigint[], $13::boolean[])
+      AS done (id, run, lease, state, attempt, reason, error, result, keep_ms, given_seq, unsure)
+  ), ${locking(schema, 'done.*')}, gone AS (
     DELETE FROM ${schema}.job USING held WHERE job.id = held.id
     RETURNING job.*, held.attempt AS attempts, held.error, held.result, held.given_seq,
       CASE WHEN ${ASKED} AND held.state = 'dead' THEN 'cancelled' ELSE held.state END AS state,
@@ -138,15 +155,15 @@ const finishValues = ({
   entries.map((entry) => entry.keepMs),
   entries.map((entry) => entry.seq),
   keepCancelledMs,
+  unsureColumn(entries),
 ];
 
 /**
  * Ends runs of jobs that are kept: completed ones with retention, and dead ones. One that would be dead and was asked to be
- * cancelled is cancelled. A job whose row is locked is passed by: it is being completed by its handler's transaction, or
- * rescued. Index `job_pkey`.
+ * cancelled is cancelled. Index `job_pkey`.
  */
 export const finishJobs = defineStatement<Fenced<FinishEntry> & Cancelling, FinishedRow>({
-  name: 'finish_jobs_v4',
+  name: 'finish_jobs_v5',
   text: (schema) => finishing(schema),
   values: finishValues,
   row: ([id, state, reason]) => ({
@@ -195,7 +212,7 @@ export const completeOneJob = defineStatement<{ runner: string; fence: RunFence 
 
 /** The same for jobs that are kept. Indexes `job_pkey`, `lease_pkey`. */
 export const finishAllJobs = defineStatement<Fenced<FinishEntry>, true>({
-  name: 'finish_all_jobs_v1',
+  name: 'finish_all_jobs_v2',
   text: (schema) => `${finishing(schema, `, finished AS (`)}
   )
   ${allOrError('finished')}`,
@@ -203,7 +220,7 @@ export const finishAllJobs = defineStatement<Fenced<FinishEntry>, true>({
   row: () => true,
 });
 
-export interface RequeueEntry {
+export interface RequeueEntry extends Unsure {
   /** Runs that have counted: the one that ended, or one less when it does not count. */
   readonly attempt: number;
   /** `null`: at its old place. */
@@ -225,18 +242,16 @@ export interface RequeuedRow {
 /**
  * Ends runs of jobs that will run again: retries, snoozes, releases. Raises the stamp, so that nothing that carries the
  * old one can be written any more. A run that came to its end clears its job of suspicion, a release does not. A job that was asked to
- * be cancelled is cancelled instead. A locked row is passed by, as in `finishJobs`. Index `job_pkey`.
+ * be cancelled is cancelled instead. Index `job_pkey`.
  */
 export const requeueJobs = defineStatement<Fenced<RequeueEntry> & Cancelling, RequeuedRow>({
-  name: 'requeue_jobs_v3',
+  name: 'requeue_jobs_v4',
   text: (schema) => `
   WITH ${heldLeases(schema)}, done AS (
     SELECT *
-    FROM unnest($2::bigint[], $3::integer[], $4::integer[], $5::integer[], $6::bigint[], $7::text[], $8::bigint[])
-      AS done (id, run, lease, attempt, delay_ms, error, given_seq)
-  ), held AS MATERIALIZED (
-    SELECT done.*, ${ASKED} AS asked FROM ${schema}.job, done WHERE ${fence} FOR UPDATE OF job SKIP LOCKED
-  ), requeued AS (
+    FROM unnest($2::bigint[], $3::integer[], $4::integer[], $5::integer[], $6::bigint[], $7::text[], $8::bigint[], $10::boolean[])
+      AS done (id, run, lease, attempt, delay_ms, error, given_seq, unsure)
+  ), ${locking(schema, `done.*, ${ASKED} AS asked`)}, requeued AS (
     UPDATE ${schema}.job
     SET
       run = job.run + 1,
@@ -275,6 +290,7 @@ export const requeueJobs = defineStatement<Fenced<RequeueEntry> & Cancelling, Re
     entries.map((entry) => entry.error),
     entries.map((entry) => entry.seq),
     keepCancelledMs,
+    unsureColumn(entries),
   ],
   row: ([id, message, reason]) => ({
     id: id as JobId,
