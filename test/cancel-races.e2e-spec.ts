@@ -7,7 +7,7 @@ import { begin, beginOwningAll } from '../libs/queue/src/statements/transaction.
 import { startApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
 import { claim, claimRows, fenceOf, openSession } from './support/engine.js';
-import { laneWith, upTo } from './support/lanes.js';
+import { laneWith } from './support/lanes.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { gate, takeTime, untilAborted, workWith } from './support/work.js';
