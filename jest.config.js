@@ -9,7 +9,8 @@ export default {
     '<rootDir>/test/**/*.spec.ts',
     '<rootDir>/test/**/*.e2e-spec.ts',
   ],
-  testTimeout: 30_000,
+  // long enough for a slow, busy machine: only a test that hangs meets it
+  testTimeout: 180_000,
   maxWorkers: 2,
   extensionsToTreatAsEsm: ['.ts'],
   modulePathIgnorePatterns: ['<rootDir>/dist/'],

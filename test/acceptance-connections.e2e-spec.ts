@@ -21,7 +21,6 @@ const listens = (app: TestApp): Promise<boolean> => until(() => told(app, 'liste
 const completed = (app: TestApp, count = 1): Promise<boolean> =>
   until(() => app.events.filter(({ type }) => type === 'completed').length >= count, {
     what: `${count} are completed`,
-    timeoutMs: 20_000,
   });
 
 interface Sent {
@@ -220,7 +219,7 @@ describe('a pooler that swallows notifications', () => {
       const Work = workWith();
       const queue = { pollMs: 100, listenUrl: proxy.url };
       const app = await startApp({ ...database, queue, providers: [Work] });
-      await until(() => told(app, 'listening'), { what: 'it is noticed', timeoutMs: 20_000 });
+      await until(() => told(app, 'listening'), { what: 'it is noticed' });
       expect(app.events.filter(({ type }) => type === 'listening')).toEqual([{ type: 'listening', listening: false }]);
       expect(proxy.swallowed()).toBeGreaterThan(0);
       await tables.sql(`INSERT INTO nestmq.job (channel, name) VALUES ('work', 'work')`);
@@ -243,7 +242,7 @@ describe('a runner without shutdown hooks', () => {
       providers: [workWith()],
     });
     const warnings = () => logged.filter((line) => /^warn.*enableShutdownHooks/.test(line));
-    await until(() => warnings().length, { what: 'it is said', timeoutMs: 20_000 });
+    await until(() => warnings().length, { what: 'it is said' });
     await close();
     expect(warnings()).toHaveLength(1);
   });

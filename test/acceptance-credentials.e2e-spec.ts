@@ -79,12 +79,11 @@ describe('a password that is a function', () => {
         const now = await rolesOf();
         return ['nestmq renew', 'nestmq listen'].every((role) => now.has(role) && now.get(role) !== roles.get(role));
       },
-      { what: 'they are connected with the new password', timeoutMs: 20_000 },
+      { what: 'they are connected with the new password' },
     );
     await app.jobs.spawn('work');
     await until(() => app.events.filter(({ type }) => type === 'completed').length === 2, {
       what: 'a second job is completed',
-      timeoutMs: 20_000,
     });
     await app.close();
   });

@@ -1,4 +1,4 @@
-import { describe, expect, it, jest } from '@jest/globals';
+import { describe, expect, it } from '@jest/globals';
 import { startApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
 import { dump, restore } from './support/dump.js';
@@ -6,8 +6,6 @@ import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { workWith } from './support/work.js';
 import { startWorker } from './support/workers.js';
-
-jest.setTimeout(60_000);
 
 const origin = useDatabase();
 const copy = useDatabase();
@@ -51,12 +49,11 @@ describe('a dump taken under load and restored elsewhere', () => {
       while (load.going) {
         await sender.jobs.spawnMany(items);
         const backlog = () => original.number('SELECT count(*) FROM nestmq.job');
-        await until(async () => (await backlog()) < 400, { what: 'the workers keep up', timeoutMs: 30_000 });
+        await until(async () => (await backlog()) < 400, { what: 'the workers keep up' });
       }
     })();
     await until(async () => (await original.number('SELECT count(*) FROM nestmq.job WHERE attempt > 0')) > 0, {
       what: 'some are retried',
-      timeoutMs: 20_000,
     });
     const snapshot = await dump(origin.url);
     load.going = false;
@@ -70,7 +67,7 @@ describe('a dump taken under load and restored elsewhere', () => {
 
     const there = await startApp({ url: copy.url, queue: { leaseMs: 1_000 }, providers: [Work] });
     const ran = () => there.get(Work).runs;
-    await until(() => ran().length === ids.length - 1, { what: 'all but the paused one have run', timeoutMs: 30_000 });
+    await until(() => ran().length === ids.length - 1, { what: 'all but the paused one have run' });
     const stats = await there.queue.stats();
     expect(stats.find(({ channel }) => channel === 'paused')).toMatchObject({ paused: true, ready: 1 });
     expect(stats.find(({ channel }) => channel === 'work')).toMatchObject({ dead: 1 });

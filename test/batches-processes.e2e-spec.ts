@@ -1,12 +1,10 @@
-import { beforeEach, describe, expect, it, jest } from '@jest/globals';
+import { beforeEach, describe, expect, it } from '@jest/globals';
 import { startApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { startWorker } from './support/workers.js';
 import { workWith } from './support/work.js';
-
-jest.setTimeout(60_000);
 
 const database = useDatabase();
 const tables = useTables(database);
@@ -40,7 +38,7 @@ describe('kill -9 in the middle of a batch', () => {
     await first.kill();
     const second = await startWorker(database.url, BATCHES);
     second.send('go');
-    await until(() => tables.drained(), { what: 'all is done', timeoutMs: 20_000 });
+    await until(() => tables.drained(), { what: 'all is done' });
     expect(second.of('started').map(({ id }) => id)).toEqual([ids[2], ids[3], ids[4]]);
     for (const { attempt } of second.of('started')) expect(attempt).toBeLessThanOrEqual(2);
     expect(await tables.sql('SELECT job_id::text AS id FROM effect ORDER BY job_id')).toEqual(
@@ -60,7 +58,7 @@ describe('kill -9 in the middle of a batch', () => {
           dead = (await app.queue.get(poison!))?.state === 'dead' && !(await app.queue.exists(after!));
           return dead || worker.process.exitCode !== null;
         },
-        { what: 'the process has ended, or the job is dead', timeoutMs: 25_000 },
+        { what: 'the process has ended, or the job is dead' },
       );
     }
     expect(await app.queue.get(poison!)).toMatchObject({ state: 'dead', reason: 'lease expired', attempts: 3 });
@@ -74,7 +72,7 @@ describe('two processes', () => {
     const { app } = await sender({ retries: 20 });
     const workers = await Promise.all([startWorker(database.url, BATCHES), startWorker(database.url, BATCHES)]);
     await app.jobs.spawnMany(Array.from({ length: 300 }, () => ({ name: 'work', payload: 'effect' })));
-    await until(() => tables.drained(), { what: 'all is done', timeoutMs: 20_000 });
+    await until(() => tables.drained(), { what: 'all is done' });
     expect(await tables.number('SELECT count(*) FROM effect')).toBe(300);
     const started = workers.flatMap((worker) => worker.of('started')).map(({ id }) => id);
     expect(new Set(started).size).toBe(started.length);

@@ -1,12 +1,10 @@
-import { beforeEach, describe, expect, it, jest } from '@jest/globals';
+import { beforeEach, describe, expect, it } from '@jest/globals';
 import { POLLING_OFF, startApp, type TestApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
 import { laneWith } from './support/lanes.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { startWorker } from './support/workers.js';
-
-jest.setTimeout(60_000);
 
 const database = useDatabase();
 const tables = useTables(database);
@@ -29,7 +27,6 @@ const startDesk = (): Promise<TestApp> =>
 const ended = (desk: TestApp, id: string, state: string) =>
   until(async () => ((await desk.queue.get(id))?.state === state ? desk.queue.get(id) : null), {
     what: `job ${id} is ${state}`,
-    timeoutMs: 25_000,
   });
 
 const send = async (desk: TestApp, task: string, options = {}): Promise<string> =>

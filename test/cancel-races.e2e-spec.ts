@@ -1,4 +1,4 @@
-import { beforeEach, describe, expect, it, jest } from '@jest/globals';
+import { beforeEach, describe, expect, it } from '@jest/globals';
 import { RejectJob, SnoozeJob, type CancelResult, type HandlerOptions, type Job } from 'nestmq';
 import { cancelJobs } from '../libs/queue/src/statements/cancel-jobs.js';
 import { completeJobs, finishJobs, requeueJobs } from '../libs/queue/src/statements/settle-jobs.js';
@@ -11,8 +11,6 @@ import { laneWith } from './support/lanes.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { gate, takeTime, untilAborted, workWith } from './support/work.js';
-
-jest.setTimeout(120_000);
 
 const database = useDatabase();
 const tables = useTables(database);

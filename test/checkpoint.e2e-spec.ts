@@ -234,7 +234,7 @@ describe('kill -9 after a checkpoint', () => {
     const Work = workWith({ retention: '1h' });
     const app = await startApp({ ...database, queue: rescuing, providers: [Work] });
     expect((await app.queue.get(id))?.progress).toMatchObject({ percent: 70 });
-    await until(() => has(app, 'completed'), { what: 'another process has completed it', timeoutMs: 20_000 });
+    await until(() => has(app, 'completed'), { what: 'another process has completed it' });
     expect(app.get(Work).runs).toMatchObject([{ attempt: 2, payload: { page: 7 }, bytes: Buffer.from('seven') }]);
     await app.close();
   }, 60_000);
@@ -243,7 +243,7 @@ describe('kill -9 after a checkpoint', () => {
     const id = await storedAndKilled({ checkpoint: { payload: { page: 7 } } }, 0);
     const Work = workWith();
     const app = await startApp({ ...database, queue: rescuing, providers: [Work] });
-    await until(async () => (await app.queue.get(id))?.state === 'dead', { what: 'it is dead', timeoutMs: 20_000 });
+    await until(async () => (await app.queue.get(id))?.state === 'dead', { what: 'it is dead' });
     expect(await app.queue.get(id)).toMatchObject({ reason: 'lease expired', attempts: 1, payload: { page: 7 } });
     expect(app.get(Work).runs).toHaveLength(0);
     await app.close();
@@ -253,7 +253,7 @@ describe('kill -9 after a checkpoint', () => {
     await storedAndKilled({ checkpoint: { payload: { page: 7 }, extraRetries: 1 } }, 0);
     const Work = workWith();
     const app = await startApp({ ...database, queue: rescuing, providers: [Work] });
-    await until(() => has(app, 'completed'), { what: 'another process has completed it', timeoutMs: 20_000 });
+    await until(() => has(app, 'completed'), { what: 'another process has completed it' });
     expect(app.get(Work).runs).toMatchObject([{ attempt: 2, payload: { page: 7 } }]);
     await app.close();
   }, 60_000);

@@ -1,4 +1,4 @@
-import { beforeEach, describe, expect, it, jest } from '@jest/globals';
+import { beforeEach, describe, expect, it } from '@jest/globals';
 import { ChannelBusyError, InvalidOptionsError } from 'nestmq';
 import { POLLING_OFF, startApp, type TestApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
@@ -8,8 +8,6 @@ import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { gate, workWith, type Work } from './support/work.js';
 import { startWorker } from './support/workers.js';
-
-jest.setTimeout(60_000);
 
 const database = useDatabase();
 const tables = useTables(database);
@@ -195,7 +193,7 @@ describe('clears beside two processes that claim', () => {
       }
     };
     await Promise.all([spawn(), clear()]);
-    await until(() => tables.drained(), { what: 'what was not cleared has run', timeoutMs: 25_000 });
+    await until(() => tables.drained(), { what: 'what was not cleared has run' });
     // Each run is told of in a message of its own.
     await until(() => ran().length + cleared >= spawned, { what: 'all are accounted for' });
     expect(spawned).toBe(5_000);

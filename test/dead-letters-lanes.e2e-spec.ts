@@ -237,7 +237,7 @@ describe('a job that has just died', () => {
     };
     const discarding = [discard(), discard()];
     await app.jobs.spawnMany(upTo(200).map((n) => ({ name: 'work', payload: n, key: `lane ${n % 4}` })));
-    await until(() => tables.drained(), { what: 'all lanes have gone on', timeoutMs: 30_000 });
+    await until(() => tables.drained(), { what: 'all lanes have gone on' });
     ended = true;
     await Promise.all(discarding);
     expect(work.runs).toHaveLength(200);

@@ -277,7 +277,7 @@ describe('the HTTP application', () => {
         const progress = (await (await fetch(`${url}/imports/1`)).json()) as { state: string };
         return progress.state === 'finished' && progress;
       },
-      { what: 'the import is finished', timeoutMs: 60_000 },
+      { what: 'the import is finished' },
     );
     const counted = { places: RECORDS - 1, districts: RECORDS, regions: REGIONS };
     expect(finished).toMatchObject({ counted, rejected: 1, starts: 1, jobs: { left: 0 } });

@@ -305,7 +305,7 @@ describe('fairness', () => {
     await loaded.jobs.spawnMany(jobs.map((job) => ({ name: 'work', payload: null, ...job })));
     await loaded.close();
     const app = await startApp({ ...database, queue: { ...queue, concurrency }, providers: [Work] });
-    await until(empty, { what: 'all have run', timeoutMs: 25_000 });
+    await until(empty, { what: 'all have run' });
     await app.close();
     return app.get(Work).runs.map(({ payload }) => payload);
   }

@@ -1,12 +1,10 @@
-import { beforeEach, describe, expect, it, jest } from '@jest/globals';
+import { beforeEach, describe, expect, it } from '@jest/globals';
 import { startApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { startWorker } from './support/workers.js';
 import { workWith } from './support/work.js';
-
-jest.setTimeout(60_000);
 
 const database = useDatabase();
 const tables = useTables(database);
@@ -56,7 +54,7 @@ describe('kill -9 of a process in the middle of a handler', () => {
       await worker.kill();
     }
     const next = await startWorker(database.url, LEASE);
-    await until(async () => (await app.queue.get(id))?.state === 'dead', { what: 'it is dead', timeoutMs: 20_000 });
+    await until(async () => (await app.queue.get(id))?.state === 'dead', { what: 'it is dead' });
     expect(await app.queue.get(id)).toMatchObject({ reason: 'lease expired', attempts: 3, maxAttempts: 3 });
     const fresh = await spawn('end');
     expect(await next.started({ id: fresh })).toMatchObject({ attempt: 1 });
@@ -74,7 +72,6 @@ describe('kill -9 of a process in the middle of a handler', () => {
     await until(async () => (await app.queue.get(waiting)) === null, { what: 'the one that waited is done' });
     await until(async () => (await app.queue.get(running))?.attempts === 2, {
       what: 'the other runs again',
-      timeoutMs: 20_000,
     });
     await app.close();
   });
@@ -96,7 +93,7 @@ describe('a process that is paused past its lease', () => {
 
     paused.send('go');
     paused.process.kill('SIGCONT');
-    await until(() => paused.of('outcome').length, { what: 'its completion is answered', timeoutMs: 20_000 });
+    await until(() => paused.of('outcome').length, { what: 'its completion is answered' });
     expect(paused.of('outcome')).toEqual([{ type: 'outcome', id, outcome: 'lease_lost' }]);
     expect(await tables.sql('SELECT FROM effect')).toEqual([]);
     await until(() => paused.of('event').some(({ event }) => event === 'lease-lost'), { what: 'it tells so' });
@@ -127,7 +124,6 @@ describe('a job that ends its process', () => {
       const worker = await startWorker(database.url, LEASE);
       await until(async () => worker.process.exitCode !== null || (await tables.drained()), {
         what: 'the process has ended, or the queue is empty',
-        timeoutMs: 25_000,
       });
       starts.push(...worker.of('started'));
       await worker.kill();

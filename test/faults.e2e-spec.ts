@@ -1,4 +1,4 @@
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { queueMigrations } from 'nestmq/migrations';
 import pg from 'pg';
 import { DataSource } from 'typeorm';
@@ -9,8 +9,6 @@ import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { startWorker } from './support/workers.js';
 import { gate, workWith } from './support/work.js';
-
-jest.setTimeout(60_000);
 
 const rejections: unknown[] = [];
 const note = (reason: unknown): void => void rejections.push(reason);
@@ -118,7 +116,7 @@ describe('a database that is down', () => {
       typeorm: { manualInitialization: true } as object,
     });
     await server.start();
-    await until(() => app.get(Work).runs.length, { what: 'the job runs', timeoutMs: 20_000 });
+    await until(() => app.get(Work).runs.length, { what: 'the job runs' });
     await until(async () => (await count('nestmq.job')) === 0, { what: 'it is settled' });
     expect(await count('nestmq.runner')).toBe(1);
     expect(await count('nestmq.handler_policy')).toBe(1);
@@ -143,7 +141,7 @@ describe('a database that is down', () => {
       await server.crash(signal);
       open();
       await server.start();
-      await until(async () => (await count('nestmq.job')) === 0, { what: 'all are settled', timeoutMs: 30_000 });
+      await until(async () => (await count('nestmq.job')) === 0, { what: 'all are settled' });
       expect(await count('effect')).toBe(40);
       await until(async () => (await count('nestmq.lease')) === 0, { what: 'no lease is left' });
       await app.close();
@@ -173,7 +171,7 @@ describe('a database that is down', () => {
     open();
     await server.start();
     const state = async (id?: string): Promise<unknown> => (await app.queue.get(id!).catch(() => null))?.state;
-    await until(async () => (await state(dies?.id)) === 'dead', { what: 'the ends are written', timeoutMs: 20_000 });
+    await until(async () => (await state(dies?.id)) === 'dead', { what: 'the ends are written' });
     expect(await state(completes?.id)).toBe('completed');
     expect(await app.queue.get(fails!.id)).toMatchObject({ state: 'waiting', attempts: 1 });
     expect(app.get(Work).runs).toHaveLength(3);
@@ -195,7 +193,7 @@ describe('a database that is down', () => {
         worker.send('go');
         if (state !== 'idle') await until(() => worker.of('outcome').length, { what: 'its run has ended' });
         worker.send('close');
-        await until(() => worker.process.exitCode !== null, { what: 'the process has ended', timeoutMs: 25_000 });
+        await until(() => worker.process.exitCode !== null, { what: 'the process has ended' });
         expect(worker.process.exitCode).toBe(0);
       } finally {
         await server.start();

@@ -289,7 +289,7 @@ describe('lanes with holds that are committed, released and end at random', () =
               await withSender(async (sender) => {
                 const keys = Array.from({ length: LANES }, (__, lane) => `lane ${lane}`);
                 const expected = await Promise.all(keys.map((key, lane) => sendLane(lane % 2 ? sender : app, key)));
-                await until(() => tables.drained(), { what: 'everything has run or is removed', timeoutMs: 30_000 });
+                await until(() => tables.drained(), { what: 'everything has run or is removed' });
                 const runs = [...worker.runs, ...other.runs].toSorted((a, b) => a.seq! - b.seq!);
                 for (const [lane, key] of keys.entries()) {
                   const mine = runs.filter((run) => run.key === key);

@@ -1,4 +1,4 @@
-import { beforeEach, describe, expect, it, jest } from '@jest/globals';
+import { beforeEach, describe, expect, it } from '@jest/globals';
 import { Injectable } from '@nestjs/common';
 import { JobHandler, TransactionConflictError, type Job, type SpawnOptions, type SpawnResult } from 'nestmq';
 import type { EntityManager } from 'typeorm';
@@ -8,8 +8,6 @@ import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { withApp } from './support/with-app.js';
 import { gate } from './support/work.js';
-
-jest.setTimeout(60_000);
 
 @Injectable()
 class Mailer {

@@ -1,4 +1,4 @@
-import { beforeEach, describe, expect, it, jest } from '@jest/globals';
+import { beforeEach, describe, expect, it } from '@jest/globals';
 import { Injectable } from '@nestjs/common';
 import { JobHandler, type HandlerOptions, type Job, type QueueModuleOptions } from 'nestmq';
 import { POLLING_OFF, startApp } from './support/app.js';
@@ -9,12 +9,10 @@ import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { gate, type Behaviour } from './support/work.js';
 
-jest.setTimeout(60_000);
-
 const database = useDatabase();
 const tables = useTables(database);
 
-const drained = (): Promise<boolean> => until(() => tables.drained(), { what: 'all is done', timeoutMs: 30_000 });
+const drained = (): Promise<boolean> => until(() => tables.drained(), { what: 'all is done' });
 
 beforeEach(() => tables.clear());
 

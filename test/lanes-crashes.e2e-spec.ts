@@ -1,4 +1,4 @@
-import { describe, expect, it, jest } from '@jest/globals';
+import { describe, expect, it } from '@jest/globals';
 import { startApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
 import { LANES, MANY, ONE_BY_ONE, useLaneProcesses } from './support/lane-steps.js';
@@ -7,8 +7,6 @@ import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { gate } from './support/work.js';
 import { startWorker } from './support/workers.js';
-
-jest.setTimeout(120_000);
 
 const database = useDatabase();
 const tables = useTables(database);
@@ -42,7 +40,7 @@ describe('kill -9 in a lane', () => {
       const items = Array.from({ length: 50 }, () => ({ name: 'work', payload: 'step', key: 'lane' }));
       ids.push(...(await app.jobs.spawnMany(items)).map(({ id }) => id));
     }
-    await until(async () => (await startsOf('lane')).length > 100, { what: 'it is in the middle', timeoutMs: 30_000 });
+    await until(async () => (await startsOf('lane')).length > 100, { what: 'it is in the middle' });
     const { pid } = (await startsOf('lane')).at(-1)!;
     await workers.find((worker) => worker.pid === pid)!.kill();
     await drained();
@@ -72,7 +70,7 @@ describe('kill -9 in a lane', () => {
     });
     await spawned.opened;
     await app.jobs.spawnMany(upTo(150).map(() => ({ name: 'work', payload: 'step', key: 'lane' })));
-    await until(async () => (await startsOf('lane')).length > 40, { what: 'it is in the middle', timeoutMs: 30_000 });
+    await until(async () => (await startsOf('lane')).length > 40, { what: 'it is in the middle' });
     commit.open();
     await late;
     const { pid } = (await startsOf('lane')).at(-1)!;
@@ -97,7 +95,7 @@ describe('kill -9 in a lane', () => {
       await worker.kill();
     }
     const last = await startWorker(database.url, { ...LANES, ON_DEAD: onDead });
-    await until(async () => (await app.queue.get(head))?.state === 'dead', { what: 'it is dead', timeoutMs: 20_000 });
+    await until(async () => (await app.queue.get(head))?.state === 'dead', { what: 'it is dead' });
     expect(await app.queue.get(head)).toMatchObject({ reason: 'lease expired', attempts: 2, seq: 1 });
     return { app, last, head, follower };
   }
@@ -155,7 +153,6 @@ describe('a job that ends its process', () => {
       const worker = await startWorker(database.url, LANES);
       await until(async () => worker.process.exitCode !== null || (await tables.drained()), {
         what: 'the process has ended, or the queue is empty',
-        timeoutMs: 25_000,
       });
       await worker.kill();
     }

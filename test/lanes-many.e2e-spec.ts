@@ -8,8 +8,6 @@ import { recordSql } from './support/sql-log.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 
-jest.setTimeout(120_000);
-
 const database = useDatabase();
 const tables = useTables(database);
 
@@ -38,7 +36,7 @@ const claimsIn = (sent: readonly string[]): number =>
 async function claimsUntil(what: string, isSo: () => unknown, begin: () => unknown): Promise<number> {
   const sent = recordSql();
   await begin();
-  await until(isSo, { what, timeoutMs: 20_000 });
+  await until(isSo, { what });
   jest.restoreAllMocks();
   return claimsIn(sent);
 }
@@ -53,7 +51,7 @@ async function hasSettledIn(): Promise<void> {
       claims = claimsIn(sent);
       return looks > 60;
     },
-    { what: 'nothing is claimed any more', timeoutMs: 30_000 },
+    { what: 'nothing is claimed any more' },
   );
   jest.restoreAllMocks();
 }
@@ -65,7 +63,7 @@ async function startLanes(url: string, queue: QueueModuleOptions = {}) {
   const app = await startApp({ url, queue: { ...POLLING_OFF, ...queue }, providers: [Work] });
   await until(() => app.events.some(({ type }) => type === 'listening'), { what: 'it has looked around' });
   await app.jobs.spawn('work', 'warm', { key: 'warm' });
-  await until(() => app.events.some(({ type }) => type === 'completed'), { what: 'it works', timeoutMs: 30_000 });
+  await until(() => app.events.some(({ type }) => type === 'completed'), { what: 'it works' });
   await hasSettledIn();
   return { app, work: app.get(Work) };
 }
@@ -143,7 +141,7 @@ describe('a backlog', () => {
   it('of one lane with thousands of jobs drains in order without a poll', async () => {
     const { app, work } = await startLanes(database.url);
     await app.jobs.spawnMany(upTo(5_000).map((payload) => ({ name: 'work', payload, key: 'long' })));
-    await until(() => tables.drained(), { what: 'all is done', timeoutMs: 30_000 });
+    await until(() => tables.drained(), { what: 'all is done' });
     expect(payloadsOf(work, 'long')).toEqual(upTo(5_000));
     expect(seqsOf(work, 'long')).toEqual(upTo(5_000));
     await app.close();
@@ -152,7 +150,7 @@ describe('a backlog', () => {
   it('of thousands of lanes drains without a poll, each in order', async () => {
     const { app, work } = await startLanes(database.url);
     await app.jobs.spawnMany(upTo(5_000).map((payload) => ({ name: 'work', payload, key: `k${payload % 2_500}` })));
-    await until(() => tables.drained(), { what: 'all is done', timeoutMs: 30_000 });
+    await until(() => tables.drained(), { what: 'all is done' });
     expect(work.runs).toHaveLength(5_001);
     for (const n of [0, 1, 1_234, 2_499]) {
       expect(payloadsOf(work, `k${n}`)).toEqual(upTo(5_000).filter((payload) => payload % 2_500 === n));

@@ -1,4 +1,4 @@
-import { beforeEach, describe, expect, it, jest } from '@jest/globals';
+import { beforeEach, describe, expect, it } from '@jest/globals';
 import { POLLING_OFF, startApp, type TestApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
 import { laneWith, oneByOne, payloadsOf, seqsOf, turn, upTo } from './support/lanes.js';
@@ -6,14 +6,12 @@ import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { gate, type Behaviour } from './support/work.js';
 
-jest.setTimeout(60_000);
-
 const database = useDatabase();
 const tables = useTables(database);
 
 const LEVELS = ['READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE'] as const;
 
-const drained = (): Promise<boolean> => until(() => tables.drained(), { what: 'all is done', timeoutMs: 30_000 });
+const drained = (): Promise<boolean> => until(() => tables.drained(), { what: 'all is done' });
 
 beforeEach(() => tables.clear());
 

@@ -1,12 +1,10 @@
-import { describe, expect, it, jest } from '@jest/globals';
+import { describe, expect, it } from '@jest/globals';
 import { useDatabase } from './support/database.js';
 import { BATCHES, LANES, MANY, ONE_BY_ONE, useLaneProcesses, type Step } from './support/lane-steps.js';
 import { upTo } from './support/lanes.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { startWorker } from './support/workers.js';
-
-jest.setTimeout(120_000);
 
 const database = useDatabase();
 const tables = useTables(database);
@@ -99,7 +97,7 @@ describe('a process that is paused past its lease', () => {
     await tables.sql('DELETE FROM effect');
     paused.send('go');
     paused.process.kill('SIGCONT');
-    await until(() => paused.of('outcome').length, { what: 'its completion is answered', timeoutMs: 20_000 });
+    await until(() => paused.of('outcome').length, { what: 'its completion is answered' });
     expect(paused.of('outcome')).toEqual([{ type: 'outcome', id: head, outcome: 'lease_lost' }]);
     const next = await send('effect');
     await until(async () => !(await app.queue.exists(next)), { what: 'the lane runs on' });

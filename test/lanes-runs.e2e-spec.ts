@@ -1,4 +1,4 @@
-import { beforeEach, describe, expect, it, jest } from '@jest/globals';
+import { beforeEach, describe, expect, it } from '@jest/globals';
 import type { HandlerOptions } from 'nestmq';
 import { POLLING_OFF, startApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
@@ -8,12 +8,10 @@ import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import type { Behaviour } from './support/work.js';
 
-jest.setTimeout(60_000);
-
 const database = useDatabase();
 const tables = useTables(database);
 
-const drained = (): Promise<boolean> => until(() => tables.drained(), { what: 'all is done', timeoutMs: 40_000 });
+const drained = (): Promise<boolean> => until(() => tables.drained(), { what: 'all is done' });
 
 beforeEach(async () => {
   await tables.clear();
@@ -96,7 +94,7 @@ describe('a lane that is leased for many jobs', () => {
     const ids = await send(300);
     await app.queue.resume('work');
     for (const round of upTo(5)) {
-      await until(() => payloadsOf(work, 'lane').length > round * 40, { what: 'it goes on', timeoutMs: 20_000 });
+      await until(() => payloadsOf(work, 'lane').length > round * 40, { what: 'it goes on' });
       await tables.sql(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity
         WHERE datname = current_database() AND application_name LIKE 'nestmq %'`);
     }

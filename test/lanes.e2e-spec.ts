@@ -12,7 +12,7 @@ const database = useDatabase();
 const tables = useTables(database);
 const queue = POLLING_OFF;
 
-const drained = (): Promise<boolean> => until(() => tables.drained(), { what: 'all is done', timeoutMs: 20_000 });
+const drained = (): Promise<boolean> => until(() => tables.drained(), { what: 'all is done' });
 
 beforeEach(() => tables.clear());
 

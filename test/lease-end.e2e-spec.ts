@@ -200,7 +200,7 @@ describe('a handler with keepAlive: false', () => {
     const child = startChild('checkpoint-worker.ts', { URL: database.url, KEEP_ALIVE: 'false' });
     await child.message((message) => message === 'stored', 'it runs in the other process');
     const app = await startWork(() => undefined, { retention: '1h', keepAlive: false });
-    await until(() => has(app, 'completed'), { what: 'this process has completed it', timeoutMs: 20_000 });
+    await until(() => has(app, 'completed'), { what: 'this process has completed it' });
     expect(app.runs).toMatchObject([{ id, attempt: 2 }]);
     expect(child.messages).not.toContain('completed');
     await child.message((message) => message === 'lease_lost', 'the other process is refused');
@@ -364,7 +364,7 @@ describe('an ordered job with a lease that ends', () => {
     await child.message((message) => message === 'stored', 'the first runs in the other process');
     await child.kill();
     const app = await startWork(() => undefined, { ordered: true, keepAlive: false });
-    await until(() => app.runs.length === 3, { what: 'this process has run them', timeoutMs: 20_000 });
+    await until(() => app.runs.length === 3, { what: 'this process has run them' });
     expect(app.runs.map(({ seq, attempt }) => [seq, attempt])).toEqual([
       [1, 2],
       [2, 1],

@@ -1,4 +1,4 @@
-import { beforeEach, describe, expect, it, jest } from '@jest/globals';
+import { beforeEach, describe, expect, it } from '@jest/globals';
 import type { QueueEvent, QueueModuleOptions } from 'nestmq';
 import { POLLING_OFF, startApp, type TestApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
@@ -6,8 +6,6 @@ import { recordSql } from './support/sql-log.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { blockEventLoop, gate, untilAborted, workWith, type Behaviour } from './support/work.js';
-
-jest.setTimeout(40_000);
 
 const database = useDatabase();
 const tables = useTables(database);
@@ -191,7 +189,7 @@ describe('a runner whose connections broke', () => {
       { what: 'it listens on a new connection' },
     );
     first.open();
-    await until(() => tables.drained(), { what: 'all are done', timeoutMs: 30_000 });
+    await until(() => tables.drained(), { what: 'all are done' });
     const twice = [...ran].filter(([, times]) => times > 1).map(([id]) => id);
     expect(twice.length).toBeLessThanOrEqual(1); // the slow one itself lost its lease
     await app.close();
@@ -253,7 +251,7 @@ describe('suspects', () => {
     await app.jobs.spawn('work', 'suspect');
     await tables.sql(`UPDATE nestmq.job SET suspect = true, attempt = 1 WHERE payload::text = '"suspect"'`);
     await app.queue.resume('work');
-    await until(() => tables.drained(), { what: 'all are done', timeoutMs: 30_000 });
+    await until(() => tables.drained(), { what: 'all are done' });
     expect(work.runs.findIndex(({ payload }) => payload === 'suspect')).toBeLessThan(10_000);
     await app.close();
   });

@@ -41,7 +41,7 @@ describe('a database that is down at boot', () => {
     await expect(spawned).rejects.toMatchObject({ code: 'database_unavailable', cause: { code: 'ECONNREFUSED' } });
     await server.start();
     await app.get(JobSpawner).spawn(Mailer, 'welcome', 'back again');
-    await until(() => app.get(Mailer).ran.length > 0, { what: 'the job has run', timeoutMs: 20_000 });
+    await until(() => app.get(Mailer).ran.length > 0, { what: 'the job has run' });
     expect(app.get(Mailer).ran).toEqual(['back again']);
     await close();
   });

@@ -1,4 +1,4 @@
-import { beforeAll, describe, expect, it, jest } from '@jest/globals';
+import { beforeAll, describe, expect, it } from '@jest/globals';
 import { claimArrivals, claimLanes } from '../libs/queue/src/statements/claim-lanes.js';
 import { endLanes, recheckLanes, repairLanes, sweepLanes } from '../libs/queue/src/statements/lanes.js';
 import type { Statement } from '../libs/queue/src/statements/statement.js';
@@ -6,8 +6,6 @@ import { surveyFeeds } from '../libs/queue/src/statements/survey-feeds.js';
 import { useDatabase } from './support/database.js';
 import { indexesOf, notByIndex, planOf, rowsRead, type PlanNode } from './support/plans.js';
 import { useTables } from './support/tables.js';
-
-jest.setTimeout(120_000);
 
 const database = useDatabase();
 const tables = useTables(database);

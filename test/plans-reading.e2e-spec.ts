@@ -1,4 +1,4 @@
-import { beforeAll, describe, expect, it, jest } from '@jest/globals';
+import { beforeAll, describe, expect, it } from '@jest/globals';
 import { countFeeds, countLanes, countOthers, EXACT } from '../libs/queue/src/statements/count-channels.js';
 import {
   findFinishedJobs,
@@ -15,8 +15,6 @@ import type { JobState } from 'nestmq';
 import { useDatabase } from './support/database.js';
 import { notByIndex, planOf, rowsRead, type PlanNode } from './support/plans.js';
 import { useTables } from './support/tables.js';
-
-jest.setTimeout(120_000);
 
 const database = useDatabase();
 const tables = useTables(database);

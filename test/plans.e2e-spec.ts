@@ -1,4 +1,4 @@
-import { beforeAll, describe, expect, it, jest } from '@jest/globals';
+import { beforeAll, describe, expect, it } from '@jest/globals';
 import { cancelJobs, findCancellable, locateJobs } from '../libs/queue/src/statements/cancel-jobs.js';
 import { checkpointJob, findRun } from '../libs/queue/src/statements/checkpoint-job.js';
 import { claimJobs, claimJobsByKey } from '../libs/queue/src/statements/claim-jobs.js';
@@ -26,8 +26,6 @@ import { findEnded } from '../libs/queue/src/statements/wait-for.js';
 import { useDatabase } from './support/database.js';
 import { indexesOf, notByIndex, planOf, rowsRead, type PlanNode } from './support/plans.js';
 import { useTables } from './support/tables.js';
-
-jest.setTimeout(60_000);
 
 const database = useDatabase();
 const tables = useTables(database);

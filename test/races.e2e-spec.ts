@@ -1,4 +1,4 @@
-import { beforeEach, describe, expect, it, jest } from '@jest/globals';
+import { beforeEach, describe, expect, it } from '@jest/globals';
 import type { QueueEvent } from 'nestmq';
 import { POLLING_OFF, startApp, type TestApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
@@ -6,8 +6,6 @@ import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { gate, workWith } from './support/work.js';
 import { startWorker, type WorkerProcess } from './support/workers.js';
-
-jest.setTimeout(120_000);
 
 const database = useDatabase();
 const tables = useTables(database);
@@ -39,7 +37,7 @@ describe('two processes', () => {
         );
         ids.push(...spawned.map(({ id }) => id));
       }
-      await until(() => tables.drained(), { what: 'all are done', timeoutMs: 25_000 });
+      await until(() => tables.drained(), { what: 'all are done' });
       expect(firstRunsBy(workers).toSorted()).toEqual(ids.toSorted());
       expect(await tables.number('SELECT count(*) FROM effect')).toBe(400);
       await producer.close();
@@ -146,14 +144,13 @@ describe('the history of 5 000 jobs under kills, errors and late commits', () =>
     for (let kill = 1; kill <= 3; kill++) {
       await until(() => tables.number(`SELECT (count(*) > ${kill * 400})::int FROM effect`), {
         what: 'some are done',
-        timeoutMs: 30_000,
       });
       const [victim, ...rest] = workers;
       await victim.kill();
       workers = [...rest, await startWorker(database.url, env)];
     }
     await producing;
-    await until(() => tables.drained(), { what: 'all are done', timeoutMs: 60_000 });
+    await until(() => tables.drained(), { what: 'all are done' });
     expect(await tables.number(`SELECT count(*) FROM nestmq.finished_job WHERE state = 'dead'`)).toBe(0);
     const done = await tables.sql<{ job_id: string }>('SELECT job_id::text FROM effect');
     // The unique key on effect.job_id is the other half: nothing was completed twice.

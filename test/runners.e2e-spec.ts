@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { beforeEach, describe, expect, it, jest } from '@jest/globals';
+import { beforeEach, describe, expect, it } from '@jest/globals';
 import { JobHandler, type Job } from 'nestmq';
 import { POLLING_OFF, startApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
@@ -7,8 +7,6 @@ import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { gate, workWith } from './support/work.js';
 import { startWorker, type WorkerProcess } from './support/workers.js';
-
-jest.setTimeout(60_000);
 
 const database = useDatabase();
 const tables = useTables(database);
@@ -101,7 +99,7 @@ describe('a process that is to release its own at its start', () => {
     const { id } = await app.jobs.spawn('work', 'hang');
     await killedWhileRunning(id, OWN);
     const again = await startWorker(database.url, OWN);
-    await until(async () => (await app.queue.get(id))?.state === 'dead', { what: 'it is dead', timeoutMs: 20_000 });
+    await until(async () => (await app.queue.get(id))?.state === 'dead', { what: 'it is dead' });
     expect(await app.queue.get(id)).toMatchObject({ reason: 'lease expired', attempts: 1 });
     expect(again.of('started')).toEqual([]);
     await app.close();
@@ -117,7 +115,7 @@ describe('a process that is to release its own at its start', () => {
     await startWorker(database.url, env);
     // Three leases of heartbeats: more than it takes to miss anybody.
     const beats = (): Promise<number> => tables.number('SELECT max(beat) FROM nestmq.runner WHERE id <> $1', [runner]);
-    await until(async () => (await beats()) > 12, { what: 'the second one has lived for long', timeoutMs: 20_000 });
+    await until(async () => (await beats()) > 12, { what: 'the second one has lived for long' });
     expect(await app.queue.get(id)).toMatchObject({ state: 'running', attempts: 1, runner });
     first.send('go');
     await until(async () => (await app.queue.get(id)) === null, { what: 'the first one has completed it' });

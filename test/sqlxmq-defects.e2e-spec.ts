@@ -1,4 +1,4 @@
-import { beforeEach, describe, expect, it, jest } from '@jest/globals';
+import { beforeEach, describe, expect, it } from '@jest/globals';
 import { POLLING_OFF, startApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
 import { useTables } from './support/tables.js';
@@ -7,8 +7,6 @@ import { gate, workWith } from './support/work.js';
 import { startWorker } from './support/workers.js';
 
 // Defects that sqlxmq is known for, each shown to be absent, where no other file of ours does.
-
-jest.setTimeout(60_000);
 
 const database = useDatabase();
 const tables = useTables(database);
@@ -50,12 +48,11 @@ describe('a job on its last attempt', () => {
     // Eight beats are two leases.
     const beats = () => tables.number('SELECT beat FROM nestmq.runner WHERE id = $1', [runner]);
     const first = await beats();
-    await until(async () => (await beats()) >= first + 8, { what: 'two leases have passed', timeoutMs: 30_000 });
+    await until(async () => (await beats()) >= first + 8, { what: 'two leases have passed' });
     expect(await app.queue.get(id)).toMatchObject({ state: 'running', attempts: 1, maxAttempts: 1, runner });
     await worker.kill();
     await until(() => app.queue.get(id).then((job) => job?.state === 'dead'), {
       what: 'its end is known',
-      timeoutMs: 30_000,
     });
     expect(await app.queue.get(id)).toMatchObject({ reason: 'lease expired', attempts: 1 });
     await app.close();

@@ -37,7 +37,7 @@ const spawn = async (app: TestApp, payloads: readonly string[]): Promise<string[
     ({ id }) => id,
   );
 
-const done = (): Promise<unknown> => until(() => tables.drained(), { what: 'all is done', timeoutMs: 60_000 });
+const done = (): Promise<unknown> => until(() => tables.drained(), { what: 'all is done' });
 
 /** Each job has left each of its effects once, and its follow-up has run once. */
 async function expectExactlyOnce(ids: readonly string[]): Promise<void> {
@@ -92,7 +92,6 @@ describe('kill -9 of a process in the middle of a transactional run', () => {
     const second = await survivor();
     await until(() => tables.number('SELECT count(*) FROM nestmq.runner WHERE dead_at IS NOT NULL'), {
       what: 'the process is declared dead',
-      timeoutMs: 30_000,
     });
     await lock.release();
     await done();
@@ -130,7 +129,6 @@ describe('kill -9 of a process in the middle of a transactional run', () => {
         async () => (await tables.number('SELECT count(*) FROM effect')) > before || (await tables.drained()),
         {
           what: 'it works',
-          timeoutMs: 30_000,
         },
       );
       await takeTime(Math.random() * 30);

@@ -1,4 +1,4 @@
-import { describe, expect, it, jest } from '@jest/globals';
+import { describe, expect, it } from '@jest/globals';
 import { Injectable } from '@nestjs/common';
 import { TypeOrmModule } from '@nestjs/typeorm';
 import { getJobSpawnerToken, JobHandler, QueueModule, type Job } from 'nestmq';
@@ -10,15 +10,13 @@ import { transactional } from './support/transactional.js';
 import { until } from './support/until.js';
 import { gate, takeTime, workWith } from './support/work.js';
 
-jest.setTimeout(60_000);
-
 const database = useDatabase();
 const tables = useTables(database);
 const { boot, write, effects } = transactional(database, tables);
 
 const send = (count: number) => Array.from({ length: count }, (_, payload) => ({ name: 'work', payload }));
 const poolOf = (max: number) => ({ typeorm: { poolSize: max } as object });
-const done = (): Promise<unknown> => until(() => tables.drained(), { what: 'all is done', timeoutMs: 30_000 });
+const done = (): Promise<unknown> => until(() => tables.drained(), { what: 'all is done' });
 
 describe('transactional runs', () => {
   it('leave two connections of the pool to what their handlers do outside of job.manager, so that none waits for ever', async () => {

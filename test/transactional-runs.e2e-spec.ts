@@ -1,4 +1,4 @@
-import { beforeEach, describe, expect, it, jest } from '@jest/globals';
+import { beforeEach, describe, expect, it } from '@jest/globals';
 import type { Job } from 'nestmq';
 import { useDatabase } from './support/database.js';
 import { useTables } from './support/tables.js';
@@ -6,8 +6,6 @@ import { has, ofJobs, transactional } from './support/transactional.js';
 import { until } from './support/until.js';
 import { gate, untilAborted, workWith } from './support/work.js';
 import { startApp } from './support/app.js';
-
-jest.setTimeout(60_000);
 
 const database = useDatabase();
 const tables = useTables(database);

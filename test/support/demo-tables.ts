@@ -113,7 +113,6 @@ export async function closeGate(client: pg.Client, event: 'UPDATE' | 'DELETE', w
       const others = 'pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()';
       await until(async () => (await count(client, others)) === 0, {
         what: 'the sessions of the killed process are gone',
-        timeoutMs: 30_000,
       });
     },
   };
@@ -123,7 +122,6 @@ export async function waiters(client: pg.Client, lock: string, wanted: number): 
   const own = 'database = (SELECT oid FROM pg_database WHERE datname = current_database())';
   await until(async () => (await count(client, `pg_locks WHERE NOT granted AND ${own} AND ${lock}`)) >= wanted, {
     what: `${wanted} wait for a lock`,
-    timeoutMs: 60_000,
   });
 }
 
@@ -131,11 +129,9 @@ export async function waiters(client: pg.Client, lock: string, wanted: number): 
 export async function placesWritten(client: pg.Client, batches: number): Promise<void> {
   await until(async () => (await count(client, `pg_class WHERE relname = 'import_batch'`)) > 0, {
     what: 'the demo has made its tables',
-    timeoutMs: 30_000,
   });
   await until(async () => (await count(client, `import_batch WHERE file = 'places'`)) >= batches, {
     what: `${batches} batches of places are written`,
-    timeoutMs: 60_000,
   });
 }
 

@@ -68,7 +68,6 @@ function start(file: string, cwd: string, env: Record<string, string>): DemoProc
     prints: async (text) => {
       await until(() => output.includes(text) || hasEnded(child), {
         what: `the demo prints "${text}"`,
-        timeoutMs: 60_000,
       });
       if (!output.includes(text)) throw new Error(`The demo ended before it printed "${text}":\n${output}`);
       return output;

@@ -45,7 +45,7 @@ export function forkProcess(file: string, env: Record<string, string>, built?: s
     process: child,
     alive,
     send: (message) => child.send(message as object),
-    message: (matches, what, timeoutMs = 25_000) =>
+    message: (matches, what, timeoutMs = 60_000) =>
       until(() => messages.find((message) => matches(message as never)) as never, { what, timeoutMs }),
     kill: async (signal = 'SIGKILL') => {
       const end = ended();

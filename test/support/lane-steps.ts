@@ -41,7 +41,7 @@ export function useLaneProcesses(database: { readonly url: string }, tables: Tab
   return {
     stepsOf,
     startsOf: async (key: string): Promise<Step[]> => (await stepsOf(key)).filter(({ what }) => what === 'starts'),
-    drained: (): Promise<boolean> => until(() => tables.drained(), { what: 'all is done', timeoutMs: 60_000 }),
+    drained: (): Promise<boolean> => until(() => tables.drained(), { what: 'all is done' }),
     /** An application that only sends. */
     startSender: async (): Promise<{ app: TestApp; send: (task: string, key?: string) => Promise<string> }> => {
       const Work = laneWith({ retries: 20, backoff: { type: 'fixed', base: 20, jitter: 0 } });
@@ -53,7 +53,6 @@ export function useLaneProcesses(database: { readonly url: string }, tables: Tab
       const workers = await Promise.all([startWorker(database.url, env), startWorker(database.url, env)]);
       await until(() => tables.number('SELECT (count(*) = 2)::int FROM nestmq.runner'), {
         what: 'both processes run jobs',
-        timeoutMs: 25_000,
       });
       return workers;
     },

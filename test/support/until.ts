@@ -4,6 +4,7 @@ import { inspect } from 'node:util';
 const POLL_MS = 5;
 
 export interface UntilOptions {
+  /** Long, since nobody waits for it but where something is wrong: a slow machine is not. */
   timeoutMs?: number;
   /** what is waited for, as the failure is to name it: "the job is completed" */
   what: string;
@@ -15,7 +16,7 @@ export interface UntilOptions {
  */
 export async function until<T>(
   predicate: () => T | Promise<T>,
-  { timeoutMs = 10_000, what }: UntilOptions,
+  { timeoutMs = 60_000, what }: UntilOptions,
 ): Promise<NonNullable<Awaited<T>>> {
   const deadline = Date.now() + timeoutMs;
   for (;;) {

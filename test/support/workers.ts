@@ -15,7 +15,6 @@ export async function startWorker(url: string, env: Record<string, string> = {})
     (child.messages as WorkerMessage[]).filter((message) => message.type === type) as never;
   await until(() => of('ready').length || child.process.exitCode !== null, {
     what: 'the second process has booted',
-    timeoutMs: 25_000,
   });
   return {
     ...child,
@@ -23,7 +22,6 @@ export async function startWorker(url: string, env: Record<string, string> = {})
     started: ({ id, attempt } = {}) =>
       until(() => of('started').find((run) => (id ?? run.id) === run.id && (attempt ?? run.attempt) === run.attempt), {
         what: `job ${id ?? ''} runs in the second process`,
-        timeoutMs: 25_000,
       }),
   };
 }
