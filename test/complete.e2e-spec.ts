@@ -200,12 +200,12 @@ describe('job.complete({ manager })', () => {
 
 describe('job.complete({ manager }) on tables that are nearly empty', () => {
   /** Two runs that complete their jobs before either commits: read by anything but an index, each would have read the other's. */
-  async function twoAtOnce(options: HandlerOptions, write: (job: Job, manager: EntityManager) => Promise<unknown>) {
+  async function twoAtOnce(options: HandlerOptions, ending: (job: Job, manager: EntityManager) => Promise<unknown>) {
     const bothHaveWritten = gate();
     let written = 0;
     const Work = workWith({ retries: 0, ...options }, (job) =>
       app.dataSource.transaction('SERIALIZABLE', async (manager) => {
-        await write(job, manager);
+        await ending(job, manager);
         if (++written === 2) bothHaveWritten.open();
         await bothHaveWritten.opened;
       }),
@@ -231,11 +231,11 @@ describe('job.complete({ manager }) on tables that are nearly empty', () => {
   );
 
   it('does not, either, when they checkpoint before', async () => {
-    const write = async (job: Job, manager: EntityManager): Promise<void> => {
+    const checkpointAndComplete = async (job: Job, manager: EntityManager): Promise<void> => {
       await job.checkpoint({ payload: 'half' }, { manager });
       await job.complete({ manager });
     };
-    expect(await twoAtOnce({}, write)).toEqual(['completed', 'completed']);
+    expect(await twoAtOnce({}, checkpointAndComplete)).toEqual(['completed', 'completed']);
   });
 
   it('leaves the settings of the transaction as they were, also when several jobs are written at once in it', async () => {
