@@ -1,7 +1,8 @@
 import { beforeEach, describe, expect, it } from '@jest/globals';
-import type { Job, QueueEvent } from 'nestmq';
+import type { HandlerOptions, Job, QueueEvent } from 'nestmq';
 import type { EntityManager } from 'typeorm';
 import { POLLING_OFF, startApp, type TestApp } from './support/app.js';
+import { batchWith } from './support/batches.js';
 import { useDatabase } from './support/database.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
@@ -195,6 +196,72 @@ describe('job.complete({ manager })', () => {
       await app.close();
     },
   );
+});
+
+describe('job.complete({ manager }) on tables that are nearly empty', () => {
+  /** Two runs that complete their jobs before either commits: read by anything but an index, each would have read the other's. */
+  async function twoAtOnce(options: HandlerOptions, ending: (job: Job, manager: EntityManager) => Promise<unknown>) {
+    const bothHaveWritten = gate();
+    let written = 0;
+    const Work = workWith({ retries: 0, ...options }, (job) =>
+      app.dataSource.transaction('SERIALIZABLE', async (manager) => {
+        await ending(job, manager);
+        if (++written === 2) bothHaveWritten.open();
+        await bothHaveWritten.opened;
+      }),
+    );
+    const app = await startApp({ ...database, queue, providers: [Work] });
+    await app.queue.pause('work');
+    await app.jobs.spawnMany([1, 2].map((payload) => ({ name: 'work', payload })));
+    await tables.sql('ANALYZE nestmq.job, nestmq.lease');
+    await app.queue.resume('work');
+    const ended = () =>
+      app.events.filter(({ type }) => type === 'completed' || type === 'dead').map(({ type }) => type);
+    await until(() => ended().length === 2, { what: 'both have ended' });
+    await app.close();
+    return ended();
+  }
+
+  it.each([0, '1h'] as const)(
+    'does not let runs at SERIALIZABLE refuse each other, which have nothing in common, with retention %s',
+    async (retention) => {
+      const complete = (job: Job, manager: EntityManager) => job.complete({ manager });
+      expect(await twoAtOnce({ retention }, complete)).toEqual(['completed', 'completed']);
+    },
+  );
+
+  it('does not, either, when they checkpoint before', async () => {
+    const checkpointAndComplete = async (job: Job, manager: EntityManager): Promise<void> => {
+      await job.checkpoint({ payload: 'half' }, { manager });
+      await job.complete({ manager });
+    };
+    expect(await twoAtOnce({}, checkpointAndComplete)).toEqual(['completed', 'completed']);
+  });
+
+  it('leaves the settings of the transaction as they were, also when several jobs are written at once in it', async () => {
+    const settings = async (manager: EntityManager): Promise<unknown> =>
+      (await manager.query<[unknown]>(`SELECT name, setting FROM pg_settings WHERE name LIKE 'enable_%' OR name = 'jit' ORDER BY name`)); // prettier-ignore
+    const seen: unknown[] = [];
+    const Work = batchWith({ batch: 3 }, (batch) =>
+      app.dataSource.transaction(async (manager) => {
+        await manager.query('SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = on');
+        seen.push(await settings(manager));
+        await Promise.all(batch.jobs.map((job) => job.checkpoint({ payload: 'half' }, { manager })));
+        await Promise.all(batch.jobs.map((job) => job.complete({ manager })));
+        seen.push(await settings(manager));
+      }),
+    );
+    const app = await startApp({ ...database, queue, providers: [Work] });
+    await app.queue.pause('work');
+    await app.jobs.spawnMany([1, 2, 3].map((payload) => ({ name: 'work', payload })));
+    await app.queue.resume('work');
+    await until(() => app.events.filter(({ type }) => type === 'completed').length === 3, {
+      what: 'all are completed',
+    });
+    expect(seen).toHaveLength(2);
+    expect(seen[1]).toEqual(seen[0]);
+    await app.close();
+  });
 });
 
 describe('32 jobs of one batch', () => {

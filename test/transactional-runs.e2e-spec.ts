@@ -89,6 +89,31 @@ describe('the level of a transactional handler', () => {
     await app.close();
   });
 
+  it.each([0, '1h'] as const)(
+    'SERIALIZABLE does not make runs refuse each other that have nothing in common, on tables that are nearly empty, with retention %s',
+    async (retention) => {
+      const bothHaveWritten = gate();
+      let written = 0;
+      const app = await boot(
+        async (job) => {
+          await write(job);
+          if (++written === 2) bothHaveWritten.open();
+          await bothHaveWritten.opened;
+        },
+        { isolation: 'SERIALIZABLE', retries: 0, retention },
+      );
+      await app.queue.pause('work');
+      await app.jobs.spawnMany([1, 2].map((payload) => ({ name: 'work', payload })));
+      await tables.sql('ANALYZE nestmq.job, nestmq.lease, nestmq.finished_job');
+      await app.queue.resume('work');
+      await until(() => app.events.filter(({ type }) => type === 'completed' || type === 'dead').length === 2, {
+        what: 'both have ended',
+      });
+      expect(has(app, 'dead')).toBe(false);
+      await app.close();
+    },
+  );
+
   it('REPEATABLE READ refuses what would write the job’s row beside it, at once and with the reason', async () => {
     const refusals: unknown[] = [];
     const app = await boot(

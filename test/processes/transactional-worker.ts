@@ -4,6 +4,7 @@ import { Module } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import { TypeOrmModule } from '@nestjs/typeorm';
 import { QueueModule } from 'nestmq';
+import { ExactlyOnceBatches } from '../support/exactly-once-batches.js';
 import { ExactlyOnce } from '../support/exactly-once.js';
 
 const env = process.env;
@@ -17,7 +18,7 @@ const env = process.env;
       ...(env.CONCURRENCY && { concurrency: Number(env.CONCURRENCY) }),
     }),
   ],
-  providers: [ExactlyOnce],
+  providers: [env.BATCHES ? ExactlyOnceBatches : ExactlyOnce],
 })
 class WorkerModule {}
 

@@ -1,8 +1,9 @@
-import { QueueClosedError } from '../job/errors.js';
+import { JobCancelledError } from '../job/control-errors.js';
+import { QueueClosedError, TransactionConflictError } from '../job/errors.js';
 import type { Outcome } from '../job/outcome.js';
 import { RejectJob, RetryAfter, SnoozeJob } from '../job/steering.js';
 import type { BatchResult } from './batch-executor.js';
-import type { BatchEntry } from './batch-tally.js';
+import { isCancelled, type BatchEntry } from './batch-tally.js';
 import type { BatchTransaction } from './batch-transaction.js';
 import type { JobExecutor } from './job-executor.js';
 import type { RunningBatch } from './running-batch.js';
@@ -49,6 +50,7 @@ export class BatchCommitter {
     const open = batch.handed.filter(({ outcome, told }) => !told && outcome === null);
     const steers = [RejectJob, RetryAfter, SnoozeJob].some((steering) => error instanceof steering);
     const shutDown = batch.jobs[0]!.abortReason instanceof QueueClosedError;
+    if (error instanceof JobCancelledError && batch.handed.some(isCancelled)) return this.withoutCancelled(error);
     if (transaction.onReject === 'batch' && error instanceof RejectJob) await this.spoil(error, { all: true });
     else if (underWay !== null) await this.spoil(error, { only: [underWay] });
     else if (steers || (batch.jobs.length === 1 && !shutDown)) await this.spoil(error, { only: open });
@@ -75,6 +77,7 @@ export class BatchCommitter {
   /** The commit was refused, or nobody knows: a single job is charged with it, of several nobody knows which. */
   private async notCommitted(done: readonly BatchEntry[], error: unknown): Promise<BatchResult> {
     const { batch } = this;
+    if (error instanceof TransactionConflictError && done.some(isCancelled)) return this.withoutCancelled(error);
     const [only] = done;
     if (only !== undefined && done.length === 1) {
       batch.tally.decide(only, this.single.failed(only.execution, error, true));
@@ -84,6 +87,13 @@ export class BatchCommitter {
     for (const entry of done) batch.tally.releaseOne(entry);
     await this.close();
     return this.result(0, { error, released: done.map(({ execution }) => execution) });
+  }
+
+  /** Everything is rolled back for jobs that are cancelled: the others come again, and nothing is known against them. */
+  private async withoutCancelled(error: unknown): Promise<BatchResult> {
+    const { handed, jobs } = this.batch;
+    await this.spoil(error, { only: handed.filter(isCancelled) });
+    return this.result(jobs.length, null);
   }
 
   private isDone(entry: BatchEntry): boolean {

@@ -1,6 +1,8 @@
+import { JobCancelledError } from '../job/control-errors.js';
 import { JobTimeoutError, messageOf, QueueClosedError } from '../job/errors.js';
 import { RejectJob, RetryAfter, SnoozeJob } from '../job/steering.js';
 import { BatchCommitter } from './batch-committer.js';
+import { isCancelled } from './batch-tally.js';
 import type { BatchTransaction } from './batch-transaction.js';
 import { NO_TRANSACTION, type Execution, type ExecutorEvents, type JobExecutor } from './job-executor.js';
 import { runWithin } from './run-within.js';
@@ -58,8 +60,7 @@ export class BatchExecutor {
     const committer = new BatchCommitter(this.single, batch, transaction);
     try {
       // It may have waited long for its connection.
-      const reason = batch.jobs.find(({ abortReason }) => abortReason !== undefined)?.abortReason;
-      if (reason !== undefined) throw reason;
+      if (batch.abortReason !== undefined) throw batch.abortReason;
       await Promise.race([this.invoke(batch), batch.jobs[0]!.untilAbandoned()]);
       await this.transactionsEnded(batch);
     } catch (error) {
@@ -105,14 +106,20 @@ export class BatchExecutor {
       await batch.tally.close();
       return { jobs: jobs.length, processed: jobs.length, failure: null };
     }
+    const cancelled = error instanceof JobCancelledError ? batch.handedOpen.filter(isCancelled) : [];
+    if (cancelled.length > 0) {
+      await batch.threw(error, cancelled);
+      return { jobs: jobs.length, processed: jobs.length, failure: null };
+    }
+    const { underWay } = batch;
     const steers = [RejectJob, RetryAfter, SnoozeJob].some((steering) => error instanceof steering);
     const shutDown = first.job.abortReason instanceof QueueClosedError;
-    if ((steers && !batch.knowsCurrent) || (open.length === 1 && !shutDown)) {
-      await batch.threwForAll(error);
+    if ((steers && underWay === null) || (open.length === 1 && !shutDown)) {
+      await batch.threw(error, batch.handedOpen);
       return { jobs: jobs.length, processed, failure: { error, released: [] } };
     }
-    const released = batch.knowsCurrent || shutDown ? [] : open;
-    await batch.threw(error);
+    const released = underWay !== null || shutDown ? [] : open;
+    await batch.threw(error, underWay === null ? [] : [underWay]);
     return { jobs: jobs.length, processed, failure: shutDown ? null : { error, released } };
   }
 

@@ -1,3 +1,4 @@
+import { JobCancelledError } from '../job/control-errors.js';
 import { InvalidTransitionError, LeaseLostError } from '../job/errors.js';
 import type { HandlerPolicy } from '../job/handler.js';
 import type { Job } from '../job/job.js';
@@ -222,6 +223,10 @@ export function stopsLane(outcome: Outcome, policy: HandlerPolicy): boolean {
 
 /** Another runner may have the job: nothing is written of it here. */
 export const isLost = ({ execution }: BatchEntry): boolean => execution.job.abortReason instanceof LeaseLostError;
+
+/** It was told to stop since its job is cancelled. */
+export const isCancelled = ({ execution }: BatchEntry): boolean =>
+  execution.job.abortReason instanceof JobCancelledError;
 
 /** A handler that has asked for completion may have got it. */
 function released({ execution }: BatchEntry): Outcome {

@@ -1,6 +1,6 @@
 import type { EntityManager } from 'typeorm';
 import type { Outcome } from '../job/outcome.js';
-import { stopsLane, type BatchEntry } from './batch-tally.js';
+import { isCancelled, stopsLane, type BatchEntry } from './batch-tally.js';
 import type { OwnTransaction } from './own-transaction.js';
 import { encodeResult } from './result.js';
 
@@ -78,6 +78,9 @@ export class BatchTransaction {
         await inside();
         await this.told();
         if (this.outcomeOf(entry) !== null) throw UNDO;
+        const { job, handler } = entry.execution;
+        // Its row was written beside the transaction, which above this level could not commit with it.
+        if (handler.isolation !== 'READ COMMITTED' && isCancelled(entry)) throw job.abortReason;
       });
     } catch (error) {
       if (error !== UNDO) throw error;

@@ -5,6 +5,7 @@ import { RELEASED, type Outcome } from '../job/outcome.js';
 import { outcomeOfError } from './outcome-of-error.js';
 import { needsPreparing, preparePayload } from './prepare-payload.js';
 import { encodeResult } from './result.js';
+import { runWithin } from './run-within.js';
 import type { RunningJob } from './running-job.js';
 
 /** What the executor needs beside the job. */
@@ -74,11 +75,22 @@ export class JobExecutor {
       return neverStarted(error);
     }
     try {
-      if (needsPreparing(handler, policy)) await preparePayload(job, handler, policy);
+      if (needsPreparing(handler, policy)) await this.prepareWithin(execution);
       return null;
     } catch (error) {
       return this.failed(execution, error, true);
     }
+  }
+
+  /** One that hangs fails by itself: those that are handed over with it wait for it no longer than for the handler. */
+  private async prepareWithin({ job, handler, policy }: Execution): Promise<void> {
+    const { timeoutMs } = policy;
+    const prepare = (): Promise<void> => preparePayload(job, handler, policy);
+    if (timeoutMs === null) return prepare();
+    const expired = new JobTimeoutError(job.name, timeoutMs);
+    // Neither a schema nor `upgrade` is given a signal.
+    const abort = (): void => undefined;
+    return runWithin({ timeoutMs, graceMs: 0, expired, abort, givenUp: () => this.events.stuck(job) }, prepare);
   }
 
   /** The run is a transaction: whatever it ends with but a return rolls that back. */

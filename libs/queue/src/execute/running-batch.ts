@@ -1,6 +1,7 @@
 import type { EntityManager } from 'typeorm';
 import type { JobBatch } from '../job/batch.js';
 import type { Duration } from '../job/duration.js';
+import { JobCancelledError } from '../job/control-errors.js';
 import { JobTimeoutError, messageOf, QueueClosedError } from '../job/errors.js';
 import type { Job } from '../job/job.js';
 import type { Outcome } from '../job/outcome.js';
@@ -27,7 +28,8 @@ export class RunningBatch implements JobBatch {
   private current: BatchEntry | null = null;
   private leaving = false;
   private controller: AbortController | undefined;
-  private abortReason: Error | undefined;
+  /** Why the handler was told to stop. */
+  abortReason: Error | undefined;
 
   constructor(
     /** In their order; of a lane where they are ordered. */
@@ -100,11 +102,6 @@ export class RunningBatch implements JobBatch {
     return this.jobs.filter((job) => this.tally.of(job)!.told).length;
   }
 
-  /** Whether it is known which job is under way. */
-  get knowsCurrent(): boolean {
-    return this.underWay !== null;
-  }
-
   /** The job that `each` is at. */
   get underWay(): BatchEntry | null {
     return this.current === null || this.current.told ? null : this.current;
@@ -113,6 +110,11 @@ export class RunningBatch implements JobBatch {
   /** What was handed over. */
   get handed(): readonly BatchEntry[] {
     return this.jobs.map((job) => this.tally.of(job)!);
+  }
+
+  /** Of that, what was not told of. */
+  get handedOpen(): readonly BatchEntry[] {
+    return this.handed.filter(({ told }) => !told);
   }
 
   /** The handler gets what has not ended before. */
@@ -127,7 +129,9 @@ export class RunningBatch implements JobBatch {
 
   /** A job was told to stop: the handler is, too, when that is not for some of its jobs only. */
   aborted(reason: Error): void {
-    const ofAll = reason instanceof QueueClosedError || reason instanceof JobTimeoutError || this.transaction !== null;
+    // Without one of its leases a transaction cannot commit; without a job that is cancelled it can.
+    const spoilsAll = this.transaction !== null && !(reason instanceof JobCancelledError);
+    const ofAll = reason instanceof QueueClosedError || reason instanceof JobTimeoutError || spoilsAll;
     if (!ofAll && this.open.some(({ job }) => job.abortReason === undefined)) return;
     this.abortReason ??= reason;
     this.controller?.abort(this.abortReason);
@@ -140,24 +144,13 @@ export class RunningBatch implements JobBatch {
 
   /** The method has returned: what it has not told of is completed. */
   async returned(): Promise<void> {
-    for (const entry of this.handedOpen()) this.tally.decide(entry, this.succeeded(entry));
+    for (const entry of this.handedOpen) this.tally.decide(entry, this.succeeded(entry));
     await this.tally.close();
   }
 
-  /** The method has thrown, which is the end of all that it has not told of. */
-  async threwForAll(error: unknown): Promise<void> {
-    for (const entry of this.handedOpen()) {
-      this.tally.decide(entry, this.outcomes.failed(entry.execution, error, true));
-    }
-    await this.tally.close();
-  }
-
-  /** The method has thrown: the failure is that of the job which `each` is at, or of none. */
-  async threw(error: unknown): Promise<void> {
-    const { current } = this;
-    if (current !== null && !current.told) {
-      this.tally.decide(current, this.outcomes.failed(current.execution, error, true));
-    }
+  /** The method has thrown, which is the end of these jobs, not told of so far, and of no others. */
+  async threw(error: unknown, failed: readonly BatchEntry[]): Promise<void> {
+    for (const entry of failed) this.tally.decide(entry, this.outcomes.failed(entry.execution, error, true));
     await this.tally.close();
   }
 
@@ -185,9 +178,11 @@ export class RunningBatch implements JobBatch {
     work: (job: Job) => unknown,
   ): Promise<void> {
     const { execution } = entry;
+    const { job } = execution;
     this.current = entry;
     try {
-      await transaction.run(entry, () => work(execution.job));
+      if (job.abortReason !== undefined) throw job.abortReason;
+      await transaction.run(entry, () => work(job));
     } catch (error) {
       if (transaction.onReject === 'batch') throw error;
       await transaction.fail(entry, error, this.outcomes.failed(execution, error, true), true);
@@ -200,10 +195,6 @@ export class RunningBatch implements JobBatch {
     const deciding = this.outcomes.failed(entry.execution, error, false);
     if (this.transaction === null) this.tally.decide(entry, deciding);
     else void this.transaction.fail(entry, error, deciding, false);
-  }
-
-  private handedOpen(): BatchEntry[] {
-    return this.handed.filter(({ told }) => !told);
   }
 
   private succeeded({ execution }: BatchEntry): Outcome | Promise<Outcome> {

@@ -4,7 +4,14 @@ import type { IsolationLevel } from '../job/handler.js';
 import { endsWithin } from '../job/time-limit.js';
 import type { SqlQuery } from '../statements/statement.js';
 import { beginRun, commit, rollback } from '../statements/transaction.js';
-import { sendTogether, type BundleError, type Query, type QueryingClient } from './query-bundle.js';
+import {
+  canBundle,
+  QueryBundle,
+  sendTogether,
+  type BundleError,
+  type Query,
+  type QueryingClient,
+} from './query-bundle.js';
 import { asQueueError, sqlStateOf } from './sqlstate.js';
 import { endTransaction, hasEnded } from './transaction-client.js';
 
@@ -174,14 +181,20 @@ export class ManagedTransaction {
     const { opening } = this;
     this.opening = null;
     if (opening === null) return client.query(...call);
+    if (query instanceof QueryBundle) {
+      query.prepend(opening);
+      return client.query(query);
+    }
     // A cursor, or what else sends itself, stands behind it in the client's queue.
     if (!isSingle(query) || typeof values === 'function' || callback !== undefined) {
       client.query(opening).catch(() => undefined);
       return client.query(...call);
     }
-    return sendTogether(client, [opening, query as Query], values as unknown[]).catch((error: BundleError) => {
-      throw error.cause;
-    });
+    return sendTogether(client, [opening, query as Query], { values: values as unknown[] }).catch(
+      (error: BundleError) => {
+        throw error.cause;
+      },
+    );
   }
 
   private async openNow(): Promise<void> {
@@ -190,9 +203,8 @@ export class ManagedTransaction {
     if (opening !== null) await this.client.query(opening);
   }
 
-  /** Not with the native client, and not where the application's connections are pipelined anyway. */
   private get canBundle(): boolean {
-    return this.client.pipeline !== true && typeof this.client.connection?.bind === 'function';
+    return canBundle(this.client);
   }
 
   private async sendBundle(last: readonly SqlQuery[]): Promise<{ command?: string }> {

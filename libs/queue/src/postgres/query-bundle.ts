@@ -37,22 +37,34 @@ export interface QueryingClient {
   query(query: unknown, ...more: unknown[]): unknown;
 }
 
+/** Which of the statements of a bundle the answer is wanted of: the last one by default. */
+interface Wanted {
+  readonly place?: number;
+  /** Of that one. */
+  readonly values?: readonly unknown[];
+}
+
+/** Not with the native client, and not where the connection is pipelined anyway. */
+export function canBundle(client: { readonly pipeline?: boolean; readonly connection?: { readonly bind?: unknown } }) {
+  return client.pipeline !== true && typeof client.connection?.bind === 'function';
+}
+
 /**
  * Sends several statements at once, none a list of them in one text, which the server answers together: it does none of
  * those behind one that fails.
  *
- * @returns how many were done, and the answer to the last one, as `client.query` would answer it
+ * @returns the answer to the one that is wanted, as `client.query` would answer it
  * @throws {BundleError} whose `cause` is the error of the statement that has failed
  */
 export async function sendTogether<T>(
   client: QueryingClient,
   queries: readonly Query[],
-  values?: readonly unknown[],
+  { place = queries.length - 1, values }: Wanted = {},
 ): Promise<T> {
-  const bundle = new QueryBundle(queries, values);
+  const bundle = new QueryBundle(queries, place, values);
   return new Promise<T>((resolve, reject) => {
     bundle.callback = (error, result) => {
-      if (error === null) resolve(result as T);
+      if (error === null) resolve(bundle.answer(result) as T);
       else reject(new BundleError(bundle.done, error));
     };
     client.query(bundle);
@@ -86,19 +98,29 @@ function makeUnread(query: Query): PgQuery {
 }
 
 /** For `client.query`, which takes any object with a `submit`, as it takes the one of pg-cursor. */
-class QueryBundle {
+export class QueryBundle {
   done = 0;
   /** Set by pg too, which wraps it where queries have a time limit. */
   callback: Callback = () => undefined;
-  private readonly queries: readonly PgQuery[];
+  private readonly queries: PgQuery[];
+  private readonly wanted: PgQuery;
   private readonly last: PgQuery;
 
-  /** @param values of the last query */
-  constructor(queries: readonly Query[], values?: readonly unknown[]) {
-    const end = queries.length - 1;
-    this.queries = queries.map((query, index) => (index === end ? make(query, values) : makeUnread(query)));
-    this.last = this.queries[end]!;
+  constructor(queries: readonly Query[], place: number, values: readonly unknown[] | undefined) {
+    this.queries = queries.map((query, index) => (index === place ? make(query, values) : makeUnread(query)));
+    this.wanted = this.queries[place]!;
+    this.last = this.queries.at(-1)!;
     this.last.callback = (error, result) => this.callback(error, result);
+  }
+
+  /** Before all the others, as long as nothing is sent. */
+  prepend(query: Query): void {
+    this.queries.unshift(makeUnread(query));
+  }
+
+  /** @param result the answer to the last one */
+  answer(result: unknown): unknown {
+    return this.wanted === this.last ? result : this.wanted._result;
   }
 
   /** Of the statement that is being answered: pg notes by it what the server has parsed. */
@@ -112,15 +134,15 @@ class QueryBundle {
 
   /** pg puts its own way to read types into it. */
   get _result(): unknown {
-    return this.last._result;
+    return this.wanted._result;
   }
 
   get binary(): boolean {
-    return this.last.binary;
+    return this.wanted.binary;
   }
 
   set binary(binary: boolean) {
-    this.last.binary = binary;
+    this.wanted.binary = binary;
   }
 
   private get current(): PgQuery {

@@ -6,7 +6,7 @@ import type { Checkpoint, Progress, RunFacts, RunPort, RunTransaction } from '..
 import type { Connection } from '../postgres/connection.js';
 import { ManagedTransaction } from '../postgres/managed-transaction.js';
 import { poolShareOf, type PoolShare } from '../postgres/pool-share.js';
-import { hasOpenTransaction, transactionClient } from '../postgres/transaction-client.js';
+import { hasOpenTransaction, pinnedTransactionClient } from '../postgres/transaction-client.js';
 import { checkpointJob, findRun, type FencedRun } from '../statements/checkpoint-job.js';
 import { storePolicies } from '../statements/policies.js';
 import { reportProgress } from '../statements/report-progress.js';
@@ -93,7 +93,7 @@ export class RunWriter implements RunPort {
 
   private async write<T>(manager: EntityManager | undefined, work: (client: SqlClient) => Promise<T>): Promise<T> {
     if (manager === undefined) return this.connection.transaction(work, beginBriefly);
-    return work(await transactionClient(manager, this.settings));
+    return work(await pinnedTransactionClient(manager, this.settings));
   }
 }
 

@@ -21,7 +21,8 @@ const LIMITS = 'SET LOCAL statement_timeout = 20000; SET LOCAL lock_timeout = 0'
  * The hot statements have one right plan each, the walk of an index; on a table that was never analyzed, or was analyzed
  * empty, the planner must not think of another one. `bench/plans.ts` and a test show the plans.
  */
-const PIN_PLAN = `SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL jit = off`;
+const PINNED = ['enable_seqscan', 'enable_bitmapscan', 'enable_hashjoin', 'enable_mergejoin', 'jit'];
+const PIN_PLAN = PINNED.map((setting) => `SET LOCAL ${setting} = off`).join('; ');
 
 export const begin = `${beginPlain}; ${LIMITS}; ${PIN_PLAN}`;
 
@@ -42,6 +43,29 @@ export const keepToIndexes = defineStatement<object, never>({
   row: () => {
     throw new Error('keep_to_indexes answers no rows');
   },
+});
+
+/**
+ * Pins the plan of what stands between this and `unpinPlan`: statements of ours amid those of an application, whose own
+ * plans stay what they are.
+ */
+export const pinPlan = defineStatement<object, true>({
+  name: 'pin_plan_v1',
+  text: () => `
+  WITH noted AS MATERIALIZED (
+    SELECT name, set_config('nestmq.' || name, current_setting(name), true) FROM unnest(${settings(PINNED)}) AS name
+  )
+  SELECT set_config(name, 'off', true) FROM noted`,
+  values: () => [],
+  row: () => true,
+});
+
+export const unpinPlan = defineStatement<object, true>({
+  name: 'unpin_plan_v1',
+  text: () =>
+    `SELECT set_config(name, current_setting('nestmq.' || name), true) FROM unnest(${settings(PINNED)}) AS name`,
+  values: () => [],
+  row: () => true,
 });
 
 /** For what may be forgotten by a crash of the server. */
@@ -97,4 +121,9 @@ function lockChannel(schema: string, channel: string): string {
 /** A 64-bit key, the same in every process. A collision makes two channels take turns, no more. */
 function lockKey(schema: string, channel: string): string {
   return createHash('sha256').update(`nestmq\0${schema}\0${channel}`).digest().readBigInt64BE(0).toString();
+}
+
+/** As an array of SQL. */
+function settings(names: readonly string[]): string {
+  return `ARRAY[${names.map((name) => `'${name}'`).join(', ')}]`;
 }
