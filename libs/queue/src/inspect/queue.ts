@@ -151,7 +151,7 @@ export class Queue {
    */
   async stats(channels?: readonly string[]): Promise<ChannelStats[]> {
     const params = { names: this.ports.names(), channels: channels === undefined ? null : checkChannels(channels) };
-    return this.ports.readMoment((client) => readStats(client, params));
+    return this.ports.readMoment((client) => readStats(client, params, true));
   }
 
   /**
