@@ -53,7 +53,12 @@ const counted = { names: ['n'], channels: null };
 const nowMicros = String(Date.now() * 1_000);
 const counts = (): Count[] =>
   ['c0', 'c1'].flatMap((channel) =>
-    (['ready', 'scheduled', 'retrying', 'held', 'dead'] as const).map((cell) => ({ channel, cell, priority: 0, less: 0 })),
+    (['ready', 'scheduled', 'retrying', 'held', 'dead'] as const).map((cell) => ({
+      channel,
+      cell,
+      priority: 0,
+      less: 0,
+    })),
   );
 const lanes = { names: ['n'], channels: ['c0', 'c1'], nowMicros };
 const all: readonly JobState[] = ['waiting', 'held', 'running'];

@@ -7,7 +7,7 @@ import { run, type SqlClient } from '../statements/statement.js';
 const LEAST = 100;
 
 /** Jobs beyond those that are counted in one call, where several channels are read: shared by the states that have more. */
-const SHARED = 25_000;
+const SHARED = 10_000;
 
 /** Lanes are stepped through, which takes as long as to count so many jobs. */
 const JOBS_PER_LANE = 10;

@@ -1,5 +1,6 @@
-import type { StatsCell } from './count-channels.js';
+import { countUpTo, type StatsCell } from './count-channels.js';
 import { unknownName } from './find-channels.js';
+import { inArrivals } from './job-columns.js';
 import { defineStatement, timeOf } from './statement.js';
 
 export interface CountLanesParams {
@@ -37,18 +38,24 @@ const stateOfHead = (schema: string): string => `CASE
       WHEN attempt = 0 THEN 'scheduled'
       ELSE 'retrying' END`;
 
-const heads = (schema: string): string => `
+/** Of jobs with the state of those among them that are heads. */
+const tally = (schema: string, jobs: string): string => `
       count(*) FILTER (WHERE state = 'running') AS running,
       count(*) FILTER (WHERE state = 'ready') AS ready,
       count(*) FILTER (WHERE state = 'scheduled') AS scheduled,
       count(*) FILTER (WHERE state = 'retrying') AS retrying,
       date_part('epoch', ${NOW} - min(due_at) FILTER (WHERE state = 'ready')) * 1000 AS oldest,
-      json_agg(DISTINCT name) FILTER (WHERE state <> 'running' AND held_until IS NULL AND ${unknownName(schema)}) AS unknown`;
+      (SELECT json_agg(name) FROM (
+        SELECT DISTINCT name FROM ${jobs} WHERE state <> 'running' AND held_until IS NULL AND ${unknownName(schema)}
+      ) AS few) AS unknown
+    FROM ${jobs}
+    LIMIT 1`;
 
 /**
  * Ordered jobs: the heads of a channel's lanes are ready, scheduled, waiting for a retry or running; what stands behind
- * them, or behind a dead job, is blocked. All are looked at up to a limit; where there are more, a loose walk goes from head to
- * head, up to a limit of its own. Indexes `job_lane`, `lane_blocked`, `lane_pkey`, `lease_pkey`.
+ * them, or behind a dead job, is blocked. A few are looked at one by one. Of more, `job_arrival` tells how many there are, and a
+ * loose walk of `job_lane` goes from head to head; where there are too many lanes for that, the first few jobs are looked at after
+ * all, for how many stand behind others. Indexes also `lane_blocked`, `lane_pkey`, `lease_pkey`.
  */
 export const countLanes = defineStatement<CountLanesParams, LaneCounts>({
   name: 'count_lanes_v1',
@@ -61,32 +68,19 @@ export const countLanes = defineStatement<CountLanesParams, LaneCounts>({
       WHERE lane.channel = lease.channel AND lane.key = held.key AND lane.runner_id = lease.runner_id AND lane.lease = lease.number
     )
   )
-  SELECT asked.channel,
+  SELECT asked.channel, arrivals.jobs,
     seen.jobs, seen.unheld, seen.running, seen.ready, seen.scheduled, seen.retrying, seen.oldest, seen.unknown,
     walked.lanes, walked.running, walked.ready, walked.scheduled, walked.retrying, walked.oldest, walked.unknown
   FROM unnest($2::text[]) AS asked (channel)
   CROSS JOIN LATERAL (
-    SELECT count(*) AS jobs, count(*) FILTER (WHERE held_until IS NULL) AS unheld, ${heads(schema)}
-    FROM (
-      SELECT *, CASE WHEN is_head THEN ${stateOfHead(schema)} END AS state
-      FROM (
-        SELECT *, key IS DISTINCT FROM lag(key) OVER (ORDER BY key, seq, position) AS is_head
-        FROM (
-          SELECT ${HEAD}, seq, position
-          FROM ${schema}.job
-          WHERE job.channel = asked.channel AND position IS NOT NULL
-          ORDER BY key, seq, position
-          LIMIT $3::bigint + 1
-        ) AS first
-      ) AS head
-    ) AS job
-    LIMIT 1
-  ) AS seen
+    SELECT ${countUpTo(`SELECT FROM ${schema}.job WHERE job.channel = asked.channel AND ${inArrivals}`, '$3::bigint + 1')} AS jobs
+    OFFSET 0
+  ) AS arrivals
   CROSS JOIN LATERAL (
     WITH RECURSIVE head AS (
       (SELECT 1 AS step, ${HEAD}
         FROM ${schema}.job
-        WHERE job.channel = asked.channel AND position IS NOT NULL AND seen.jobs > $3::bigint
+        WHERE job.channel = asked.channel AND position IS NOT NULL AND arrivals.jobs > $3::bigint
         ORDER BY key, seq, position
         LIMIT 1)
       UNION ALL
@@ -99,27 +93,43 @@ export const countLanes = defineStatement<CountLanesParams, LaneCounts>({
         LIMIT 1
       ) AS next
       WHERE head.step <= $4::bigint
+    ), told AS MATERIALIZED (
+      SELECT due_at, name, held_until, ${stateOfHead(schema)} AS state FROM head
     )
-    SELECT count(*) AS lanes, ${heads(schema)}
-    FROM (SELECT *, ${stateOfHead(schema)} AS state FROM head) AS job
-    LIMIT 1
-  ) AS walked`,
+    SELECT count(*) AS lanes, ${tally(schema, 'told')}
+  ) AS walked
+  CROSS JOIN LATERAL (
+    WITH job AS MATERIALIZED (
+      SELECT due_at, name, held_until, CASE WHEN is_head THEN ${stateOfHead(schema)} END AS state
+      FROM (
+        SELECT *, key IS DISTINCT FROM lag(key) OVER (ORDER BY key, seq, position) AS is_head
+        FROM (
+          SELECT ${HEAD}, seq, position
+          FROM ${schema}.job
+          WHERE job.channel = asked.channel AND position IS NOT NULL AND (arrivals.jobs <= $3::bigint OR walked.lanes > $4::bigint)
+          ORDER BY key, seq, position
+          LIMIT $3::bigint + 1
+        ) AS first
+      ) AS head
+    )
+    SELECT count(*) AS jobs, count(*) FILTER (WHERE held_until IS NULL) AS unheld, ${tally(schema, 'job')}
+  ) AS seen`,
   values: ({ names, channels, jobs, lanes, nowMicros }) => [names, channels, jobs, lanes, nowMicros],
-  row: ([channel, jobs, unheld, ...columns], params) => {
+  row: ([channel, arrivals, jobs, unheld, ...columns], params) => {
     const seen = headsOf(columns.slice(0, 6));
     const [lanes, ...ofWalked] = columns.slice(6);
     const walked = headsOf(ofWalked);
-    const isWhole = Number(jobs) <= params.jobs;
+    const isMany = Number(arrivals) > params.jobs;
     return {
       channel: channel as string,
-      ...(isWhole
-        ? together(seen, Number(unheld), [])
-        : Number(lanes) <= params.lanes
-          ? together(walked, Number(unheld), ['blocked'])
-          : together(seen, Number(unheld), ['ready', 'scheduled', 'retrying', 'blocked'], walked)),
+      ...(isMany && Number(lanes) <= params.lanes
+        ? together(walked, Number(arrivals), ['blocked'])
+        : together(seen, Number(unheld), isMany || Number(jobs) > params.jobs ? OF_LANES : [], walked)),
     };
   },
 });
+
+const OF_LANES: readonly StatsCell[] = ['ready', 'scheduled', 'retrying', 'blocked'];
 
 interface Heads {
   readonly running: number;
@@ -141,8 +151,11 @@ function headsOf([running, ready, scheduled, retrying, oldest, unknown]: unknown
   };
 }
 
-/** @param more other heads of the same lanes, where neither is all of them */
-function together(first: Heads, unheld: number, cut: readonly StatsCell[], more = first): Omit<LaneCounts, 'channel'> {
+/**
+ * @param free jobs that are not held, these heads among them
+ * @param more other heads of the same lanes, where neither is all of them
+ */
+function together(first: Heads, free: number, cut: readonly StatsCell[], more = first): Omit<LaneCounts, 'channel'> {
   const { running, ready, scheduled, retrying } = first;
   const ages = [first, more].flatMap(({ oldestReadyMs }) => oldestReadyMs ?? []);
   return {
@@ -150,7 +163,7 @@ function together(first: Heads, unheld: number, cut: readonly StatsCell[], more 
       ready: Math.max(ready, more.ready),
       scheduled: Math.max(scheduled, more.scheduled),
       retrying: Math.max(retrying, more.retrying),
-      blocked: Math.max(0, unheld - running - ready - scheduled - retrying),
+      blocked: Math.max(0, free - running - ready - scheduled - retrying),
     },
     cut,
     oldestReadyMs: ages.length === 0 ? null : Math.max(...ages),

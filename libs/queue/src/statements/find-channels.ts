@@ -141,8 +141,23 @@ export const findChannels = defineStatement<CountParams, FoundChannel>({
 });
 
 function found(columns: unknown[]): FoundChannel {
-  const [channel, nowMicros, paused, feedsOf, lanes, held, dead, running, ready, scheduled, retrying, cut, oldest, front, lost] =
-    columns;
+  const [
+    channel,
+    nowMicros,
+    paused,
+    feedsOf,
+    lanes,
+    held,
+    dead,
+    running,
+    ready,
+    scheduled,
+    retrying,
+    cut,
+    oldest,
+    front,
+    lost,
+  ] = columns;
   return {
     channel: channel as string,
     nowMicros: nowMicros as string,
