@@ -102,9 +102,11 @@ export class CreateQueueTables implements MigrationInterface {
         WHERE position IS NOT NULL AND seq IS NULL AND NOT suspect AND held_until IS NULL`,
       // expire_holds, rescue_expired: empty unless the feature is used.
       `CREATE INDEX job_held ON ${schema}.job (held_until) WHERE held_until IS NOT NULL`,
-      // count_others: held jobs of a channel.
+      // count_jobs: held jobs of a channel.
       `CREATE INDEX job_held_channel ON ${schema}.job (channel, held_until) WHERE held_until IS NOT NULL`,
-      // count_feeds: only jobs that have run before pay for it.
+      // count_jobs: only jobs that were delayed pay for the first, only those that have run before for the second.
+      `CREATE INDEX job_scheduled ON ${schema}.job (channel, due_at)
+        WHERE attempt = 0 AND due_at > created_at AND NOT suspect AND position IS NULL AND held_until IS NULL`,
       `CREATE INDEX job_retrying ON ${schema}.job (channel, due_at)
         WHERE attempt > 0 AND NOT suspect AND position IS NULL AND held_until IS NULL`,
       `CREATE INDEX job_lease_end ON ${schema}.job (lease_ends_at) WHERE lease_ends_at IS NOT NULL`,
@@ -233,7 +235,7 @@ export class CreateQueueTables implements MigrationInterface {
       )`,
       // prune_jobs
       `CREATE INDEX finished_job_delete_at ON ${schema}.finished_job (delete_at) WHERE delete_at IS NOT NULL`,
-      // count_others, count_finished, find_finished_jobs: jobs of a channel and state
+      // count_jobs, find_channels, count_finished, find_finished_jobs: jobs of a channel and state
       `CREATE INDEX finished_job_channel ON ${schema}.finished_job (channel, state, finished_at)`,
       // Dead letters, by each way in which they are asked for. Jobs that were completed or cancelled pay nothing for them.
       `CREATE INDEX finished_job_dead ON ${schema}.finished_job (finished_at, id) WHERE state IN ('dead', 'reprocessing')`,

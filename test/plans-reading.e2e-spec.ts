@@ -1,5 +1,7 @@
 import { beforeAll, describe, expect, it } from '@jest/globals';
-import { countFeeds, countLanes, countOthers, EXACT } from '../libs/queue/src/statements/count-channels.js';
+import { countJobs, EXACT, type Count } from '../libs/queue/src/statements/count-channels.js';
+import { countLanes } from '../libs/queue/src/statements/count-lanes.js';
+import { findChannels } from '../libs/queue/src/statements/find-channels.js';
 import {
   findFinishedJobs,
   findLiveJobs,
@@ -21,8 +23,6 @@ const tables = useTables(database);
 
 const LIVE = 400_000;
 const FINISHED = 500_000;
-/** In each of the two channels. */
-const RETRYING = 25_000;
 const LARGE = ['job', 'finished_job'];
 
 /** Half of the live jobs unordered: due, later, and waiting for a retry; half in a hundred lanes. Two channels; one lease. */
@@ -48,6 +48,17 @@ async function fill(): Promise<void> {
 }
 
 const counted = { names: ['n'], channels: null };
+const nowMicros = String(Date.now() * 1_000);
+const counts = (): Count[] =>
+  ['c0', 'c1'].flatMap((channel) =>
+    (['ready', 'scheduled', 'retrying', 'held', 'dead'] as const).map((cell) => ({
+      channel,
+      cell,
+      priority: 0,
+      less: 0,
+    })),
+  );
+const lanes = { names: ['n'], channels: ['c0', 'c1'], nowMicros };
 const all: readonly JobState[] = ['waiting', 'held', 'running'];
 const find = {
   ...{ states: all, channel: null, name: null, key: 'absent', before: null, since: null, below: '9223372036854775807' },
@@ -58,9 +69,10 @@ type Plan = (generic: boolean) => Promise<PlanNode[]>;
 
 /** Name · statement and parameters · the most rows of `job` and `finished_job` that it may read. */
 const cases: [string, Plan, number][] = [
-  ['count_feeds', plan(countFeeds, counted), 2 * (2 * RETRYING + 2 * EXACT + 2_000)],
-  ['count_lanes', plan(countLanes, counted), 2 * (EXACT + 1_000)],
-  ['count_others', plan(countOthers, counted), 2 * EXACT],
+  ['find_channels', plan(findChannels, counted), 2 * 1_000],
+  ['count_jobs', plan(countJobs, { counts: counts(), limit: 1_000, nowMicros }), 2 * 5 * 1_001],
+  ['count_lanes', plan(countLanes, { ...lanes, jobs: 1_000, lanes: 100 }), 2 * (1_001 + 200)],
+  ['count_lanes of few jobs', plan(countLanes, { ...lanes, jobs: LIVE, lanes: 100 }), LIVE / 2 + 200],
   ['find_live_jobs', plan(findLiveJobs, find), JOBS_PER_LOOK + 200],
   ['find_live_jobs of a channel', plan(findLiveJobs, { ...find, channel: 'c0', rare: true }), 5 * JOBS_PER_LOOK],
   ['find_live_jobs without a filter', plan(findLiveJobs, { ...find, key: null, window: 101 }), 500],

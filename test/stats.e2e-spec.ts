@@ -13,11 +13,15 @@ beforeEach(() => tables.clear());
 const EXACT = 10_000;
 
 /** Jobs by plain SQL; ids begin at one above the highest. */
-const insert = (count: number, columns: Record<string, string>): Promise<object[]> =>
+const insert = (count: number, columns: Record<string, string>, channel = 'c'): Promise<object[]> =>
   tables.sql(
-    `INSERT INTO nestmq.job (id, channel, name, ${Object.keys(columns).join(', ')})
-     SELECT nextval('nestmq.job_id_seq'), 'c', 'work', ${Object.values(columns).join(', ')} FROM generate_series(1, $1::integer) AS i`,
-    [count],
+    `INSERT INTO nestmq.job (id, channel, name${Object.keys(columns)
+      .map((column) => `, ${column}`)
+      .join('')})
+     SELECT nextval('nestmq.job_id_seq'), $2, 'work'${Object.values(columns)
+       .map((value) => `, ${value}`)
+       .join('')} FROM generate_series(1, $1::integer) AS i`,
+    [count, channel],
   );
 
 const LATER = { due_at: `now() + interval '1 hour'` };
@@ -88,6 +92,29 @@ describe('queue.stats()', () => {
     expect(await statsOf()).toMatchObject([{ [cell]: EXACT, atLeast: [cell] }]);
   });
 
+  it.each([
+    ['one count beyond the first 100', { c: 5_000, d: 100 }, [5_000, 100], []],
+    ['two', { c: 4_999, d: 5_000 }, [4_999, 5_000], []],
+    ['three', { c: 4_999, d: 5_000, e: 101 }, [3_333, 3_333, 101], ['c', 'd']],
+  ] as const)('of several channels counts 100 jobs each, and shares 10 000 more: %s', async (_, jobs, ready, cut) => {
+    for (const [channel, count] of Object.entries(jobs)) await insert(count, {}, channel);
+    await withStats(async ({ queue }) => {
+      const stats = await queue.stats();
+      expect(stats.map((channel) => channel.ready)).toEqual(ready);
+      expect(stats.filter(({ atLeast }) => atLeast.includes('ready')).map(({ channel }) => channel)).toEqual(cut);
+      expect(await queue.stats(['c'])).toMatchObject([{ ready: jobs.c, atLeast: [] }]);
+    });
+  });
+
+  it('counts the heads of a few lanes among many jobs, and no more blocked ones than there are', async () => {
+    await insert(1.2 * EXACT, ordered(`'k' || i % 3`));
+    await insert(200, { ...ordered(`'k0'`), held_until: `now() + interval '1 hour'` });
+    await insert(400, ordered(`'k' || i % 50`), 'd');
+    const [c, d] = await statsOf();
+    expect(c).toMatchObject({ ready: 3, held: 200, blocked: 1_666, atLeast: ['blocked'] });
+    expect(d).toMatchObject({ ready: 50, blocked: 350, atLeast: [] });
+  });
+
   it('is exact about the few that are scheduled, due or dead beside many others of the channel', async () => {
     await insert(EXACT + 1, { ...LATER, attempt: '1' });
     await insert(EXACT + 1, { ...ordered(`'k'`) });
@@ -99,7 +126,7 @@ describe('queue.stats()', () => {
   });
 
   it('says of more lanes than it looks at that there are at least so many', async () => {
-    await insert(EXACT + 5, { ...ordered(`'k' || i`) });
+    await insert(1.1 * EXACT + 1, { ...ordered(`'k' || i`) });
     expect(await statsOf()).toMatchObject([
       { ready: EXACT, blocked: 0, atLeast: expect.arrayContaining(['ready', 'blocked']) },
     ]);

@@ -25,7 +25,7 @@ export const stats: Workload = {
       await fill(database, settings.jobs ?? LIVE, channels, states === 'mixed');
       for (const [when, prepare] of [
         ['just inserted', async () => undefined],
-        ['vacuumed', () => database.admin.query('VACUUM ANALYZE nestmq.job')],
+        ['vacuumed', () => database.admin.query('VACUUM ANALYZE nestmq.job, nestmq.finished_job')],
       ] as const) {
         await prepare();
         await app.queue.stats();
@@ -51,16 +51,41 @@ async function measure({ settings }: Bench, queue: Queue): Promise<Sample> {
   return { jobs: calls, perSecond: calls / seconds, latency: percentilesOf(Float64Array.from(times)), usage: null };
 }
 
-/** Due ones, later ones, retries, and lanes: an equal share of each, or due ones only. */
+/**
+ * Due ones, later ones, retries, lanes and held ones: an equal share of each, some of them running, and dead letters beside; or due
+ * ones only. What autovacuum has done depends on when it came by, so it does not come.
+ */
 async function fill({ admin }: BenchDatabase, jobs: number, channels: number, mixed: boolean): Promise<void> {
-  await admin.query('TRUNCATE nestmq.job');
+  for (const table of ['job', 'finished_job'])
+    await admin.query(`ALTER TABLE nestmq.${table} SET (autovacuum_enabled = off)`);
+  await admin.query('TRUNCATE nestmq.job, nestmq.finished_job, nestmq.lease');
   await admin.query(
-    `INSERT INTO nestmq.job (id, channel, name, key, position, attempt, due_at, payload)
+    `INSERT INTO nestmq.job (id, channel, name, key, position, attempt, held_until, due_at, payload)
     SELECT n, 'channel ' || n % $2::integer, 'Letters.send',
       CASE WHEN kind = 3 THEN 'key ' || n % 997 ELSE '' END, CASE WHEN kind = 3 THEN n END, (kind = 2)::integer,
+      CASE WHEN kind = 4 THEN clock_timestamp() + interval '1 day' END,
       clock_timestamp() + CASE WHEN kind IN (1, 2) THEN interval '1 day' ELSE interval '-1 day' END + n * interval '1 microsecond',
       json_build_object('n', n, 'to', 'somebody@example.org')
-    FROM generate_series(1, $1::integer) AS n, LATERAL (SELECT CASE WHEN $3 THEN n / $2::integer % 4 ELSE 0 END AS kind) AS job`,
+    FROM generate_series(1, $1::integer) AS n, LATERAL (SELECT CASE WHEN $3 THEN n / $2::integer % 5 ELSE 0 END AS kind) AS job`,
     [jobs, channels, mixed],
+  );
+  if (!mixed) return;
+  await admin.query(
+    `INSERT INTO nestmq.finished_job (id, state, attempt, priority, due_at, created_at, channel, key, name)
+    SELECT $1::integer + n, 'dead', 1, 0, clock_timestamp(), clock_timestamp(), 'channel ' || n % $2::integer, '', 'Letters.send'
+    FROM generate_series(1, $1::integer / 5) AS n`,
+    [jobs, channels],
+  );
+  await admin.query(
+    `INSERT INTO nestmq.lease (runner_id, number, channel, priority, job_ids, runs, started, hi_due_at, hi_id)
+    SELECT 1, row_number() OVER (), channel, 0, ids, array_fill(0, ARRAY[cardinality(ids)]), cardinality(ids), clock_timestamp(), ids[32]
+    FROM (
+      SELECT 'channel ' || c AS channel, ARRAY(
+        SELECT id FROM nestmq.job
+        WHERE channel = 'channel ' || c AND position IS NULL AND held_until IS NULL AND attempt = 0 ORDER BY due_at, id LIMIT 32
+      ) AS ids
+      FROM generate_series(0, $1::integer - 1) AS c
+    ) AS due`,
+    [channels],
   );
 }

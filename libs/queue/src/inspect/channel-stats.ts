@@ -1,15 +1,9 @@
-import {
-  countFeeds,
-  countLanes,
-  countOthers,
-  EXACT,
-  type ChannelPart,
-  type CountParams,
-  type StatsCell,
-} from '../statements/count-channels.js';
+import type { CountParams, StatsCell } from '../statements/count-channels.js';
+import { findChannels, type FoundChannel } from '../statements/find-channels.js';
 import { run, type SqlClient } from '../statements/statement.js';
+import { countChannels, type Counted } from './counted.js';
 
-/** What stands in one channel. Counts are exact up to 10 000 each. */
+/** What stands in one channel. Counts are exact up to a bound, 10 000 where one channel is read. */
 export interface ChannelStats {
   /** Name of the channel. */
   readonly channel: string;
@@ -37,49 +31,33 @@ export interface ChannelStats {
   readonly unknownNames: readonly string[];
 }
 
-const NONE: Readonly<Record<StatsCell, number>> = {
-  ...{ scheduled: 0, ready: 0, blocked: 0, retrying: 0, held: 0, running: 0, dead: 0 },
-};
+/**
+ * Of one moment, when the client is in a transaction with one snapshot.
+ *
+ * @param bounded `true`: at a cost that is bounded, whatever the number of jobs; `false`: up to 10 000 of each state and channel
+ */
+export async function readStats(client: SqlClient, params: CountParams, bounded: boolean): Promise<ChannelStats[]> {
+  const found = await run(client, findChannels, params);
+  const counted = await countChannels(client, found, params.names, bounded);
+  return found
+    .map((channel, index) => statsOf(channel, counted[index]!))
+    .filter(isWorthTelling)
+    .sort((a, b) => Buffer.compare(Buffer.from(a.channel), Buffer.from(b.channel)));
+}
 
-/** Of one moment, when the client is in a transaction with one snapshot. Its cost is bounded, whatever the number of jobs. */
-export async function readStats(client: SqlClient, params: CountParams): Promise<ChannelStats[]> {
-  const parts = [
-    ...(await run(client, countFeeds, params)),
-    ...(await run(client, countLanes, params)),
-    ...(await run(client, countOthers, params)),
-  ];
-  const channels = new Map<string, ChannelPart[]>();
-  for (const part of parts) channels.set(part.channel, [...(channels.get(part.channel) ?? []), part]);
-  return [...channels]
-    .sort(([a], [b]) => Buffer.compare(Buffer.from(a), Buffer.from(b)))
-    .map(([, some]) => sumOf(some))
-    .filter(isWorthTelling);
+function statsOf(found: FoundChannel, { counts, cut, oldestReadyMs, unknownNames }: Counted): ChannelStats {
+  const ages = [found.oldestReadyMs ?? [], oldestReadyMs ?? []].flat();
+  return {
+    channel: found.channel,
+    paused: found.paused,
+    ...counts,
+    atLeast: [...cut].sort(),
+    oldestReadyMs: ages.length === 0 ? null : Math.max(...ages),
+    unknownNames: [...new Set([...found.unknownNames, ...unknownNames])].sort(),
+  };
 }
 
 /** Not a channel of which only rows are left that wait to be removed. */
-function isWorthTelling(stats: ChannelStats): boolean {
-  const cells = Object.keys(NONE) as StatsCell[];
-  return stats.paused || stats.atLeast.length > 0 || cells.some((cell) => stats[cell] > 0);
-}
-
-function sumOf(parts: readonly ChannelPart[]): ChannelStats {
-  const counts = { ...NONE };
-  const atLeast = new Set<StatsCell>(parts.flatMap(({ cut }) => cut));
-  for (const part of parts) {
-    for (const [cell, count] of Object.entries(part.counts) as [StatsCell, number][]) counts[cell] += count;
-  }
-  for (const cell of Object.keys(counts) as StatsCell[]) {
-    if (counts[cell] <= EXACT) continue;
-    counts[cell] = EXACT;
-    atLeast.add(cell);
-  }
-  const ages = parts.flatMap(({ oldestReadyMs }) => oldestReadyMs ?? []);
-  return {
-    channel: parts[0]!.channel,
-    paused: parts.some(({ paused }) => paused),
-    ...counts,
-    atLeast: [...atLeast].sort(),
-    oldestReadyMs: ages.length === 0 ? null : Math.max(...ages),
-    unknownNames: [...new Set(parts.flatMap(({ unknownNames = [] }) => unknownNames))].sort(),
-  };
+function isWorthTelling({ scheduled, ready, blocked, retrying, held, running, dead, ...stats }: ChannelStats): boolean {
+  return stats.paused || stats.atLeast.length > 0 || scheduled + ready + blocked + retrying + held + running + dead > 0;
 }

@@ -142,16 +142,17 @@ export class Queue {
   }
 
   /**
-   * Counts of every channel that has live jobs, dead ones or a pause, of one moment, never from a cache. A count is exact up to
-   * 10 000; above that it is 10 000, and named in `atLeast`. So the cost is bounded, whatever the number of jobs. Of a channel with
-   * more than 10 000 lanes, or 50 000 jobs that wait for a retry, smaller counts too may be lower bounds, named there.
+   * Counts of every channel that has live jobs, dead ones or a pause, of one moment, never from a cache. Where one channel is
+   * read each count is exact up to 10 000. Where several are each is exact up to 100, and those that have more share 10 000 further jobs.
+   * A count that has stopped so is named in `atLeast`, so the cost is bounded, whatever the number of jobs. Of a channel with many
+   * lanes smaller counts too may be lower bounds, named there.
    *
    * @param channels only these; default all
    * @example const late = (await queue.stats()).filter(({ oldestReadyMs }) => (oldestReadyMs ?? 0) > 60_000);
    */
   async stats(channels?: readonly string[]): Promise<ChannelStats[]> {
     const params = { names: this.ports.names(), channels: channels === undefined ? null : checkChannels(channels) };
-    return this.ports.readMoment((client) => readStats(client, params));
+    return this.ports.readMoment((client) => readStats(client, params, true));
   }
 
   /**

@@ -70,7 +70,7 @@ export interface QueueStatistics {
 
 /** Of one moment, when the client is in a transaction with one snapshot. */
 export async function readStatistics(client: SqlClient, params: CountParams): Promise<QueueStatistics> {
-  const channels = await readStats(client, params);
+  const channels = await readStats(client, params, false);
   const finished = await run(client, countFinished, params);
   const [facts] = await run(client, readFacts, params);
   return { ...liveFigures(channels, facts!), ...endFigures(finished), ...together(channels, finished) };
