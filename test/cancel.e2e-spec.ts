@@ -392,7 +392,7 @@ describe('queue.cancel of a job that is no more', () => {
     await expect(sender.queue.cancel('999')).rejects.toThrow(JobNotFoundError);
     const released = await sender.jobs.spawn('work', null, { hold: '1h', ordered: true });
     await released.release();
-    await expect(sender.queue.cancel(released.id)).rejects.toMatchObject({ code: 'job_not_found' });
+    await expect(sender.queue.cancel(released.id)).rejects.toMatchObject({ code: 'not_found' });
     await sender.close();
   });
 

@@ -374,7 +374,7 @@ describe('several ids', () => {
     const ids = await bury([{}, {}, { state: 'resolved' }]);
     const app = await startDesk();
     await expect(app.deadLetters.discard(ids)).rejects.toMatchObject({ jobId: '3', from: 'resolved' });
-    await expect(app.deadLetters.requeue(['1', '77'])).rejects.toMatchObject({ code: 'job_not_found', jobId: '77' });
+    await expect(app.deadLetters.requeue(['1', '77'])).rejects.toMatchObject({ code: 'not_found', jobId: '77' });
     expect(await states()).toEqual(['dead', 'dead', 'resolved']);
     expect(await app.deadLetters.discard(['1', '2', '1'])).toBe(2);
     await app.close();

@@ -1,7 +1,10 @@
 import { beforeEach, describe, expect, it } from '@jest/globals';
+import { TypeOrmModule } from '@nestjs/typeorm';
+import { QueueModule } from 'nestmq';
 import { JOBS_PER_PRUNE, pruneJobs } from '../libs/queue/src/statements/prune-jobs.js';
 import { run } from '../libs/queue/src/statements/statement.js';
 import { POLLING_OFF, startApp } from './support/app.js';
+import { boot } from './support/boot.js';
 import { useDatabase } from './support/database.js';
 import { openSession } from './support/engine.js';
 import { useTables } from './support/tables.js';
@@ -90,10 +93,19 @@ describe('pruners of several processes', () => {
   it('in runners at once leave nothing that is over, and report no error', async () => {
     await finished(JOBS_PER_PRUNE * 4 + 1, '-1 second');
     await finished(2, '1 hour');
-    const start = () => startApp({ ...database, queue: { ...POLLING_OFF, pruneEvery: 100 }, providers: [workWith()] });
+    const start = () =>
+      boot({
+        imports: [
+          TypeOrmModule.forRoot({ type: 'postgres', url: database.url }),
+          QueueModule.forRoot({ ...POLLING_OFF, pruneEvery: 100 }),
+        ],
+        providers: [workWith()],
+      });
     const apps = await Promise.all([start(), start(), start()]);
     await until(async () => (await kept()) === 2, { what: 'only those that are kept are left' });
-    for (const app of apps) await app.close();
+    for (const { close } of apps) await close();
+    const complaints = apps.flatMap(({ logged }) => logged).filter((line) => /failed/.test(line));
+    expect(complaints).toEqual([]);
   });
 
   it('keep the count of a lane whose jobs they delete', async () => {

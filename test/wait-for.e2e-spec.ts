@@ -56,7 +56,7 @@ describe('queue.waitFor', () => {
     for (const gone of [id, '987654321']) {
       const error = (await app.queue.waitFor(gone).catch((reason: unknown) => reason)) as JobNotFoundError;
       expect(error).toBeInstanceOf(JobNotFoundError);
-      expect(error).toMatchObject({ code: 'job_not_found', jobId: gone });
+      expect(error).toMatchObject({ code: 'not_found', jobId: gone });
       expect(error.message).toContain('`retention`');
     }
     await app.close();

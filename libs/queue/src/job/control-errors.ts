@@ -3,7 +3,7 @@ import type { JobId } from './job.js';
 
 /** There is no such job, live or finished. */
 export class JobNotFoundError extends QueueError {
-  readonly code = 'job_not_found';
+  readonly code = 'not_found';
 
   constructor(readonly jobId: JobId) {
     super(

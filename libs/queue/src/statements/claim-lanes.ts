@@ -30,7 +30,7 @@ const notPaused = (schema: string): string =>
 interface Source {
   /**
    * CTEs, of which `candidate` has the lanes in question, in the order in which they are asked: key, last_seq, ordinal, and
-   * where the row names an owner whose lease is gone, that one as gone_runner and gone_lease.
+   * used_at, by which the row is known again; null, where there is none.
    */
   readonly candidates: string;
   /** The place of the candidate with this ordinal, and how much had to be read to find it: place_at, place_id, seen. */
@@ -51,7 +51,7 @@ interface Source {
  * A job on its last attempt, like a suspect, is only taken as the head of a lane that starts at once; from the first
  * lane on for which there is no slot, the rest stays. A lane whose head must wait is written down with the time, so that
  * nobody has to look at it before. Lanes are written in the order of their keys, as whoever writes several of them does, so
- * that nobody waits for another crosswise. A lane that has had another owner since it was read stays his. Durable: a lane's owner and its last seq must outlive a crash of the server.
+ * that nobody waits for another crosswise. A lane that was written since it was read is left to whoever did that. Durable: a lane's owner and its last seq must outlive a crash of the server.
  */
 const leaseLanes = (schema: string, { candidates, placeOf, lastLooked, complete, nextDue }: Source): string => `
   WITH ${candidates}, lane_job AS MATERIALIZED (
@@ -61,7 +61,7 @@ const leaseLanes = (schema: string, { candidates, placeOf, lastLooked, complete,
       CASE row_number() OVER lane WHEN 1 THEN fits AND priority = ${PRIORITY}
         ELSE bool_and(fits AND attempt + 1 < coalesce(max_attempts, 2147483647)) OVER lane END AS takes
     FROM (
-      SELECT candidate.key AS lane_key, candidate.ordinal AS lane_ordinal, candidate.last_seq, gone_runner, gone_lease, job.*,
+      SELECT candidate.key AS lane_key, candidate.ordinal AS lane_ordinal, candidate.last_seq, candidate.used_at, job.*,
         row_number() OVER () AS place
       FROM candidate LEFT JOIN LATERAL (
         SELECT ${jobColumns.join(', ')}, priority, position, seq, held_until, suspect,
@@ -81,8 +81,8 @@ const leaseLanes = (schema: string, { candidates, placeOf, lastLooked, complete,
       coalesce(max(lane_ordinal), 0) AS reached
     FROM lane_job
   ), written AS (
-    INSERT INTO ${schema}.lane AS lane (channel, key, last_seq, leased_seq, runner_id, lease, priority, name, ready_at, head_position)
-    SELECT ${CHANNEL}, lane_key, last_seq, leased_seq,
+    INSERT INTO ${schema}.lane AS lane (channel, key, last_seq, leased_seq, used_at, runner_id, lease, priority, name, ready_at, head_position)
+    SELECT ${CHANNEL}, lane_key, last_seq, leased_seq, coalesce(used_at, clock_timestamp()),
       CASE WHEN takes THEN ${RUNNER}::bigint END, CASE WHEN takes THEN ${LEASE}::integer END, coalesce(priority, ${PRIORITY}), name,
       CASE WHEN takes IS NOT TRUE AND held_until IS NULL AND NOT suspect THEN greatest(due_at, statement_timestamp()) END,
       CASE WHEN takes IS NOT TRUE THEN position END
@@ -92,8 +92,7 @@ const leaseLanes = (schema: string, { candidates, placeOf, lastLooked, complete,
     ON CONFLICT (channel, key) DO UPDATE
     SET last_seq = excluded.last_seq, leased_seq = excluded.leased_seq, used_at = clock_timestamp(), runner_id = excluded.runner_id, lease = excluded.lease, priority = excluded.priority, name = excluded.name,
       ready_at = excluded.ready_at, head_position = excluded.head_position
-    WHERE lane.blocked_by IS NULL AND CASE WHEN lane.runner_id IS NULL THEN lane.last_seq = excluded.last_seq
-      ELSE (lane.runner_id, lane.lease) IN (SELECT gone_runner, gone_lease FROM lane_job WHERE gone_runner IS NOT NULL) END
+    WHERE lane.used_at = excluded.used_at
     RETURNING key, runner_id IS NOT NULL AS owned, ${laneMessage('lane')} AS message
   ), granted AS MATERIALIZED (
     SELECT lane_job.*, row_number() OVER () AS ordinal, step = 1 AND lane_ordinal <= ${SLOTS} AS starts
@@ -143,14 +142,13 @@ const lanesValues = (p: ClaimLanesParams): unknown[] => [
  * transaction that owns the channel. Indexes `lane_ready`, `job_lane`.
  */
 export const claimLanes = defineStatement<ClaimLanesParams, ClaimLanesRow>({
-  name: 'claim_lanes_v4',
+  name: 'claim_lanes_v5',
   text: (schema) =>
     leaseLanes(schema, {
       candidates: `candidate AS MATERIALIZED (
-    SELECT key, last_seq, ready_at AS place_at, head_position AS place_id, row_number() OVER () AS ordinal,
-      NULL::bigint AS gone_runner, NULL::integer AS gone_lease
+    SELECT key, last_seq, used_at, ready_at AS place_at, head_position AS place_id, row_number() OVER () AS ordinal
     FROM (
-      SELECT key, last_seq, ready_at, head_position
+      SELECT key, last_seq, used_at, ready_at, head_position
       FROM ${schema}.lane
       WHERE channel = ${CHANNEL}
         AND priority = ${PRIORITY}
@@ -182,7 +180,7 @@ export const claimLanes = defineStatement<ClaimLanesParams, ClaimLanesRow>({
  * to stand before its head. Right only in a transaction that owns the channel. Indexes `job_arrival`, `lane_pkey`, `job_lane`.
  */
 export const claimArrivals = defineStatement<ClaimArrivalsParams, ClaimLanesRow>({
-  name: 'claim_arrivals_v4',
+  name: 'claim_arrivals_v5',
   text: (schema) =>
     leaseLanes(schema, {
       candidates: `arrival AS MATERIALIZED (
@@ -205,8 +203,7 @@ export const claimArrivals = defineStatement<ClaimArrivalsParams, ClaimLanesRow>
   ), candidate AS MATERIALIZED (
     SELECT free.*, row_number() OVER () AS ordinal
     FROM (
-      SELECT met.key, coalesce(${lastSeqOf('lane')}, 0) AS last_seq, met.first AS seen,
-        lane.runner_id AS gone_runner, lane.lease AS gone_lease
+      SELECT met.key, coalesce(${lastSeqOf('lane')}, 0) AS last_seq, lane.used_at, met.first AS seen
       FROM met LEFT JOIN LATERAL (
         SELECT * FROM ${schema}.lane WHERE lane.channel = ${CHANNEL} AND lane.key = met.key LIMIT 1
       ) AS lane ON true

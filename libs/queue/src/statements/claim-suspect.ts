@@ -18,7 +18,7 @@ export interface ClaimSuspectParams {
  * `job_lane`, `lane_pkey`.
  */
 export const claimSuspect = defineStatement<ClaimSuspectParams, ClaimedJob>({
-  name: 'claim_suspect_v3',
+  name: 'claim_suspect_v4',
   text: (schema) => `
   WITH candidate AS MATERIALIZED (
     SELECT ${jobColumns.join(', ')}, channel, priority, position, seq
@@ -54,7 +54,7 @@ export const claimSuspect = defineStatement<ClaimSuspectParams, ClaimedJob>({
     INSERT INTO ${schema}.lane AS lane (channel, key, last_seq, runner_id, lease, priority, name)
     SELECT channel, key, coalesce(seq - 1, 0), $1, $2, priority, name FROM candidate WHERE position IS NOT NULL
     ON CONFLICT (channel, key) DO UPDATE
-    SET last_seq = ${lastSeqOf('lane')}, leased_seq = NULL, runner_id = excluded.runner_id, lease = excluded.lease,
+    SET last_seq = ${lastSeqOf('lane')}, leased_seq = NULL, used_at = clock_timestamp(), runner_id = excluded.runner_id, lease = excluded.lease,
       priority = excluded.priority, name = excluded.name, ready_at = NULL, head_position = NULL
     WHERE lane.blocked_by IS NULL AND (lane.runner_id IS NULL OR (lane.runner_id, lane.lease) IN (SELECT runner_id, lease FROM gone))
     RETURNING lane.last_seq

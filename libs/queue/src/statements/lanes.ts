@@ -140,7 +140,7 @@ export const endLanes = defineStatement<{ runner: string; lanes: readonly Omit<L
  * `lane_pkey`.
  */
 export const recheckLanes = defineStatement<{ lanes: readonly LaneName[] }, FreedLaneRow>({
-  name: 'recheck_lanes_v2',
+  name: 'recheck_lanes_v3',
   text: (schema) => `
   WITH asked AS MATERIALIZED (
     SELECT ($1::text[])[channel] COLLATE "C" AS channel, key COLLATE "C" AS key
@@ -148,8 +148,7 @@ export const recheckLanes = defineStatement<{ lanes: readonly LaneName[] }, Free
   ), found AS MATERIALIZED (
     SELECT asked.* FROM asked CROSS JOIN LATERAL (${laneHead(schema, 'asked')}
     ) AS head
-  ), told AS (${repair(schema, 'found')}
-  )
+  ), ${repair(schema, 'found')}
   SELECT channel, key, message FROM told`,
   values: ({ lanes }) => [...channelsOf(lanes), lanes.map(({ key }) => key)],
   row: freedLane,
@@ -157,12 +156,11 @@ export const recheckLanes = defineStatement<{ lanes: readonly LaneName[] }, Free
 
 /** Writes down the heads of free lanes as they are, of one that is named twice once. Indexes `job_lane`, `lane_pkey`, `lease_pkey`. */
 export const repairLanes = defineStatement<{ lanes: readonly LaneName[] }, FreedLaneRow>({
-  name: 'repair_lanes_v4',
+  name: 'repair_lanes_v5',
   text: (schema) => `
   WITH asked AS MATERIALIZED (
     SELECT DISTINCT channel COLLATE "C" AS channel, key COLLATE "C" AS key FROM unnest($1::text[], $2::text[]) AS asked (channel, key)
-  ), told AS (${repair(schema, 'asked')}
-  )
+  ), ${repair(schema, 'asked')}
   SELECT channel, key, message FROM told`,
   values: ({ lanes }) => [lanes.map(({ channel }) => channel), lanes.map(({ key }) => key)],
   row: freedLane,
@@ -172,54 +170,68 @@ export const repairLanes = defineStatement<{ lanes: readonly LaneName[] }, Freed
  * The same for all lanes of some channels whose heads are gone: jobs were deleted. Reads every lane of them. Index `lane_pkey`.
  */
 export const repairChannels = defineStatement<{ channels: readonly string[] }, FreedLaneRow>({
-  name: 'repair_channels_v2',
+  name: 'repair_channels_v3',
   text: (schema) => `
   WITH headless AS MATERIALIZED (
     SELECT lane.channel, lane.key
     FROM ${schema}.lane
     WHERE lane.channel = ANY ($1::text[]) AND lane.head_position IS NOT NULL
       AND lane.head_position IS DISTINCT FROM (SELECT position FROM (${laneHead(schema, 'lane')}) AS head)
-  ), told AS (${repair(schema, 'headless')}
-  )
+  ), ${repair(schema, 'headless')}
   SELECT channel, key, message FROM told`,
   values: ({ channels }) => [channels],
   row: freedLane,
 });
 
 /**
- * An upsert of free lanes, those passed by that somebody has locked: he knows better. What it reads may be old by the
- * time that it writes; then the next claim finds out, and puts it right. Only of the owner that it has read it knows
- * that the lease is gone: a lane with another one by now is left alone.
+ * CTEs that write down the heads of the free lanes of a relation, of which `told` has channel, key and message.
+ *
+ * What they read may be old by the time that they write: a lane that was written since is left alone, its `used_at` tells.
+ * Lanes that nobody has met so far come first, in the order in which everybody writes lanes, and the others, which others may
+ * wait for, behind them; of those what somebody has locked is passed by. So nobody waits for this crosswise.
  */
-const repair = (schema: string, relation: string): string => `
-  WITH met AS MATERIALIZED (
-    SELECT asked.channel, asked.key, stored.runner_id, stored.lease, ${restingOf('head')}
+const repair = (schema: string, relation: string): string => `met AS MATERIALIZED (
+    SELECT asked.channel, asked.key, stored.place, stored.used_at, ${restingOf('head')}
     FROM ${relation} AS asked
     LEFT JOIN LATERAL (${laneHead(schema, 'asked')}
     ) AS head ON true
     LEFT JOIN LATERAL (
-      SELECT true AS known, runner_id, lease FROM ${schema}.lane WHERE lane.channel = asked.channel AND lane.key = asked.key LIMIT 1
-    ) AS stored ON true
-    LEFT JOIN LATERAL (
-      SELECT true AS free
+      SELECT lane.ctid AS place, used_at
       FROM ${schema}.lane
-      WHERE lane.channel = asked.channel AND lane.key = asked.key AND ${isFree(schema)}
-        AND (lane.runner_id IS NULL OR lane.runner_id = stored.runner_id AND lane.lease = stored.lease)
+      WHERE lane.channel = asked.channel AND lane.key = asked.key
+      LIMIT 1
+    ) AS stored ON true
+    WHERE stored.place IS NOT NULL OR head.position IS NOT NULL
+  ), made AS (
+    INSERT INTO ${schema}.lane AS lane (channel, key, ${resting})
+    SELECT channel, key, ${resting} FROM met WHERE place IS NULL
+    ORDER BY channel, key
+    ON CONFLICT (channel, key) DO NOTHING
+    RETURNING lane.channel, lane.key, ${laneMessage('lane')} AS message
+  ), held AS MATERIALIZED (
+    SELECT met.*
+    FROM met CROSS JOIN LATERAL (
+      SELECT
+      FROM ${schema}.lane
+      WHERE lane.channel = met.channel AND lane.key = met.key AND lane.used_at = met.used_at
+        AND lane.blocked_by IS NULL AND ${isFree(schema)}
       LIMIT 1
       FOR UPDATE OF lane SKIP LOCKED
-    ) AS locked ON true
-    WHERE locked.free OR stored.known IS NULL AND head.position IS NOT NULL
-  )
-  INSERT INTO ${schema}.lane AS lane (channel, key, ${resting})
-  SELECT channel, key, ${resting} FROM met
-  ORDER BY channel, key
-  ON CONFLICT (channel, key) DO UPDATE
-  SET runner_id = NULL, lease = NULL, last_seq = ${lastSeqOf('lane')}, priority = excluded.priority,
-    name = coalesce(excluded.name, lane.name), ready_at = excluded.ready_at, head_position = excluded.head_position
-  WHERE (lane.runner_id IS NULL OR (lane.runner_id, lane.lease) IN (SELECT runner_id, lease FROM met WHERE runner_id IS NOT NULL))
-    AND lane.blocked_by IS NULL
-    AND (lane.head_position IS DISTINCT FROM excluded.head_position OR lane.ready_at IS NULL AND excluded.ready_at IS NOT NULL)
-  RETURNING lane.channel, lane.key, ${laneMessage('lane')} AS message`;
+    ) AS locked
+    WHERE (SELECT count(*) FROM made) >= 0
+  ), mended AS (
+    UPDATE ${schema}.lane
+    SET runner_id = NULL, lease = NULL, last_seq = ${lastSeqOf('lane')}, used_at = clock_timestamp(), priority = held.priority,
+      name = coalesce(held.name, lane.name), ready_at = held.ready_at, head_position = held.head_position
+    FROM held
+    WHERE lane.ctid = held.place AND lane.used_at = held.used_at
+      AND (lane.head_position IS DISTINCT FROM held.head_position OR lane.ready_at IS NULL AND held.ready_at IS NOT NULL)
+    RETURNING lane.channel, lane.key, ${laneMessage('lane')} AS message
+  ), told AS (
+    SELECT channel, key, message FROM made
+    UNION ALL
+    SELECT channel, key, message FROM mended
+  )`;
 
 export interface SweptRow {
   /** The last lane of the window, where the next one begins; `null` at the end of all. */
@@ -238,7 +250,7 @@ export const LANES_PER_SWEEP = 1_000;
  * loose walk: its cost grows with the lanes that have jobs, not with their jobs. Indexes `job_lane`, `lane_pkey`.
  */
 export const sweepLanes = defineStatement<{ after: LaneName | null }, SweptRow>({
-  name: 'sweep_lanes_v5',
+  name: 'sweep_lanes_v6',
   text: (schema) => `
   WITH RECURSIVE walk AS (
     (SELECT channel, key, 1 AS step
@@ -266,12 +278,11 @@ export const sweepLanes = defineStatement<{ after: LaneName | null }, SweptRow>(
     FROM known CROSS JOIN LATERAL (${laneHead(schema, 'known')}
     ) AS head
     WHERE known.blocked_by IS NULL AND known.head_position IS DISTINCT FROM head.position AND ${isFree(schema, 'known')}
-  ), repaired AS (${repair(schema, 'forgotten')}
-  ), last AS (
+  ), ${repair(schema, 'forgotten')}, last AS (
     SELECT channel, key FROM walk WHERE step = ${LANES_PER_SWEEP}
   )
   SELECT last.channel, last.key, (
-      SELECT json_agg(message) FROM repaired WHERE message IS NOT NULL
+      SELECT json_agg(message) FROM told WHERE message IS NOT NULL
     )
   FROM (SELECT) AS always LEFT JOIN last ON true`,
   values: ({ after }) => [after?.channel ?? '', after?.key ?? ''],
