@@ -44,7 +44,7 @@ const ROWS: Record<string, { nestmq: number; raw: number }> = {
   'spawn-idempotent': { nestmq: 15, raw: 0 },
   latency: { nestmq: 2, raw: 1 },
   sustained: { nestmq: 2, raw: 2 },
-  transactional: { nestmq: 1, raw: 1 },
+  transactional: { nestmq: 2, raw: 1 },
   ordered: { nestmq: 6, raw: 0 },
   'blocked-lanes': { nestmq: 12, raw: 0 },
   'lane-spawn': { nestmq: 2, raw: 0 },

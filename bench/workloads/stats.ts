@@ -1,5 +1,6 @@
 import type { Queue } from 'nestmq';
 import { startApplication } from '../application.js';
+import { startMeter } from '../meter.js';
 import { rowOf, type Sample } from '../report.js';
 import type { BenchDatabase } from '../server.js';
 import { percentilesOf } from '../statistics.js';
@@ -38,9 +39,10 @@ export const stats: Workload = {
   },
 };
 
-async function measure({ settings }: Bench, queue: Queue): Promise<Sample> {
+async function measure({ database, settings }: Bench, queue: Queue): Promise<Sample> {
   const calls = Math.min(CALLS, settings.jobs ?? CALLS);
   const times: number[] = [];
+  const stopMeter = await startMeter(database);
   const startedAt = performance.now();
   for (let call = 0; call < calls; call++) {
     const calledAt = performance.now();
@@ -48,7 +50,8 @@ async function measure({ settings }: Bench, queue: Queue): Promise<Sample> {
     times.push(performance.now() - calledAt);
   }
   const seconds = (performance.now() - startedAt) / 1_000;
-  return { jobs: calls, perSecond: calls / seconds, latency: percentilesOf(Float64Array.from(times)), usage: null };
+  const usage = await stopMeter();
+  return { jobs: calls, perSecond: calls / seconds, latency: percentilesOf(Float64Array.from(times)), usage };
 }
 
 /**

@@ -1,7 +1,7 @@
 import { Injectable, Module } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import { TypeOrmModule } from '@nestjs/typeorm';
-import { JobHandler, JobSpawner, Queue, QueueModule, type Job } from 'nestmq';
+import { JobHandler, JobSpawner, Queue, QueueModule, type Job, type JobBatch } from 'nestmq';
 import { startMeter } from '../meter.js';
 import { payloadsFrom, type Payload } from '../payload.js';
 import { pairOfStatements, type PairOfStatements } from '../raw/pair-of-statements.js';
@@ -13,6 +13,9 @@ import { Tally } from '../tally.js';
 import { compare, type Workload } from '../workload.js';
 
 const CHANNEL = 'receipts';
+const BATCH = 100;
+/** Batches are so much faster that as many jobs would be over before there is something to measure. */
+const JOBS_PER_SINGLE = 5;
 
 /** TypeORM's default pool has 10, of which transactional runs leave 2 free. */
 const CONNECTIONS = 8;
@@ -27,7 +30,18 @@ class Receipts {
     await manager.query('INSERT INTO business (n) VALUES ($1)', [payload.n]);
     this.onEnd(payload.n);
   }
+
+  /** The same for many: what a batch is for is one statement. */
+  @JobHandler(`${CHANNEL} by batch`, { transactional: true, batch: BATCH })
+  async writeMany({ jobs, manager }: JobBatch<Payload>): Promise<void> {
+    const numbers = jobs.map(({ payload }) => payload.n);
+    await manager.query('INSERT INTO business (n) SELECT unnest($1::bigint[])', [numbers]);
+    for (const n of numbers) this.onEnd(n);
+  }
 }
+
+type Method = 'write' | 'writeMany';
+const channelOf = (method: Method): string => (method === 'write' ? CHANNEL : `${CHANNEL} by batch`);
 
 interface Application {
   readonly jobs: JobSpawner;
@@ -38,7 +52,7 @@ interface Application {
 
 export const transactional: Workload = {
   name: 'transactional',
-  description: 'preloaded jobs whose handlers write one row each in their transaction, beside the same two statements',
+  description: `preloaded jobs whose handlers write one row each in their transaction, and ${BATCH} in one, beside the same two statements`,
   async run(bench) {
     const { database, settings } = bench;
     const amount = settings.jobs ?? 10_000;
@@ -47,9 +61,36 @@ export const transactional: Workload = {
     const app = await startApplication(database.url);
     const floor = await pairOfStatements(database.url);
     const name = `${amount} jobs, ${CONNECTIONS} connections`;
+    const rates = { floor: Number.NaN, single: Number.NaN };
+    const share = (sample: Sample, of: number, figure: string): Sample => ({
+      ...sample,
+      figures: { [figure]: sample.perSecond! / of },
+    });
     await compare(bench, { amount, warmUp: 4_000 }, [
-      { system: 'nestmq', name, run: (jobs) => runJobs(database, app, jobs) },
-      { system: 'raw SQL', name: `${name}, ${floor.name}`, run: (jobs) => runPairs(database, floor, jobs) },
+      {
+        system: 'raw SQL',
+        name: `${name}, ${floor.name}`,
+        run: async (jobs) => {
+          const sample = await runPairs(database, floor, jobs);
+          rates.floor = sample.perSecond!;
+          return sample;
+        },
+      },
+      {
+        system: 'nestmq',
+        name,
+        run: async (jobs) => {
+          const sample = await runJobs(database, app, 'write', jobs);
+          rates.single = sample.perSecond!;
+          return share(sample, rates.floor, 'times the floor');
+        },
+      },
+      {
+        system: 'nestmq',
+        name: `${JOBS_PER_SINGLE * amount} jobs in batches of ${BATCH}`,
+        run: async (jobs) =>
+          share(await runJobs(database, app, 'writeMany', JOBS_PER_SINGLE * jobs), rates.single, 'times single'),
+      },
     ]);
     await app.close();
   },
@@ -67,20 +108,21 @@ async function startApplication(url: string): Promise<Application> {
 }
 
 /** The channel is paused while it is filled: its resumption is the start, so that the wake-up is counted too. */
-async function runJobs(database: BenchDatabase, app: Application, jobs: number): Promise<Sample> {
+async function runJobs(database: BenchDatabase, app: Application, method: Method, jobs: number): Promise<Sample> {
+  const channel = channelOf(method);
   await reset(database);
-  await app.queue.pause(CHANNEL);
+  await app.queue.pause(channel);
   const payloads = payloadsFrom(0, jobs);
   const ids: string[] = [];
   for (let from = 0; from < jobs; from += 1_000) {
-    const items = payloads.slice(from, from + 1_000).map((payload) => ({ payload }));
-    for (const { id } of await app.jobs.spawnMany(Receipts, 'write', items)) ids.push(id);
+    const items = payloads.slice(from, from + 1_000).map((payload) => ({ name: `Receipts.${method}`, payload }));
+    for (const { id } of await app.jobs.spawnMany(items)) ids.push(id);
   }
   const tally = new Tally(jobs);
   app.receipts.onEnd = (n) => tally.add(n);
   const stopMeter = await startMeter(database);
   const startedAt = performance.now();
-  await app.queue.resume(CHANNEL);
+  await app.queue.resume(channel);
   await tally.reached(jobs);
   await emptied(database, 'nestmq', ids.slice(-200));
   const seconds = (performance.now() - startedAt) / 1_000;

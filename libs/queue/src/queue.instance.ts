@@ -113,7 +113,8 @@ export class QueueInstance
       names: () => this.registry.names(),
       events: this.events.asObservable(),
       read,
-      readMoment: (work) => withPoolTransaction(dataSource, { schema, namedStatements }, work, beginReading),
+      readMoment: (work, begin = beginReading) =>
+        withPoolTransaction(dataSource, { schema, namedStatements }, work, begin),
       write: (work, begin) => this.side.transaction(work, begin),
       wake,
       emit: (event) => this.events.next(event),

@@ -13,7 +13,7 @@ import { listLanes, type LaneRecord } from '../statements/list-lanes.js';
 import { listRunners, type RunnerRecord } from '../statements/list-runners.js';
 import { listPartitions, type PartitionRecord } from '../statements/partitions.js';
 import { run, type SqlClient } from '../statements/statement.js';
-import { beginOwningAll } from '../statements/transaction.js';
+import { beginCounting, beginOwningAll } from '../statements/transaction.js';
 import { SURVEY_MESSAGE } from '../statements/wake-up.js';
 import { Canceller, type CancelCounts, type CancelFilter, type CancelOptions, type CancelResult } from './canceller.js';
 import { readStats, type ChannelStats } from './channel-stats.js';
@@ -29,7 +29,7 @@ export interface QueuePorts {
   readonly events: Observable<QueueEvent>;
   readonly read: <T>(work: (client: SqlClient) => Promise<T>) => Promise<T>;
   /** Several statements of one moment. */
-  readonly readMoment: <T>(work: (client: SqlClient) => Promise<T>) => Promise<T>;
+  readonly readMoment: <T>(work: (client: SqlClient) => Promise<T>, begin?: string) => Promise<T>;
   readonly write: <T>(work: (client: SqlClient) => Promise<T>, begin: string) => Promise<T>;
   readonly wake: (messages: readonly string[]) => void;
   readonly emit: (event: QueueEvent) => void;
@@ -152,7 +152,7 @@ export class Queue {
    */
   async stats(channels?: readonly string[]): Promise<ChannelStats[]> {
     const params = { names: this.ports.names(), channels: channels === undefined ? null : checkChannels(channels) };
-    return this.ports.readMoment((client) => readStats(client, params, true));
+    return this.ports.readMoment((client) => readStats(client, params, true), beginCounting);
   }
 
   /**

@@ -80,6 +80,9 @@ export const beginHashing = `${begin}; SET LOCAL enable_hashjoin = on`;
 /** For reading several statements of one moment, on a connection of the application's; nothing is written. */
 export const beginReading = `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; ${LIMITS}; ${PIN_PLAN}`;
 
+/** The same for statements whose plan takes as long to make as to run, and is the same for all parameters. */
+export const beginCounting = `${beginReading}; SET LOCAL plan_cache_mode = force_generic_plan`;
+
 /** For pages in the order of an index: no statistics make the planner sort all that there is instead. */
 export const beginOrdered = `${begin}; SET LOCAL enable_sort = off; SET LOCAL enable_incremental_sort = off`;
 
