@@ -1,20 +1,13 @@
-import type { Execution } from '../execute/job-executor.js';
+import type { RunningJob } from '../execute/running-job.js';
 import { JobCancelledError } from '../job/control-errors.js';
 import type { ClaimedJob, JobId } from '../job/job.js';
 import type { RegisteredHandler } from '../job/handler.js';
 import { LeaseLostError } from '../job/errors.js';
 import { endsWithin } from '../job/time-limit.js';
 
-export interface ActiveRun extends Execution {
-  leaseLost: boolean;
-  /** Lost because it had an end of its own. */
-  leaseEnded: boolean;
-  stuckReported: boolean;
-}
-
 /** The runs under way in this process. */
 export class RunBoard {
-  private readonly runs = new Set<ActiveRun>();
+  private readonly runs = new Set<RunningJob>();
   /** Handlers under way: that of a batch may go on when all its jobs have ended. */
   private calls = 0;
   /** When each handler last ended a run: who blocked the event loop has ended by the time that it is noticed. */
@@ -37,12 +30,12 @@ export class RunBoard {
     if (this.calls === 0) for (const resolve of this.idleWaiters.splice(0)) resolve();
   }
 
-  add(run: ActiveRun): void {
-    this.runs.add(run);
+  add(job: RunningJob): void {
+    this.runs.add(job);
   }
 
-  remove(run: ActiveRun): void {
-    this.runs.delete(run);
+  remove(job: RunningJob): void {
+    this.runs.delete(job);
   }
 
   /** Handlers that run, or have ended since then. */
@@ -54,35 +47,34 @@ export class RunBoard {
 
   /** Aborts the runs whose lease is gone. */
   lose(isLost: (job: ClaimedJob) => boolean): void {
-    for (const run of this.runs) {
-      const { claimed } = run.job;
-      if (run.leaseLost || !isLost(claimed)) continue;
-      run.leaseLost = true;
-      run.job.abort(new LeaseLostError(claimed.id, claimed.name));
+    for (const job of this.runs) {
+      if (job.leaseGone !== null || !isLost(job.claimed)) continue;
+      job.leaseGone = 'lost';
+      job.abort(new LeaseLostError(job.id, job.name));
     }
   }
 
   /** Tells runs to stop whose jobs are cancelled. */
   cancel(reasons: ReadonlyMap<JobId, string | null>): void {
-    for (const { job } of this.runs) {
+    for (const job of this.runs) {
       const reason = reasons.get(job.id);
       if (reason !== undefined) job.abort(new JobCancelledError(job.id, reason));
     }
   }
 
   abortAll(reason: Error): void {
-    for (const { job } of this.runs) job.abort(reason);
+    for (const job of this.runs) job.abort(reason);
   }
 
   /** Ends the runs that are transactions, whatever their handlers do: they are rolled back, and not left to a closing pool. */
   abandonTransactions(reason: Error): void {
-    for (const { job, handler } of this.runs) if (handler.isolation !== null) job.abandon(reason);
+    for (const job of this.runs) if (job.handler.isolation !== null) job.abandon(reason);
   }
 
   /** Runs that go on longer than this and were not told of before. */
-  takeStuck(olderThanMs: number, now: number): ActiveRun[] {
-    const stuck = [...this.runs].filter((run) => !run.stuckReported && now - run.job.startedAt > olderThanMs);
-    for (const run of stuck) run.stuckReported = true;
+  takeStuck(olderThanMs: number, now: number): RunningJob[] {
+    const stuck = [...this.runs].filter((job) => !job.stuckReported && now - job.startedAt > olderThanMs);
+    for (const job of stuck) job.stuckReported = true;
     return stuck;
   }
 

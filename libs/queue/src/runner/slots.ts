@@ -13,6 +13,8 @@ export interface SlotsSettings {
   readonly maxTransactions: number;
 }
 
+const NOTHING: Demand = { limit: 0, slots: 0, run: 0 };
+
 /** What runs here, what waits ahead of its slot, and how much more this process wants. */
 export class Slots {
   /** Taken ahead, in the order of the claims. */
@@ -89,10 +91,10 @@ export class Slots {
     const { min, max } = this.settings;
     this.transactions.mayTakeAhead = mayTakeAhead;
     const ahead = mayTakeAhead ? this.rate.ahead(now) : 0;
-    const startable = this.running + this.aheadCount - this.batches.spared;
+    const startable = this.running + this.aheadCount - (this.batches.none ? 0 : this.batches.spared);
     const inHand = startable + this.behind;
     // What waits behind others of its lane must not keep the other slots empty.
-    if (startable >= min && inHand >= min + (ahead * 3) / 4) return { limit: 0, slots: 0, run: 0 };
+    if (startable >= min && inHand >= min + (ahead * 3) / 4) return NOTHING;
     const limit = Math.min(MAX_CLAIM, Math.max(max - startable, max + ahead - inHand));
     return { limit, slots: Math.max(0, max - startable), run: Math.min(MAX_CLAIM, this.rate.inTurn()) };
   }
@@ -120,9 +122,14 @@ export class Slots {
     else this.ahead.push(job);
   }
 
+  /** There is a free slot, and something that may take it. */
+  get canStart(): boolean {
+    return this.next < this.ahead.length && this.running < this.settings.max - (this.reserved ? 1 : 0);
+  }
+
   /** The next job that has a free slot, which it may share with others. */
   start(now: number): ClaimedJob | undefined {
-    if (this.running >= this.settings.max - (this.reserved ? 1 : 0)) return undefined;
+    if (!this.canStart) return undefined;
     const job = this.batches.none ? this.shift() : this.startable();
     if (job === undefined) return undefined;
     this.running += 1;
