@@ -31,6 +31,8 @@ export class RunningJob implements Job, ControlledRun {
   givenUp = false;
   /** Its lease is gone: to others, or because it had an end of its own. */
   leaseGone: 'lost' | 'ended' | null = null;
+  /** Among the runs of its process. */
+  place = -1;
   /** It was told of as running too long. */
   stuckReported = false;
   private onAbandoned: ((reason: Error) => void) | undefined = undefined;

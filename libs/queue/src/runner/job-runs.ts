@@ -147,6 +147,11 @@ export class JobRuns {
     return this.runs.board.count;
   }
 
+  /** Jobs that this process has started under a runner's id, and that have not ended. */
+  started(runner: string): JobId[] {
+    return this.runs.board.started(runner);
+  }
+
   idle(withinMs: number | null): Promise<boolean> {
     return this.runs.board.idle(withinMs);
   }

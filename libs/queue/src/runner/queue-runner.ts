@@ -64,7 +64,7 @@ const STEP_LIMIT_MS = 5_000;
  */
 export class QueueRunner {
   private readonly logger: Logger;
-  private readonly book = new LeaseBook();
+  private readonly book = new LeaseBook((runner) => this.runs.started(runner));
   private readonly wakeUps = new WakeUpDelay((wakeUp) => this.onWakeUp(wakeUp));
   private readonly claimConnection: Connection;
   private readonly settleConnection: Connection;

@@ -7,7 +7,8 @@ import { endsWithin } from '../job/time-limit.js';
 
 /** The runs under way in this process. */
 export class RunBoard {
-  private readonly runs = new Set<RunningJob>();
+  /** In no order. A Set would have to be made anew every few runs, and would keep those that have ended in memory. */
+  private readonly runs: RunningJob[] = [];
   /** Handlers under way: that of a batch may go on when all its jobs have ended. */
   private calls = 0;
   /** When each handler last ended a run: who blocked the event loop has ended by the time that it is noticed. */
@@ -31,16 +32,24 @@ export class RunBoard {
   }
 
   add(job: RunningJob): void {
-    this.runs.add(job);
+    job.place = this.runs.push(job) - 1;
   }
 
   remove(job: RunningJob): void {
-    this.runs.delete(job);
+    const last = this.runs.pop()!;
+    if (last === job) return;
+    this.runs[job.place] = last;
+    last.place = job.place;
+  }
+
+  /** The jobs that were started under a runner's id. */
+  started(runner: string): JobId[] {
+    return this.runs.filter(({ claimed }) => claimed.runner === runner).map(({ id }) => id);
   }
 
   /** Handlers that run, or have ended since then. */
   labels(since: number): string[] {
-    const running = [...this.runs].map(({ handler }) => handler);
+    const running = this.runs.map(({ handler }) => handler);
     const justEnded = [...this.endedAt].filter(([, endedAt]) => endedAt >= since).map(([handler]) => handler);
     return [...new Set([...running, ...justEnded])].map(({ label }) => label);
   }
@@ -73,7 +82,7 @@ export class RunBoard {
 
   /** Runs that go on longer than this and were not told of before. */
   takeStuck(olderThanMs: number, now: number): RunningJob[] {
-    const stuck = [...this.runs].filter((job) => !job.stuckReported && now - job.startedAt > olderThanMs);
+    const stuck = this.runs.filter((job) => !job.stuckReported && now - job.startedAt > olderThanMs);
     for (const job of stuck) job.stuckReported = true;
     return stuck;
   }

@@ -41,7 +41,6 @@ export class Runs {
     const policy = parts.policies.of(claimed, handler);
     const job = new RunningJob(claimed, handler, policy, now, this.host, companions);
     this.board.add(job);
-    parts.book.start(claimed.id);
     if (parts.observed()) parts.emit({ type: 'started', ...factsOf(claimed) });
     return job;
   }
@@ -50,7 +49,6 @@ export class Runs {
   end(job: RunningJob, outcome: Outcome, durationMs: number): RunEnd {
     const { claimed, handler, policy, leaseGone } = job;
     this.board.remove(job);
-    this.parts.book.end(claimed.id);
     const committed = isCommitted(outcome);
     // Whether a job was completed before its lease ended only the database knows.
     if (!committed && leaseGone === 'ended' && !job.control.askedForCompletion) {

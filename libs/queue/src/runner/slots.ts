@@ -13,6 +13,9 @@ export interface SlotsSettings {
   readonly maxTransactions: number;
 }
 
+/** Under load there is always something ahead: what has started must not stay in memory for that. */
+const MAX_STARTED_KEPT = 256;
+
 const NOTHING: Demand = { limit: 0, slots: 0, run: 0 };
 
 /** What runs here, what waits ahead of its slot, and how much more this process wants. */
@@ -224,8 +227,8 @@ export class Slots {
     const job = this.ahead[this.next];
     if (job === undefined) return undefined;
     this.next += 1;
-    if (this.next === this.ahead.length) {
-      this.ahead = [];
+    if (this.next === this.ahead.length || this.next === MAX_STARTED_KEPT) {
+      this.ahead = this.ahead.slice(this.next);
       this.next = 0;
     }
     return job;
