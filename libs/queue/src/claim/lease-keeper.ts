@@ -145,7 +145,7 @@ export class LeaseKeeper {
     const blockedMs = monotonicMs() - askedAt;
     if (blockedMs > BLOCKED_MS) this.events.blocked(blockedMs);
     const runner = this.runnerId();
-    const report = runner === null ? null : { ...this.book.report(), runner };
+    const report = runner === null ? null : { ...this.book.report(runner), runner };
     this.worker?.postMessage({ type: 'report', report });
   }
 

@@ -2,7 +2,7 @@ import { JobCancelledError } from '../job/control-errors.js';
 import { QueueClosedError, TransactionConflictError } from '../job/errors.js';
 import type { Outcome } from '../job/outcome.js';
 import { RejectJob, RetryAfter, SnoozeJob } from '../job/steering.js';
-import type { BatchResult } from './batch-executor.js';
+import type { BatchResult } from './batch-result.js';
 import { isCancelled, type BatchEntry } from './batch-tally.js';
 import type { BatchTransaction } from './batch-transaction.js';
 import type { JobExecutor } from './job-executor.js';
@@ -57,8 +57,8 @@ export class BatchCommitter {
     else {
       const released = batch.handed.filter((entry) => transaction.outcomeOf(entry) === null);
       await this.spoil(error, { only: [] });
-      const executions = released.map(({ execution }) => execution);
-      return this.result(processed, shutDown ? null : { error, released: executions });
+      const jobs = released.map(({ job }) => job);
+      return this.result(processed, shutDown ? null : { error, released: jobs });
     }
     return this.result(processed, { error, released: [] });
   }
@@ -68,7 +68,7 @@ export class BatchCommitter {
     for (const entry of this.batch.handed) {
       if (this.transaction.outcomeOf(entry) !== null) continue;
       const fails = 'all' in failing ? failing.all : failing.only.includes(entry);
-      if (fails) this.batch.tally.decide(entry, this.single.failed(entry.execution, error, true));
+      if (fails) this.batch.tally.decide(entry, this.single.failed(entry.job, error, true));
       else if (entry.outcome === null) this.batch.tally.releaseOne(entry);
     }
     await this.close();
@@ -80,13 +80,13 @@ export class BatchCommitter {
     if (error instanceof TransactionConflictError && done.some(isCancelled)) return this.withoutCancelled(error);
     const [only] = done;
     if (only !== undefined && done.length === 1) {
-      batch.tally.decide(only, this.single.failed(only.execution, error, true));
+      batch.tally.decide(only, this.single.failed(only.job, error, true));
       await this.close();
       return this.result(0, { error, released: [] });
     }
     for (const entry of done) batch.tally.releaseOne(entry);
     await this.close();
-    return this.result(0, { error, released: done.map(({ execution }) => execution) });
+    return this.result(0, { error, released: done.map(({ job }) => job) });
   }
 
   /** Everything is rolled back for jobs that are cancelled: the others come again, and nothing is known against them. */
@@ -103,9 +103,9 @@ export class BatchCommitter {
   /** `completion: 'manual'` */
   private failUncompleted(): void {
     for (const entry of this.batch.handed) {
-      const { handler, job } = entry.execution;
-      if (entry.told || handler.completion !== 'manual' || job.control.own.completion !== null) continue;
-      const deciding = Promise.resolve(this.single.succeeded(entry.execution, undefined));
+      const { handler, control } = entry.job;
+      if (entry.told || handler.completion !== 'manual' || control.own.completion !== null) continue;
+      const deciding = Promise.resolve(this.single.succeeded(entry.job, undefined));
       void this.transaction.fail(entry, new Error('not completed'), deciding as Promise<Outcome>, false);
     }
   }

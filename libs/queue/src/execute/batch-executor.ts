@@ -2,21 +2,12 @@ import { JobCancelledError } from '../job/control-errors.js';
 import { JobTimeoutError, messageOf, QueueClosedError } from '../job/errors.js';
 import { RejectJob, RetryAfter, SnoozeJob } from '../job/steering.js';
 import { BatchCommitter } from './batch-committer.js';
+import type { BatchResult } from './batch-result.js';
 import { isCancelled } from './batch-tally.js';
 import type { BatchTransaction } from './batch-transaction.js';
-import { NO_TRANSACTION, type Execution, type ExecutorEvents, type JobExecutor } from './job-executor.js';
+import { NO_TRANSACTION, type ExecutorEvents, type JobExecutor } from './job-executor.js';
 import { runWithin } from './run-within.js';
 import type { RunningBatch } from './running-batch.js';
-
-/** How the method of a batch handler has ended. */
-export interface BatchResult {
-  /** How many jobs the batch was handed over with. */
-  readonly jobs: number;
-  /** How many of them were told of before it failed. */
-  readonly processed: number;
-  /** What it threw, where that was the end of some of its jobs. */
-  readonly failure: { readonly error: unknown; readonly released: readonly Execution[] } | null;
-}
 
 /** Runs the method of a batch handler, and turns every ending of it into outcomes of its jobs. Never throws. */
 export class BatchExecutor {
@@ -71,10 +62,10 @@ export class BatchExecutor {
 
   /** Each job's own lease and payload: one that is not right does not spoil the batch. */
   private async prepare(batch: RunningBatch): Promise<void> {
-    for (const execution of batch.open) {
-      if (execution.job.abortReason !== undefined) continue;
-      const outcome = await this.single.prepare(execution);
-      if (outcome !== null) batch.exclude(execution, outcome);
+    for (const job of batch.open) {
+      if (job.abortReason !== undefined) continue;
+      const outcome = await this.single.prepare(job);
+      if (outcome !== null) batch.exclude(job, outcome);
     }
   }
 
@@ -88,10 +79,10 @@ export class BatchExecutor {
       timeoutMs: policy.timeoutMs,
       graceMs: this.abortGraceMs,
       expired,
-      abort: () => batch.open.forEach((execution) => execution.job.abort(expired)),
+      abort: () => batch.open.forEach((job) => job.abort(expired)),
       givenUp: () => {
         for (const job of batch.jobs) job.givenUp = true;
-        for (const { job: stuck } of batch.open) this.events.stuck(stuck);
+        for (const stuck of batch.open) this.events.stuck(stuck);
       },
     };
     return runWithin(limit, call);
@@ -113,7 +104,7 @@ export class BatchExecutor {
     }
     const { underWay } = batch;
     const steers = [RejectJob, RetryAfter, SnoozeJob].some((steering) => error instanceof steering);
-    const shutDown = first.job.abortReason instanceof QueueClosedError;
+    const shutDown = first.abortReason instanceof QueueClosedError;
     if ((steers && underWay === null) || (open.length === 1 && !shutDown)) {
       await batch.threw(error, batch.handedOpen);
       return { jobs: jobs.length, processed, failure: { error, released: [] } };

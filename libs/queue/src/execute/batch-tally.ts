@@ -3,12 +3,11 @@ import { InvalidTransitionError, LeaseLostError } from '../job/errors.js';
 import type { HandlerPolicy } from '../job/handler.js';
 import type { Job } from '../job/job.js';
 import { endingOf, RELEASED, type Outcome } from '../job/outcome.js';
-import type { Execution } from './job-executor.js';
 import type { RunningJob } from './running-job.js';
 
 /** One job of a batch. */
 export interface BatchEntry {
-  readonly execution: Execution;
+  readonly job: RunningJob;
   /** Its outcome is decided, or being decided. */
   told: boolean;
   outcome: Outcome | null;
@@ -16,7 +15,7 @@ export interface BatchEntry {
 
 /** The run that decides how the lane of a batch goes on: the last one, or the one behind which all was released. */
 export interface BatchEnd {
-  readonly execution: Execution;
+  readonly job: RunningJob;
   readonly outcome: Outcome;
 }
 
@@ -47,19 +46,19 @@ export class BatchTally {
    * @param onEnd a run has ended, of a lane in order; says whether its end is written, or its lease was gone
    */
   constructor(
-    executions: readonly Execution[],
-    private readonly endOf: (execution: Execution) => Outcome | Promise<Outcome>,
-    private readonly onEnd: (execution: Execution, outcome: Outcome) => boolean,
+    jobs: readonly RunningJob[],
+    private readonly endOf: (job: RunningJob) => Outcome | Promise<Outcome>,
+    private readonly onEnd: (job: RunningJob, outcome: Outcome) => boolean,
   ) {
-    this.entries = executions.map((execution) => ({ execution, told: false, outcome: null }));
-    this.byJob = new Map(this.entries.map((entry) => [entry.execution.job, entry]));
-    this.ordered = executions[0]!.job.seq !== null;
+    this.entries = jobs.map((job) => ({ job, told: false, outcome: null }));
+    this.byJob = new Map(this.entries.map((entry) => [entry.job, entry]));
+    this.ordered = jobs[0]!.seq !== null;
     this.allEnded = new Promise((resolve) => (this.resolveEnd = resolve));
   }
 
   /** Of which the database has to say whether its handler's transaction has completed it, before the lane goes on. */
   get unsureJob(): RunningJob | null {
-    return this.unsure?.execution.job ?? null;
+    return this.unsure?.job ?? null;
   }
 
   /** The place of the job behind which everything was released, `null`: nothing was. */
@@ -141,8 +140,8 @@ export class BatchTally {
     while (this.ordered && !entry.told && (this.ended < place || this.unsure !== null)) {
       const open = this.entries.slice(0, place).find(({ told }) => !told);
       if (open === undefined) await this.progress();
-      else if (open.execution.job.control.completionEnded) this.decide(open, this.endOf(open.execution));
-      else throw new InvalidTransitionError(job.id, behind(open.execution.job), to);
+      else if (open.job.control.completionEnded) this.decide(open, this.endOf(open.job));
+      else throw new InvalidTransitionError(job.id, behind(open.job), to);
     }
   }
 
@@ -159,7 +158,7 @@ export class BatchTally {
     // Behind a job that runs again it was released meanwhile.
     if (entry.outcome !== null) return;
     entry.outcome = outcome;
-    entry.execution.job.control.end();
+    entry.job.control.end();
     if (this.ordered) this.endInOrder();
     else this.end(entry);
     this.resolveWhenDone();
@@ -182,12 +181,12 @@ export class BatchTally {
 
   private end(entry: BatchEntry): boolean {
     this.ended += 1;
-    return this.onEnd(entry.execution, entry.outcome!);
+    return this.onEnd(entry.job, entry.outcome!);
   }
 
   /** Everything behind a job that runs again, or blocks its lane, goes back, in its order and under its number. */
   private stopBehind(entry: BatchEntry, outcome: Outcome): void {
-    const { policy } = entry.execution;
+    const { policy } = entry.job;
     if (stopsLane(outcome, policy)) this.releaseBehind(entry);
   }
 
@@ -197,14 +196,14 @@ export class BatchTally {
     for (const after of this.entries.slice(place + 1)) {
       after.told = true;
       after.outcome = released(after);
-      after.execution.job.control.end();
+      after.job.control.end();
     }
   }
 
   private resolveWhenDone(): void {
     if (this.ended < this.entries.length || this.unsure !== null) return;
-    const { execution, outcome } = this.entries.at(this.stopPlace ?? -1)!;
-    this.resolveEnd({ execution, outcome: outcome! });
+    const { job, outcome } = this.entries.at(this.stopPlace ?? -1)!;
+    this.resolveEnd({ job, outcome: outcome! });
   }
 
   private async progress(): Promise<void> {
@@ -222,15 +221,14 @@ export function stopsLane(outcome: Outcome, policy: HandlerPolicy): boolean {
 }
 
 /** Another runner may have the job: nothing is written of it here. */
-export const isLost = ({ execution }: BatchEntry): boolean => execution.job.abortReason instanceof LeaseLostError;
+export const isLost = ({ job }: BatchEntry): boolean => job.abortReason instanceof LeaseLostError;
 
 /** It was told to stop since its job is cancelled. */
-export const isCancelled = ({ execution }: BatchEntry): boolean =>
-  execution.job.abortReason instanceof JobCancelledError;
+export const isCancelled = ({ job }: BatchEntry): boolean => job.abortReason instanceof JobCancelledError;
 
 /** A handler that has asked for completion may have got it. */
-function released({ execution }: BatchEntry): Outcome {
-  if (!execution.job.control.askedForCompletion) return RELEASED;
+function released({ job }: BatchEntry): Outcome {
+  if (!job.control.askedForCompletion) return RELEASED;
   return { kind: 'unless-completed', otherwise: RELEASED, threw: true };
 }
 

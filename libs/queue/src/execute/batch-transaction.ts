@@ -32,15 +32,15 @@ export class BatchTransaction {
 
   /** Opens it for all jobs that are handed over. */
   async begin(entries: readonly BatchEntry[]): Promise<void> {
-    const [first, ...others] = entries.map(({ execution }) => execution.job.control.own);
+    const [first, ...others] = entries.map(({ job }) => job.control.own);
     this.own = first!;
     await this.own.begin();
     for (const other of others) other.join(this.own);
   }
 
   complete(entry: BatchEntry, result: unknown): void {
-    const { job, policy } = entry.execution;
-    this.verdicts.set(entry, { completed: true, result: encodeResult(job.name, result, policy.retentionMs) });
+    const { name, policy } = entry.job;
+    this.verdicts.set(entry, { completed: true, result: encodeResult(name, result, policy.retentionMs) });
     entry.told = true;
   }
 
@@ -57,8 +57,8 @@ export class BatchTransaction {
   /** Whether nothing behind the job in its lane may run now. */
   stopsAt(entry: BatchEntry): boolean {
     const verdict = this.verdicts.get(entry);
-    const isOrdered = entry.execution.job.seq !== null;
-    return isOrdered && verdict?.completed === false && stopsLane(verdict.outcome, entry.execution.policy);
+    const isOrdered = entry.job.seq !== null;
+    return isOrdered && verdict?.completed === false && stopsLane(verdict.outcome, entry.job.policy);
   }
 
   /**
@@ -78,9 +78,9 @@ export class BatchTransaction {
         await inside();
         await this.told();
         if (this.outcomeOf(entry) !== null) throw UNDO;
-        const { job, handler } = entry.execution;
+        const { handler, abortReason } = entry.job;
         // Its row was written beside the transaction, which above this level could not commit with it.
-        if (handler.isolation !== 'READ COMMITTED' && isCancelled(entry)) throw job.abortReason;
+        if (handler.isolation !== 'READ COMMITTED' && isCancelled(entry)) throw abortReason;
       });
     } catch (error) {
       if (error !== UNDO) throw error;
@@ -118,13 +118,13 @@ export class BatchTransaction {
    */
   async commit(entries: readonly BatchEntry[]): Promise<void> {
     const completions = entries.map((entry) => {
-      const { job, policy } = entry.execution;
+      const { claimed, control, policy } = entry.job;
       const verdict = this.verdicts.get(entry);
-      const { completion } = job.control.own;
+      const { completion } = control.own;
       const result = completion?.result ?? (verdict?.completed ? verdict.result : null);
-      return { job: job.claimed, result, retentionMs: policy.retentionMs };
+      return { job: claimed, result, retentionMs: policy.retentionMs };
     });
-    const controls = entries.map(({ execution }) => execution.job.control);
+    const controls = entries.map(({ job }) => job.control);
     try {
       for (const control of controls) await control.commitBegins();
       await this.own.commit(completions);

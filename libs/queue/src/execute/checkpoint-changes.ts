@@ -24,6 +24,12 @@ const MAX_MESSAGE_BYTES = 1_024;
 export const keepAliveMs = (duration: Duration, option: string): number =>
   durationMs(duration, option, 1, MAX_KEEP_ALIVE_MS);
 
+interface CheckpointingRun {
+  readonly handler: RegisteredHandler;
+  readonly policy: HandlerPolicy;
+  readonly host: { readonly maxPayloadBytes: number };
+}
+
 /**
  * Checks what a handler gives to `job.checkpoint`, and encodes it.
  *
@@ -32,7 +38,7 @@ export const keepAliveMs = (duration: Duration, option: string): number =>
 export async function checkpointOf(
   changes: CheckpointChanges,
   stored: StoredPayload,
-  { handler, policy, maxPayloadBytes }: { handler: RegisteredHandler; policy: HandlerPolicy; maxPayloadBytes: number },
+  { handler, policy, host }: CheckpointingRun,
 ): Promise<Checkpoint> {
   checkFields(changes, 'checkpoint', ['payload', 'bytes', 'extraRetries', 'keepAlive']);
   const { payload, bytes, extraRetries = 0, keepAlive } = changes;
@@ -46,7 +52,7 @@ export async function checkpointOf(
     ...(json !== undefined && { payload: json }),
     ...(binary !== undefined && { bytes: binary }),
   };
-  checkPayloadSize(handler.name, next, maxPayloadBytes);
+  checkPayloadSize(handler.name, next, host.maxPayloadBytes);
   const upgraded = json === undefined ? undefined : upgradedPolicy(handler, policy);
   return { payload: json, bytes: binary, policy: upgraded, extraRetries: retries, keepAliveMs: endMs };
 }

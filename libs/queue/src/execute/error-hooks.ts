@@ -14,8 +14,10 @@ export class ErrorHooks {
 
   /** What to do once a run's end is written; `undefined` when nobody wants to hear. */
   of(handler: RegisteredHandler, job: Job): ((written: Outcome) => void) | undefined {
-    const hooks = [handler.onError, this.ofModule].filter((hook) => hook !== null);
-    return hooks.length === 0 ? undefined : (written) => this.tell(hooks, job, written);
+    const { ofModule } = this;
+    if (handler.onError === null && ofModule === null) return undefined;
+    const hooks = [handler.onError, ofModule].filter((hook) => hook !== null);
+    return (written) => this.tell(hooks, job, written);
   }
 
   /** Resolves when no hook is under way. */

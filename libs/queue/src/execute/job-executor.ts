@@ -1,19 +1,12 @@
 import { JobCancelledError } from '../job/control-errors.js';
 import { describe, JobTimeoutError, messageOf, QueueClosedError, QueueError } from '../job/errors.js';
-import type { HandlerPolicy, RegisteredHandler } from '../job/handler.js';
-import { RELEASED, type Outcome } from '../job/outcome.js';
+import type { RegisteredHandler } from '../job/handler.js';
+import { COMPLETED, RELEASED, type Outcome } from '../job/outcome.js';
 import { outcomeOfError } from './outcome-of-error.js';
 import { needsPreparing, preparePayload } from './prepare-payload.js';
 import { encodeResult } from './result.js';
 import { runWithin } from './run-within.js';
 import type { RunningJob } from './running-job.js';
-
-/** What the executor needs beside the job. */
-export interface Execution {
-  readonly job: RunningJob;
-  readonly handler: RegisteredHandler;
-  readonly policy: HandlerPolicy;
-}
 
 export interface ExecutorEvents {
   /** The run does not obey its abort. */
@@ -42,50 +35,39 @@ export class JobExecutor {
     private readonly events: ExecutorEvents,
   ) {}
 
-  async execute(execution: Execution): Promise<Outcome> {
-    const outcome = await this.outcomeOf(execution);
-    execution.job.control.end();
-    return outcome;
-  }
-
-  private async outcomeOf(execution: Execution): Promise<Outcome> {
-    const { job, policy } = execution;
+  async execute(job: RunningJob): Promise<Outcome> {
+    const { control } = job;
     try {
-      if (!policy.keepAlive) await job.control.openLease();
+      const refused = job.policy.keepAlive ? null : await this.openLease(job);
+      if (refused !== null) return refused;
+      if (job.handler.isolation !== null) return await this.executeInTransaction(job);
+      const result = await this.invoke(job);
+      if (control.checkpointedInside) await control.transactionEnded();
+      return await this.succeeded(job, result);
     } catch (error) {
-      return neverStarted(error);
-    }
-    if (execution.handler.isolation !== null) return this.outcomeInTransaction(execution);
-    try {
-      const result = await this.invoke(execution);
-      await job.control.transactionEnded();
-      return await this.succeeded(execution, result);
-    } catch (error) {
-      await job.control.transactionEnded();
-      return this.failed(execution, error, true);
+      if (control.checkpointedInside) await control.transactionEnded();
+      return await this.failed(job, error, true);
+    } finally {
+      control.end();
     }
   }
 
   /** Gives a job of a batch its lease, and its payload the handler's form; answers how its run has ended if that fails. */
-  async prepare(execution: Execution): Promise<Outcome | null> {
-    const { job, handler, policy } = execution;
+  async prepare(job: RunningJob): Promise<Outcome | null> {
+    const refused = job.policy.keepAlive ? null : await this.openLease(job);
+    if (refused !== null) return refused;
     try {
-      if (!policy.keepAlive) await job.control.openLease();
-    } catch (error) {
-      return neverStarted(error);
-    }
-    try {
-      if (needsPreparing(handler, policy)) await this.prepareWithin(execution);
+      if (needsPreparing(job)) await this.prepareWithin(job);
       return null;
     } catch (error) {
-      return this.failed(execution, error, true);
+      return this.failed(job, error, true);
     }
   }
 
   /** One that hangs fails by itself: those that are handed over with it wait for it no longer than for the handler. */
-  private async prepareWithin({ job, handler, policy }: Execution): Promise<void> {
-    const { timeoutMs } = policy;
-    const prepare = (): Promise<void> => preparePayload(job, handler, policy);
+  private async prepareWithin(job: RunningJob): Promise<void> {
+    const { timeoutMs } = job.policy;
+    const prepare = (): Promise<void> => preparePayload(job);
     if (timeoutMs === null) return prepare();
     const expired = new JobTimeoutError(job.name, timeoutMs);
     // Neither a schema nor `upgrade` is given a signal.
@@ -93,10 +75,14 @@ export class JobExecutor {
     return runWithin({ timeoutMs, graceMs: 0, expired, abort, givenUp: () => this.events.stuck(job) }, prepare);
   }
 
+  /** Answers how the run ends that gets no lease. */
+  private openLease({ control }: RunningJob): Promise<Outcome | null> {
+    return control.openLease().then(() => null, neverStarted);
+  }
+
   /** The run is a transaction: whatever it ends with but a return rolls that back. */
-  private async outcomeInTransaction(execution: Execution): Promise<Outcome> {
-    const { job, handler, policy } = execution;
-    const { control } = job;
+  private async executeInTransaction(job: RunningJob): Promise<Outcome> {
+    const { control, handler, policy } = job;
     try {
       await control.own.begin();
     } catch (error) {
@@ -106,7 +92,7 @@ export class JobExecutor {
     try {
       // It may have waited long for its connection.
       if (job.abortReason !== undefined) throw job.abortReason;
-      const returned = await this.invoke(execution);
+      const returned = await this.invoke(job);
       await control.transactionEnded();
       const { completion } = control.own;
       if (completion === null && handler.completion === 'manual') throw new Error(NOT_COMPLETED);
@@ -115,26 +101,29 @@ export class JobExecutor {
       return { kind: 'completed', result, committed: true };
     } catch (error) {
       await control.own.rollback(job.givenUp);
-      return this.failed(execution, error, true);
+      return this.failed(job, error, true);
     }
   }
 
-  private async invoke(execution: Execution): Promise<unknown> {
-    const { timeoutMs } = execution.policy;
-    if (timeoutMs !== null) return this.callWithin(timeoutMs, execution);
-    if (execution.handler.isolation === null) return this.call(execution);
-    return Promise.race([this.call(execution), execution.job.untilAbandoned()]);
+  /** The handler's promise itself where nothing else is to be done: each more would cost every job. */
+  private invoke(job: RunningJob): unknown {
+    const { timeoutMs } = job.policy;
+    if (timeoutMs !== null) return this.callWithin(timeoutMs, job);
+    if (job.handler.isolation === null) return this.call(job);
+    return Promise.race([this.call(job), job.untilAbandoned()]);
   }
 
-  private async call(execution: Execution): Promise<unknown> {
-    const { job, handler, policy } = execution;
-    if (needsPreparing(handler, policy)) await preparePayload(job, handler, policy);
-    return handler.invoke(job);
+  private call(job: RunningJob): unknown {
+    return needsPreparing(job) ? this.prepareAndCall(job) : job.handler.invoke(job);
+  }
+
+  private async prepareAndCall(job: RunningJob): Promise<unknown> {
+    await preparePayload(job);
+    return job.handler.invoke(job);
   }
 
   /** Aborts the signal at the timeout, and gives up waiting for the handler when the grace is over too. */
-  private async callWithin(timeoutMs: number, execution: Execution): Promise<unknown> {
-    const { job } = execution;
+  private async callWithin(timeoutMs: number, job: RunningJob): Promise<unknown> {
     const expired = new JobTimeoutError(job.name, timeoutMs);
     let timer: NodeJS.Timeout | undefined;
     timer = setTimeout(() => {
@@ -145,42 +134,34 @@ export class JobExecutor {
       }, this.abortGraceMs);
     }, timeoutMs);
     try {
-      return await Promise.race([this.call(execution), job.untilAbandoned()]);
+      return await Promise.race([this.call(job), job.untilAbandoned()]);
     } finally {
       clearTimeout(timer);
     }
   }
 
   /** The handler has returned. @throws {PayloadInvalidError} when its result is to be kept and is not JSON */
-  succeeded(execution: Execution, returned: unknown): Outcome | Promise<Outcome> {
-    const { job, handler } = execution;
-    const isManual = handler.completion === 'manual' && !job.control.askedForCompletion;
-    return isManual ? this.failed(execution, new Error(NOT_COMPLETED), false) : this.completed(execution, returned);
+  succeeded(job: RunningJob, returned: unknown): Outcome | Promise<Outcome> {
+    const isManual = job.handler.completion === 'manual' && !job.control.askedForCompletion;
+    return isManual ? this.failed(job, new Error(NOT_COMPLETED), false) : this.completed(job, returned);
   }
 
   /** The handler says that the job is done. @throws {PayloadInvalidError} when its result is to be kept and is not JSON */
-  completed(execution: Execution, result: unknown): Outcome | Promise<Outcome> {
-    const { job, policy } = execution;
-    if (job.control.askedForCompletion) return this.failed(execution, new Error(NOT_COMMITTED), false);
-    return { kind: 'completed', result: encodeResult(job.name, result, policy.retentionMs) };
+  completed(job: RunningJob, returned: unknown): Outcome | Promise<Outcome> {
+    if (job.control.askedForCompletion) return this.failed(job, new Error(NOT_COMMITTED), false);
+    const result = encodeResult(job.name, returned, job.policy.retentionMs);
+    return result === null ? COMPLETED : { kind: 'completed', result };
   }
 
   /** The run has come to no good end. @param threw the handler did not return */
-  async failed({ job, handler, policy }: Execution, error: unknown, threw: boolean): Promise<Outcome> {
-    const shuttingDown = job.abortReason instanceof QueueClosedError;
-    const cancelled = job.abortReason instanceof JobCancelledError ? job.abortReason : null;
+  async failed(job: RunningJob, error: unknown, threw: boolean): Promise<Outcome> {
+    const { claimed, handler, policy, abortReason } = job;
+    const shuttingDown = abortReason instanceof QueueClosedError;
+    const cancelled = abortReason instanceof JobCancelledError ? abortReason : null;
     const maxAttempts = await job.control.committedMaxAttempts();
     const isRetryable = (): boolean => this.isRetryable(handler, error);
-    const outcome = outcomeOfError({
-      job: job.claimed,
-      handler,
-      policy,
-      error,
-      maxAttempts,
-      isRetryable,
-      shuttingDown,
-      cancelled,
-    });
+    const facts = { job: claimed, handler, policy, error, maxAttempts, isRetryable, shuttingDown, cancelled };
+    const outcome = outcomeOfError(facts);
     return job.control.askedForCompletion ? { kind: 'unless-completed', otherwise: outcome, threw } : outcome;
   }
 

@@ -1,10 +1,10 @@
 import type { RunFacts } from '../job/run-port.js';
 
-export interface LeaseEndParts {
+export interface LeaseEndOwner {
   /** What is committed of the run, `null` when it is no longer this run's. */
-  readonly look: () => Promise<RunFacts | null>;
-  /** The lease has passed. Called once. */
-  readonly ended: () => void;
+  lookAtRun(): Promise<RunFacts | null>;
+  /** Called once. */
+  leasePassed(): void;
 }
 
 /** How soon a lease is looked at again whose extension is not committed yet, or could not be read. */
@@ -24,7 +24,7 @@ export class LeaseEnd {
   private movedIn: (() => boolean) | null = null;
   private cleared = false;
 
-  constructor(private readonly parts: LeaseEndParts) {}
+  constructor(private readonly owner: LeaseEndOwner) {}
 
   /** It has passed, whether or not the event loop was free to notice. */
   get passed(): boolean {
@@ -75,7 +75,7 @@ export class LeaseEnd {
     const askedAt = performance.now();
     let facts: RunFacts | null;
     try {
-      facts = await this.parts.look();
+      facts = await this.owner.lookAtRun();
     } catch {
       this.arm(LOOK_AGAIN_MS);
       return;
@@ -90,6 +90,6 @@ export class LeaseEnd {
 
   private end(): void {
     this.clear();
-    this.parts.ended();
+    this.owner.leasePassed();
   }
 }

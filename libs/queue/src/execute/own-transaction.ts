@@ -5,19 +5,23 @@ import type { ClaimedJob } from '../job/job.js';
 import { NotTransactionalError } from '../job/run-errors.js';
 import type { Completion, RunPort, RunTransaction } from '../job/run-port.js';
 
+/** The run whose transaction it is. */
+interface OwningRun {
+  readonly claimed: ClaimedJob;
+  readonly handler: RegisteredHandler;
+  readonly host: { readonly port: RunPort };
+}
+
 /** The transaction that a run of a transactional handler is; of another handler there is none. */
 export class OwnTransaction {
   private transaction: RunTransaction | null = null;
   private told: { readonly result: string | null } | null = null;
 
-  constructor(
-    private readonly job: ClaimedJob,
-    private readonly parts: { readonly port: RunPort; readonly handler: RegisteredHandler },
-  ) {}
+  constructor(private readonly run: OwningRun) {}
 
   /** @throws {NotTransactionalError} */
   get manager(): EntityManager {
-    if (this.transaction === null) throw new NotTransactionalError(this.job.id, this.job.name);
+    if (this.transaction === null) throw new NotTransactionalError(this.run.claimed.id, this.run.claimed.name);
     return this.transaction.manager;
   }
 
@@ -32,7 +36,8 @@ export class OwnTransaction {
 
   /** Before the handler is called. */
   async begin(): Promise<void> {
-    this.transaction = await this.parts.port.begin(this.parts.handler.isolation ?? 'READ COMMITTED');
+    const { host, handler } = this.run;
+    this.transaction = await host.port.begin(handler.isolation ?? 'READ COMMITTED');
   }
 
   /** The handler has called `complete`. */
@@ -69,8 +74,11 @@ export class OwnTransaction {
    * a serialization failure.
    */
   checkWritable(to: string): void {
-    const { isolation } = this.parts.handler;
+    const {
+      claimed,
+      handler: { isolation },
+    } = this.run;
     if (this.transaction === null || isolation === null || isolation === 'READ COMMITTED') return;
-    throw new InvalidTransitionError(this.job.id, `running in a transaction of level ${isolation}, beside which its row must not be written,`, to); // prettier-ignore
+    throw new InvalidTransitionError(claimed.id, `running in a transaction of level ${isolation}, beside which its row must not be written,`, to); // prettier-ignore
   }
 }

@@ -7,25 +7,32 @@ import type { CheckpointChanges, ClaimedJob, CompleteOptions, ProgressReport } f
 import { RetryDelay } from '../job/retry-delay.js';
 import type { Checkpoint, RunFacts, RunPort } from '../job/run-port.js';
 import { checkpointOf, keepAliveMs, progressOf, type StoredPayload } from './checkpoint-changes.js';
-import { LeaseEnd } from './lease-end.js';
+import { LeaseEnd, type LeaseEndOwner } from './lease-end.js';
 import { OwnTransaction } from './own-transaction.js';
 import { ProgressReports } from './progress-reports.js';
 import { encodeResult } from './result.js';
 
-export interface RunControlParts {
+/** What every run of a process needs of it. */
+export interface RunHost {
   readonly port: RunPort;
-  readonly handler: RegisteredHandler;
-  readonly policy: HandlerPolicy;
   readonly maxPayloadBytes: number;
   /** How long the lease of a run lasts that does not keep itself alive. */
   readonly leaseMs: number;
+}
+
+/** A run, as its control sees it. */
+export interface ControlledRun {
+  readonly claimed: ClaimedJob;
+  readonly handler: RegisteredHandler;
+  readonly policy: HandlerPolicy;
+  readonly host: RunHost;
   /**
    * Resolves when all is written that must be durable before anything of this run: the ends of the jobs before it. Rejects
    * before a completion when one of those, handed over together with this job, has not ended.
    */
-  readonly settledBefore: (to: string) => Promise<void>;
+  settledBefore(to: string): Promise<void>;
   /** The lease had an end of its own, and it has passed. */
-  readonly leaseEnded: () => void;
+  leaseEnded(): void;
 }
 
 /** How the handler has asked for completion. */
@@ -39,8 +46,11 @@ interface Asked {
 /** How often it is looked whether the handler's open transaction has ended. */
 const OPEN_TRANSACTION_MS = 50;
 
-/** What a handler may write of its run, and what this process knows of what became of it. */
-export class RunControl {
+/**
+ * What a handler may write of its run, and what this process knows of what became of it. Most runs write nothing, so one of
+ * them makes as little as possible of this.
+ */
+export class RunControl implements LeaseEndOwner {
   private asked: Asked | null = null;
   private over = false;
   private lost = false;
@@ -52,17 +62,14 @@ export class RunControl {
   /** The run itself, where its handler is transactional. */
   readonly own: OwnTransaction;
   private readonly leaseEnd: LeaseEnd;
-  private readonly reports: ProgressReports;
+  private reports: ProgressReports | null = null;
 
-  constructor(
-    private readonly job: ClaimedJob,
-    private readonly parts: RunControlParts,
-  ) {
-    this.stored = job;
-    this.limit = job.maxAttempts;
-    this.own = new OwnTransaction(job, parts);
-    this.leaseEnd = new LeaseEnd({ look: () => parts.port.look(job), ended: () => this.endLease() });
-    this.reports = new ProgressReports((progress) => parts.port.progress(job, progress));
+  constructor(private readonly run: ControlledRun) {
+    const { claimed } = run;
+    this.stored = claimed;
+    this.limit = claimed.maxAttempts;
+    this.own = new OwnTransaction(run);
+    this.leaseEnd = new LeaseEnd(this);
   }
 
   /** From then on the database knows more than this process. */
@@ -73,7 +80,7 @@ export class RunControl {
   /** The handler has asked for completion, and the transaction that decides has ended. */
   get completionEnded(): boolean {
     const { asked } = this;
-    return asked !== null && (asked.manager === undefined || !this.parts.port.isOpen(asked.manager));
+    return asked !== null && (asked.manager === undefined || !this.port.isOpen(asked.manager));
   }
 
   /** The lease of this run ends by itself: until its own end is written another runner may come and take the job. */
@@ -84,6 +91,11 @@ export class RunControl {
   /** Milliseconds until then, `Infinity` where it lasts as long as its process. */
   get leaseLeftMs(): number {
     return this.leaseEnd.leftMs;
+  }
+
+  /** A checkpoint was written in a transaction of the handler's: see {@link transactionEnded}. */
+  get checkpointedInside(): boolean {
+    return this.checkpointedIn !== null;
   }
 
   /** As far as this process knows. */
@@ -97,7 +109,7 @@ export class RunControl {
     checkKnown(options, 'complete', ['manager', 'result']);
     const { manager, result } = options;
     this.check('completed', manager);
-    const { port, policy } = this.parts;
+    const { host, policy } = this.run;
     const encoded = encodeResult(this.job.name, result, policy.retentionMs);
     if (this.own.exists) return this.own.complete(encoded, manager);
     const before = this.asked;
@@ -105,7 +117,7 @@ export class RunControl {
     this.asked = asked;
     try {
       await this.predecessors('completed');
-      await port.complete(this.job, { result: encoded, retentionMs: policy.retentionMs }, manager);
+      await host.port.complete(this.job, { result: encoded, retentionMs: policy.retentionMs }, manager);
       asked.answer = 'written';
       if (manager === undefined) this.leaseEnd.clear();
     } catch (error) {
@@ -120,7 +132,7 @@ export class RunControl {
     checkKnown(options, 'checkpoint', ['manager']);
     const { manager } = options;
     this.check('checkpointed', manager);
-    const checkpoint = await checkpointOf(changes, this.stored, this.parts);
+    const checkpoint = await checkpointOf(changes, this.stored, this.run);
     this.check('checkpointed', manager);
     await this.write(checkpoint, 'checkpointed', manager);
     const { payload = this.stored.payload, bytes = this.stored.bytes } = checkpoint;
@@ -144,6 +156,7 @@ export class RunControl {
     this.check('reported on');
     const news = progressOf(report);
     try {
+      this.reports ??= new ProgressReports((progress) => this.port.progress(this.job, progress));
       await this.reports.report(news);
     } catch (error) {
       throw this.refusal(error, 'reported on');
@@ -154,9 +167,8 @@ export class RunControl {
 
   /** Gives the lease its end, before the handler is called. */
   async openLease(): Promise<void> {
-    const { leaseMs } = this.parts;
     try {
-      await this.write({ extraRetries: 0, keepAliveMs: leaseMs }, 'started');
+      await this.write({ extraRetries: 0, keepAliveMs: this.run.host.leaseMs }, 'started');
     } catch (error) {
       if (error instanceof LeaseLostError) this.expire();
       throw error;
@@ -167,7 +179,7 @@ export class RunControl {
   async commit(result: string | null): Promise<void> {
     await this.commitBegins();
     try {
-      await this.own.commit([{ job: this.job, result, retentionMs: this.parts.policy.retentionMs }]);
+      await this.own.commit([{ job: this.job, result, retentionMs: this.run.policy.retentionMs }]);
       this.committed();
     } catch (error) {
       this.commitFailed(error);
@@ -200,10 +212,10 @@ export class RunControl {
 
   /** What the handler does from now on is nobody's run any more. */
   end(): void {
-    if (this.leaseEnd.passed) this.endLease();
+    if (this.leaseEnd.passed) this.leasePassed();
     this.over = true;
     this.leaseEnd.clear();
-    this.reports.flush();
+    this.reports?.flush();
   }
 
   /**
@@ -211,9 +223,9 @@ export class RunControl {
    * so that no end could be written.
    */
   async transactionEnded(): Promise<void> {
-    const { checkpointedIn, parts } = this;
-    if (checkpointedIn !== null && this.own.is(checkpointedIn)) return;
-    while (checkpointedIn !== null && !this.lost && parts.port.isOpen(checkpointedIn)) {
+    const { checkpointedIn } = this;
+    if (checkpointedIn === null || this.own.is(checkpointedIn)) return;
+    while (!this.lost && this.port.isOpen(checkpointedIn)) {
       await new Promise((resolve) => setTimeout(resolve, OPEN_TRANSACTION_MS));
     }
   }
@@ -226,7 +238,7 @@ export class RunControl {
     const delay = new RetryDelay({ minMs: 100, maxMs: 5_000 });
     while (this.limitUnsure && !this.lost) {
       try {
-        const facts = await this.parts.port.look(this.job);
+        const facts = await this.port.look(this.job);
         this.limit = facts === null ? this.limit : facts.maxAttempts;
         this.limitUnsure = false;
       } catch (error) {
@@ -237,7 +249,27 @@ export class RunControl {
     return this.limit;
   }
 
+  // ── what the end of its lease asks for ────────────────────────────────────────────────────────────────────────────
+
+  lookAtRun(): Promise<RunFacts | null> {
+    return this.port.look(this.job);
+  }
+
+  /** The lease has passed. A job that is completed by then needs none, which only the database knows. */
+  leasePassed(): void {
+    if (this.asked === null) this.expire();
+    else void this.expireUnlessCompleted();
+  }
+
   // ── how ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  private get job(): ClaimedJob {
+    return this.run.claimed;
+  }
+
+  private get port(): RunPort {
+    return this.run.host.port;
+  }
 
   /** @throws when this can be refused without asking the database */
   private check(to: string, manager?: EntityManager): void {
@@ -250,12 +282,12 @@ export class RunControl {
     const stands =
       asked.manager === undefined
         ? asked.answer !== 'lost'
-        : this.parts.port.isOpen(asked.manager) && asked.manager.queryRunner !== manager?.queryRunner;
+        : this.port.isOpen(asked.manager) && asked.manager.queryRunner !== manager?.queryRunner;
     if (stands) throw new InvalidTransitionError(this.job.id, COMPLETED, to);
   }
 
   private async predecessors(to: string): Promise<void> {
-    await this.parts.settledBefore(to);
+    await this.run.settledBefore(to);
     if (this.lost) throw new LeaseLostError(this.job.id, this.job.name);
     if (this.over) throw new InvalidTransitionError(this.job.id, 'settled: this run has ended', to);
   }
@@ -266,7 +298,7 @@ export class RunControl {
     const askedAt = performance.now();
     let facts: RunFacts;
     try {
-      facts = await this.parts.port.checkpoint(this.job, checkpoint, manager);
+      facts = await this.port.checkpoint(this.job, checkpoint, manager);
     } catch (error) {
       throw this.refusal(error, to);
     }
@@ -278,7 +310,7 @@ export class RunControl {
     }
     this.checkpointedIn = manager;
     if (checkpoint.extraRetries > 0) this.limitUnsure = true;
-    if (checkpoint.keepAliveMs !== null) this.leaseEnd.moveIn(() => this.parts.port.isOpen(manager), facts, askedAt);
+    if (checkpoint.keepAliveMs !== null) this.leaseEnd.moveIn(() => this.port.isOpen(manager), facts, askedAt);
   }
 
   /** A job that is gone after it was asked for completion was completed: that is what the handler has to hear. */
@@ -287,21 +319,15 @@ export class RunControl {
     return new InvalidTransitionError(this.job.id, COMPLETED, to);
   }
 
-  /** The lease has passed. A job that is completed by then needs none, which only the database knows. */
-  private endLease(): void {
-    if (this.asked === null) this.expire();
-    else void this.expireUnlessCompleted();
-  }
-
   private async expireUnlessCompleted(): Promise<void> {
-    const facts = await this.parts.port.look(this.job).catch(() => null);
+    const facts = await this.port.look(this.job).catch(() => null);
     if (facts !== null && !this.over) this.expire();
   }
 
   private expire(): void {
     if (this.lost) return;
     this.lose();
-    this.parts.leaseEnded();
+    this.run.leaseEnded();
   }
 }
 

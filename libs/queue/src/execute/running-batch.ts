@@ -9,14 +9,13 @@ import { NotTransactionalError } from '../job/run-errors.js';
 import { RejectJob, RetryAfter } from '../job/steering.js';
 import type { BatchTransaction } from './batch-transaction.js';
 import { isLost, type BatchEntry, type BatchTally } from './batch-tally.js';
-import type { Execution } from './job-executor.js';
 import type { RunningJob } from './running-job.js';
 
 /** How the ends of single runs are decided. */
 export interface BatchOutcomes {
-  succeeded(execution: Execution, result: unknown): Outcome | Promise<Outcome>;
-  completed(execution: Execution, result: unknown): Outcome | Promise<Outcome>;
-  failed(execution: Execution, error: unknown, threw: boolean): Promise<Outcome>;
+  succeeded(job: RunningJob, result: unknown): Outcome | Promise<Outcome>;
+  completed(job: RunningJob, result: unknown): Outcome | Promise<Outcome>;
+  failed(job: RunningJob, error: unknown, threw: boolean): Promise<Outcome>;
 }
 
 /** Jobs of one handler that run together: what the handler sees, and what it tells of each. */
@@ -33,7 +32,7 @@ export class RunningBatch implements JobBatch {
 
   constructor(
     /** In their order; of a lane where they are ordered. */
-    readonly executions: readonly Execution[],
+    readonly all: readonly RunningJob[],
     readonly tally: BatchTally,
     private readonly outcomes: BatchOutcomes,
     /** `null`: its handler is not transactional. */
@@ -44,7 +43,7 @@ export class RunningBatch implements JobBatch {
 
   complete(job: Job, result?: unknown): void {
     const entry = this.tally.checkTell(job, 'completed');
-    if (this.transaction === null) this.tally.decide(entry, this.outcomes.completed(entry.execution, result));
+    if (this.transaction === null) this.tally.decide(entry, this.outcomes.completed(entry.job, result));
     else this.transaction.complete(entry, result);
   }
 
@@ -73,13 +72,13 @@ export class RunningBatch implements JobBatch {
   }
 
   get manager(): EntityManager {
-    const [{ job }] = this.executions as [Execution];
+    const [job] = this.all as [RunningJob];
     if (this.transaction === null) throw new NotTransactionalError(job.id, job.name);
     return this.transaction.manager;
   }
 
   remainingMs(): number {
-    const { timeoutMs } = this.executions[0]!.policy;
+    const { timeoutMs } = this.all[0]!.policy;
     const endsInMs = timeoutMs === null ? Infinity : this.startedAt + timeoutMs - performance.now();
     return Math.max(0, Math.min(endsInMs, ...this.jobs.map((job) => job.control.leaseLeftMs)));
   }
@@ -93,8 +92,8 @@ export class RunningBatch implements JobBatch {
   // ── what the process asks for ─────────────────────────────────────────────────────────────────────────────────────
 
   /** Those that were not told of. */
-  get open(): readonly Execution[] {
-    return this.tally.entries.filter(({ told }) => !told).map(({ execution }) => execution);
+  get open(): readonly RunningJob[] {
+    return this.tally.entries.filter(({ told }) => !told).map(({ job }) => job);
   }
 
   /** How many of those that were handed over were told of. */
@@ -119,11 +118,11 @@ export class RunningBatch implements JobBatch {
 
   /** The handler gets what has not ended before. */
   handOver(): void {
-    this.jobs = this.tally.startable.map(({ execution }) => execution.job);
+    this.jobs = this.tally.startable.map(({ job }) => job);
   }
 
   /** A run has ended before it could be handed over. */
-  exclude({ job }: Execution, outcome: Outcome): void {
+  exclude(job: RunningJob, outcome: Outcome): void {
     this.tally.decide(this.tally.of(job)!, outcome);
   }
 
@@ -132,7 +131,7 @@ export class RunningBatch implements JobBatch {
     // Without one of its leases a transaction cannot commit; without a job that is cancelled it can.
     const spoilsAll = this.transaction !== null && !(reason instanceof JobCancelledError);
     const ofAll = reason instanceof QueueClosedError || reason instanceof JobTimeoutError || spoilsAll;
-    if (!ofAll && this.open.some(({ job }) => job.abortReason === undefined)) return;
+    if (!ofAll && this.open.some((job) => job.abortReason === undefined)) return;
     this.abortReason ??= reason;
     this.controller?.abort(this.abortReason);
   }
@@ -150,22 +149,21 @@ export class RunningBatch implements JobBatch {
 
   /** The method has thrown, which is the end of these jobs, not told of so far, and of no others. */
   async threw(error: unknown, failed: readonly BatchEntry[]): Promise<void> {
-    for (const entry of failed) this.tally.decide(entry, this.outcomes.failed(entry.execution, error, true));
+    for (const entry of failed) this.tally.decide(entry, this.outcomes.failed(entry.job, error, true));
     await this.tally.close();
   }
 
   // ── how ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
   private async runOne(entry: BatchEntry, work: (job: Job) => unknown): Promise<void> {
-    const { execution } = entry;
-    const { job } = execution;
+    const { job } = entry;
     this.current = entry;
     try {
       if (job.abortReason !== undefined) throw job.abortReason;
       const result = await work(job);
-      if (this.tally.mayTell(entry)) this.tally.decide(entry, this.outcomes.completed(execution, result));
+      if (this.tally.mayTell(entry)) this.tally.decide(entry, this.outcomes.completed(job, result));
     } catch (error) {
-      if (this.tally.mayTell(entry)) this.tally.decide(entry, this.outcomes.failed(execution, error, true));
+      if (this.tally.mayTell(entry)) this.tally.decide(entry, this.outcomes.failed(job, error, true));
     }
     this.current = null;
     await this.tally.counted(entry);
@@ -177,31 +175,30 @@ export class RunningBatch implements JobBatch {
     entry: BatchEntry,
     work: (job: Job) => unknown,
   ): Promise<void> {
-    const { execution } = entry;
-    const { job } = execution;
+    const { job } = entry;
     this.current = entry;
     try {
       if (job.abortReason !== undefined) throw job.abortReason;
       await transaction.run(entry, () => work(job));
     } catch (error) {
       if (transaction.onReject === 'batch') throw error;
-      await transaction.fail(entry, error, this.outcomes.failed(execution, error, true), true);
+      await transaction.fail(entry, error, this.outcomes.failed(job, error, true), true);
     }
     this.current = null;
     if (transaction.stopsAt(entry)) this.tally.release();
   }
 
   private fail(entry: BatchEntry, error: unknown): void {
-    const deciding = this.outcomes.failed(entry.execution, error, false);
+    const deciding = this.outcomes.failed(entry.job, error, false);
     if (this.transaction === null) this.tally.decide(entry, deciding);
     else void this.transaction.fail(entry, error, deciding, false);
   }
 
-  private succeeded({ execution }: BatchEntry): Outcome | Promise<Outcome> {
+  private succeeded({ job }: BatchEntry): Outcome | Promise<Outcome> {
     try {
-      return this.outcomes.succeeded(execution, undefined);
+      return this.outcomes.succeeded(job, undefined);
     } catch (error) {
-      return this.outcomes.failed(execution, error, false);
+      return this.outcomes.failed(job, error, false);
     }
   }
 }

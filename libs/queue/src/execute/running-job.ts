@@ -1,38 +1,54 @@
 import type { EntityManager } from 'typeorm';
 import type { Duration } from '../job/duration.js';
 import { LeaseLostError } from '../job/errors.js';
+import type { HandlerPolicy, RegisteredHandler } from '../job/handler.js';
 import type { CheckpointChanges, ClaimedJob, CompleteOptions, Job, Json, ProgressReport } from '../job/job.js';
-import { RunControl, type RunControlParts } from './run-control.js';
+import { RunControl, type ControlledRun, type RunHost } from './run-control.js';
 
-export type RunParts = Omit<RunControlParts, 'leaseEnded'> & {
+/** What the runs of a process have in common. */
+export interface RunningHost extends RunHost {
+  /** Resolves when the ends of the jobs before this one in its lane are written. */
+  writtenBefore(job: ClaimedJob): Promise<void>;
   /** The lease of this run had an end of its own, and it has passed: the signal is aborted. */
-  readonly leaseEnded: (job: RunningJob) => void;
+  leaseEnded(job: RunningJob): void;
+}
+
+/** What a run has to do with the others of its batch. */
+export interface Companions {
   /** It was told to stop. */
-  readonly aborted?: ((reason: Error) => void) | undefined;
-};
+  readonly aborted: (reason: Error) => void;
+  /** Resolves when the ends of those before it count. */
+  readonly endedBefore: (job: RunningJob, to: string) => Promise<void>;
+}
 
 /** One run of a claimed job: what its handler sees, and what the process knows of it. */
-export class RunningJob implements Job {
-  readonly startedAt = performance.now();
+export class RunningJob implements Job, ControlledRun {
   /** What it writes, and what became of that. */
   readonly control: RunControl;
   /** Why the run was told to stop. */
-  abortReason: Error | undefined;
+  abortReason: Error | undefined = undefined;
   /** Its handler goes on, and nobody waits for it. */
   givenUp = false;
-  private onAbandoned: ((reason: Error) => void) | undefined;
-  private controller: AbortController | undefined;
-  private parsed: { readonly payload: unknown } | undefined;
+  /** Its lease is gone: to others, or because it had an end of its own. */
+  leaseGone: 'lost' | 'ended' | null = null;
+  /** Among the runs of its process. */
+  place = -1;
+  /** It was told of as running too long. */
+  stuckReported = false;
+  private onAbandoned: ((reason: Error) => void) | undefined = undefined;
+  private controller: AbortController | undefined = undefined;
+  private parsed: { readonly payload: unknown } | undefined = undefined;
 
+  /** @param startedAt `performance.now()` */
   constructor(
     readonly claimed: ClaimedJob,
-    private readonly parts: RunParts,
+    readonly handler: RegisteredHandler,
+    readonly policy: HandlerPolicy,
+    readonly startedAt: number,
+    readonly host: RunningHost,
+    private readonly companions?: Companions,
   ) {
-    const leaseEnded = (): void => {
-      this.abort(new LeaseLostError(claimed.id, claimed.name));
-      parts.leaseEnded(this);
-    };
-    this.control = new RunControl(claimed, { ...parts, leaseEnded });
+    this.control = new RunControl(this);
   }
 
   get id(): string {
@@ -109,7 +125,17 @@ export class RunningJob implements Job {
     this.abortReason ??= reason;
     if (reason instanceof LeaseLostError) this.control.lose();
     this.controller?.abort(this.abortReason);
-    this.parts.aborted?.(reason);
+    this.companions?.aborted(reason);
+  }
+
+  async settledBefore(to: string): Promise<void> {
+    await this.companions?.endedBefore(this, to);
+    await this.host.writtenBefore(this.claimed);
+  }
+
+  leaseEnded(): void {
+    this.abort(new LeaseLostError(this.claimed.id, this.claimed.name));
+    this.host.leaseEnded(this);
   }
 
   checkpoint(changes: CheckpointChanges, options?: { manager?: EntityManager }): Promise<void> {

@@ -23,8 +23,10 @@ export interface LeaseReport {
  */
 export class LeaseBook {
   private readonly leases = new Map<number, OpenLease>();
-  private readonly started = new Set<JobId>();
   private highest = 0;
+
+  /** @param started the jobs that a runner has started and that have not ended in this process */
+  constructor(private readonly started: (runner: string) => JobId[]) {}
 
   /** Number for a claim that is about to be sent. */
   open(): number {
@@ -50,15 +52,6 @@ export class LeaseBook {
     this.leases.delete(lease);
   }
 
-  start(id: JobId): void {
-    this.started.add(id);
-  }
-
-  /** The run has ended in this process; the database does not know yet. */
-  end(id: JobId): void {
-    this.started.delete(id);
-  }
-
   /** One more job, or lane, of the lease is in the settlement being sent; answers whether it is the last one. */
   settling(lease: number): boolean {
     const open = this.leases.get(lease);
@@ -76,15 +69,14 @@ export class LeaseBook {
     return this.leases.has(lease);
   }
 
-  report(): LeaseReport {
+  report(runner: string): LeaseReport {
     const filled: number[] = [];
     for (const [number, lease] of this.leases) if (lease.filled) filled.push(number);
-    return { held: [...this.leases.keys()], filled, highest: this.highest, started: [...this.started] };
+    return { held: [...this.leases.keys()], filled, highest: this.highest, started: this.started(runner) };
   }
 
   /** Starts anew after this process was declared dead: every lease is lost. */
   clear(): void {
     this.leases.clear();
-    this.started.clear();
   }
 }

@@ -43,6 +43,9 @@ export function isCommitted(outcome: Outcome): boolean {
 /** Why a job will not run again by itself. */
 export type DeadReason = 'exhausted' | 'rejected' | 'lease expired';
 
+/** Of which no result is kept. */
+export const COMPLETED = { kind: 'completed', result: null } as const satisfies Outcome;
+
 export const EXPIRED = { kind: 'expired' } as const satisfies Outcome;
 
 export const RELEASED = { kind: 'released' } as const satisfies Outcome;

@@ -1,14 +1,16 @@
-import { BatchExecutor, type BatchResult } from '../execute/batch-executor.js';
+import { BatchExecutor } from '../execute/batch-executor.js';
+import type { BatchResult } from '../execute/batch-result.js';
 import { BatchTransaction } from '../execute/batch-transaction.js';
 import { BatchTally } from '../execute/batch-tally.js';
-import type { Execution, ExecutorEvents, JobExecutor } from '../execute/job-executor.js';
+import type { ExecutorEvents, JobExecutor } from '../execute/job-executor.js';
 import { RunningBatch } from '../execute/running-batch.js';
+import type { RunningJob } from '../execute/running-job.js';
 import type { RegisteredHandler } from '../job/handler.js';
 import { messageOf } from '../job/errors.js';
 import type { ClaimedJob } from '../job/job.js';
 import { isCommitted, type Outcome } from '../job/outcome.js';
 import type { Batches } from './batches.js';
-import type { JobRunsParts } from './job-runs.js';
+import type { JobRunsParts } from './job-runs-parts.js';
 import type { Lanes } from './lanes.js';
 import type { Runs } from './runs.js';
 import type { Slots } from './slots.js';
@@ -56,7 +58,7 @@ export class BatchRuns {
     this.parts.slots.end(handler, active.durationMs);
     this.learn(active, result);
     this.parts.runs.board.ended(handler, performance.now());
-    void batch.tally.allEnded.then((end) => this.ended(active, end.execution, end.outcome));
+    void batch.tally.allEnded.then((end) => this.ended(active, end.job, end.outcome));
   }
 
   /** The database has answered whether a job is completed. Says whether its batch waits for that. */
@@ -96,24 +98,25 @@ export class BatchRuns {
       aborted: (reason: Error): void => batch.aborted(reason),
       endedBefore: (...[job, to]: Parameters<BatchTally['endedBefore']>) => tally.endedBefore(job, to),
     };
-    const executions = jobs.map((job) => runs.begin(job, handler, companions));
+    const now = performance.now();
+    const running = jobs.map((job) => runs.begin(job, handler, now, companions));
     const { single } = this.parts;
     const tally: BatchTally = new BatchTally(
-      executions,
-      (execution) => single.completed(execution, undefined),
-      (execution, outcome) => this.jobEnded(active, execution, outcome),
+      running,
+      (job) => single.completed(job, undefined),
+      (job, outcome) => this.jobEnded(active, job, outcome),
     );
     const transaction = handler.isolation === null ? null : new BatchTransaction(handler.onReject);
-    const batch = new RunningBatch(executions, tally, single, transaction);
+    const batch = new RunningBatch(running, tally, single, transaction);
     const active: ActiveBatch = { batch, handler, jobs, lost: null, durationMs: 0 };
     this.active.add(active);
     return active;
   }
 
   /** Says whether its end is written. */
-  private jobEnded(active: ActiveBatch, execution: Execution, outcome: Outcome): boolean {
-    const { claimed } = execution.job;
-    const end = this.parts.runs.end(execution, outcome, performance.now() - active.batch.startedAt);
+  private jobEnded(active: ActiveBatch, job: RunningJob, outcome: Outcome): boolean {
+    const { claimed } = job;
+    const end = this.parts.runs.end(job, outcome, performance.now() - active.batch.startedAt);
     if (end === 'lost') {
       active.lost ??= { first: claimed, count: 0 };
       active.lost.count += 1;
@@ -124,15 +127,15 @@ export class BatchRuns {
   }
 
   /** All its jobs have ended, and the settlements are under way: its lane goes on, or ends. */
-  private ended(active: ActiveBatch, decider: Execution, outcome: Outcome): void {
+  private ended(active: ActiveBatch, decider: RunningJob, outcome: Outcome): void {
     const { batch, jobs, lost, durationMs } = active;
     const { lanes } = this.parts;
     this.active.delete(active);
     if (lost !== null) lanes.dropped(lost.first, lost.count);
     else {
-      const leaseEnds = batch.executions.some(({ job }) => job.control.leaseEnds);
+      const leaseEnds = batch.all.some(({ control }) => control.leaseEnds);
       const facts = { durationMs, leaseEnds, advancedTo: jobs.at(-1)!.seq! };
-      lanes.ended(decider.job.claimed, outcome, decider.policy, facts);
+      lanes.ended(decider.claimed, outcome, decider.policy, facts);
     }
   }
 
@@ -147,7 +150,7 @@ export class BatchRuns {
     }
     sizer.failed(processed);
     if (failure === null || failure.released.length === 0) return;
-    batches.doubt(failure.released.map(({ job }) => job.claimed));
+    batches.doubt(failure.released.map(({ claimed }) => claimed));
     const { name, channel, label } = handler;
     const facts = { name, channel, jobs: handed, processed, error: failure.error };
     this.runner.logger.warn(

@@ -1,64 +1,26 @@
-import type { Logger } from '@nestjs/common';
 import type { Demand } from '../claim/claimer.js';
 import type { HandlerGroup } from '../claim/feeds.js';
 import { JobExecutor } from '../execute/job-executor.js';
 import type { RunningJob } from '../execute/running-job.js';
-import type { HandlerRegistry } from '../handlers/handler.registry.js';
-import type { Policies } from '../handlers/policies.js';
 import { QueueClosedError } from '../job/errors.js';
-import type { QueueEvent } from '../job/events.js';
-import type { ErrorHook, RegisteredHandler } from '../job/handler.js';
+import type { RegisteredHandler } from '../job/handler.js';
 import type { ClaimedJob, JobId } from '../job/job.js';
-import type { LeaseBook } from '../job/lease-book.js';
 import { RELEASED } from '../job/outcome.js';
-import type { RunPort } from '../job/run-port.js';
-import type { EndedRun } from '../settle/settlement.js';
 import type { Settled } from '../settle/settler.js';
-import type { LaneEnd } from '../statements/lanes.js';
 import { BatchRuns } from './batch-runs.js';
 import { Batches } from './batches.js';
 import { handlerGroups } from './handler-groups.js';
+import type { JobRunsParts, JobRunsSettings } from './job-runs-parts.js';
 import { Lanes, type LaneId } from './lanes.js';
 import { factsOf } from './run-events.js';
 import { isOfLaneOf, Runs } from './runs.js';
-import { Slots, type SlotsSettings } from './slots.js';
+import { Slots } from './slots.js';
 
 /** Jobs taken ahead are given back when none of them has started for so long. */
 const MAX_IDLE_AHEAD_MS = 250;
 
 /** Jobs of which it is remembered that they are to stop. */
 const CANCELLED_KEPT = 1_000;
-
-export interface JobRunsSettings extends SlotsSettings {
-  readonly abortGraceMs: number;
-  readonly stuckAfterMs: number;
-  readonly leaseMs: number;
-  readonly maxPayloadBytes: number;
-  /** One job at a time: batches have one, too. */
-  readonly singly?: boolean;
-  /** Hears of the failed runs of every handler. */
-  readonly onError: ErrorHook | null;
-}
-
-export interface JobRunsParts {
-  readonly registry: HandlerRegistry;
-  readonly policies: Policies;
-  readonly port: RunPort;
-  readonly book: LeaseBook;
-  readonly logger: Logger;
-  readonly emit: (event: QueueEvent) => void;
-  readonly observed: () => boolean;
-  /** The leases are sure to be held. */
-  readonly mayStart: () => boolean;
-  /** A run has ended and is to be settled. */
-  readonly ended: (run: EndedRun) => void;
-  /** A lane is to be given back, behind what has ended before. */
-  readonly laneEnded: (end: LaneEnd) => void;
-  /** The lease of a run has ended before the run: its job is to be rescued. */
-  readonly leaseEnded: () => void;
-  /** There is room for more. */
-  readonly wanting: () => void;
-}
 
 /** The jobs that this process has in hand: taken ahead, running, and how many more there is room for. */
 export class JobRuns {
@@ -135,14 +97,14 @@ export class JobRuns {
   }
 
   /** Starts what has a slot. */
-  startReady(): void {
+  startReady(now = performance.now()): void {
     if (this.stopping || !this.parts.mayStart()) return;
-    for (;;) {
-      const job = this.slots.start(performance.now());
+    for (let startedAt = now; this.slots.canStart; startedAt = performance.now()) {
+      const job = this.slots.start(startedAt);
       if (job === undefined) return;
       this.startedSince += 1;
       const handler = this.handlerOf(job);
-      void (handler.batch === null ? this.run(job, handler) : this.runBatch(job, handler));
+      void (handler.batch === null ? this.run(job, handler, startedAt) : this.runBatch(job, handler));
     }
   }
 
@@ -185,6 +147,11 @@ export class JobRuns {
     return this.runs.board.count;
   }
 
+  /** Jobs that this process has started under a runner's id, and that have not ended. */
+  started(runner: string): JobId[] {
+    return this.runs.board.started(runner);
+  }
+
   idle(withinMs: number | null): Promise<boolean> {
     return this.runs.board.idle(withinMs);
   }
@@ -219,8 +186,7 @@ export class JobRuns {
   }
 
   reportLongRuns(): void {
-    for (const { job } of this.runs.board.takeStuck(this.settings.stuckAfterMs, performance.now()))
-      this.reportStuck(job);
+    for (const job of this.runs.board.takeStuck(this.settings.stuckAfterMs, performance.now())) this.reportStuck(job);
   }
 
   /** Starts nothing any more, and gives back what was taken ahead. */
@@ -248,34 +214,33 @@ export class JobRuns {
     return this.runs.hooksEnded();
   }
 
-  private async run(claimed: ClaimedJob, handler: RegisteredHandler): Promise<void> {
+  private async run(claimed: ClaimedJob, handler: RegisteredHandler, startedAt: number): Promise<void> {
     const { runs } = this;
-    const run = runs.begin(claimed, handler);
-    const { job, policy } = run;
+    const job = runs.begin(claimed, handler, startedAt);
     runs.board.call();
-    const outcome = await this.executor.execute(run);
+    const outcome = await this.executor.execute(job);
     const now = performance.now();
-    const durationMs = now - job.startedAt;
+    const durationMs = now - startedAt;
     runs.board.ended(handler, now);
     this.slots.end(handler, durationMs);
-    const end = runs.end(run, outcome, durationMs);
+    const end = runs.end(job, outcome, durationMs);
     if (end === 'lost') this.lanes.dropped(claimed);
-    else if (end === 'ended') {
-      this.lanes.ended(claimed, outcome, policy, { durationMs, leaseEnds: job.control.leaseEnds });
+    else if (end === 'ended' && claimed.seq !== null) {
+      this.lanes.ended(claimed, outcome, job.policy, { durationMs, leaseEnds: job.control.leaseEnds });
     }
-    this.handlerEnded(claimed);
+    this.handlerEnded(claimed, now);
   }
 
   private async runBatch(first: ClaimedJob, handler: RegisteredHandler): Promise<void> {
     await this.batchRuns.run(first, handler);
-    this.handlerEnded(first);
+    this.handlerEnded(first, performance.now());
   }
 
   /** There is a slot for what comes next. */
-  private handlerEnded(first: ClaimedJob): void {
+  private handlerEnded(first: ClaimedJob, now: number): void {
     this.forget(first);
-    this.startReady();
-    if (this.slots.reserved || this.demand(true).limit > 0) this.parts.wanting();
+    this.startReady(now);
+    if (this.slots.reserved || this.slots.demand(now, true).limit > 0) this.parts.wanting();
   }
 
   /** Jobs were taken ahead of fast ones, and slow ones came in between: they go back to where others can run them. */

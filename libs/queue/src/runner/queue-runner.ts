@@ -21,7 +21,8 @@ import type { SurveyRow } from '../statements/survey-feeds.js';
 import { parseWakeUp, SURVEY_MESSAGE, type WakeUp } from '../statements/wake-up.js';
 import { ClaimLoop, type ClaimLoopParts } from './claim-loop.js';
 import { idleWithin } from './idle.js';
-import { JobRuns, type JobRunsParts, type JobRunsSettings } from './job-runs.js';
+import { JobRuns } from './job-runs.js';
+import type { JobRunsParts, JobRunsSettings } from './job-runs-parts.js';
 import { Membership } from './membership.js';
 import { eventOf, thrownAfterCompletion } from './run-events.js';
 import { Upkeep } from './upkeep.js';
@@ -63,7 +64,7 @@ const STEP_LIMIT_MS = 5_000;
  */
 export class QueueRunner {
   private readonly logger: Logger;
-  private readonly book = new LeaseBook();
+  private readonly book = new LeaseBook((runner) => this.runs.started(runner));
   private readonly wakeUps = new WakeUpDelay((wakeUp) => this.onWakeUp(wakeUp));
   private readonly claimConnection: Connection;
   private readonly settleConnection: Connection;

@@ -1,20 +1,14 @@
-import type { Execution } from '../execute/job-executor.js';
+import type { RunningJob } from '../execute/running-job.js';
 import { JobCancelledError } from '../job/control-errors.js';
 import type { ClaimedJob, JobId } from '../job/job.js';
 import type { RegisteredHandler } from '../job/handler.js';
 import { LeaseLostError } from '../job/errors.js';
 import { endsWithin } from '../job/time-limit.js';
 
-export interface ActiveRun extends Execution {
-  leaseLost: boolean;
-  /** Lost because it had an end of its own. */
-  leaseEnded: boolean;
-  stuckReported: boolean;
-}
-
 /** The runs under way in this process. */
 export class RunBoard {
-  private readonly runs = new Set<ActiveRun>();
+  /** In no order. A Set would have to be made anew every few runs, and would keep those that have ended in memory. */
+  private readonly runs: RunningJob[] = [];
   /** Handlers under way: that of a batch may go on when all its jobs have ended. */
   private calls = 0;
   /** When each handler last ended a run: who blocked the event loop has ended by the time that it is noticed. */
@@ -37,52 +31,59 @@ export class RunBoard {
     if (this.calls === 0) for (const resolve of this.idleWaiters.splice(0)) resolve();
   }
 
-  add(run: ActiveRun): void {
-    this.runs.add(run);
+  add(job: RunningJob): void {
+    job.place = this.runs.push(job) - 1;
   }
 
-  remove(run: ActiveRun): void {
-    this.runs.delete(run);
+  remove(job: RunningJob): void {
+    const last = this.runs.pop()!;
+    if (last === job) return;
+    this.runs[job.place] = last;
+    last.place = job.place;
+  }
+
+  /** The jobs that were started under a runner's id. */
+  started(runner: string): JobId[] {
+    return this.runs.filter(({ claimed }) => claimed.runner === runner).map(({ id }) => id);
   }
 
   /** Handlers that run, or have ended since then. */
   labels(since: number): string[] {
-    const running = [...this.runs].map(({ handler }) => handler);
+    const running = this.runs.map(({ handler }) => handler);
     const justEnded = [...this.endedAt].filter(([, endedAt]) => endedAt >= since).map(([handler]) => handler);
     return [...new Set([...running, ...justEnded])].map(({ label }) => label);
   }
 
   /** Aborts the runs whose lease is gone. */
   lose(isLost: (job: ClaimedJob) => boolean): void {
-    for (const run of this.runs) {
-      const { claimed } = run.job;
-      if (run.leaseLost || !isLost(claimed)) continue;
-      run.leaseLost = true;
-      run.job.abort(new LeaseLostError(claimed.id, claimed.name));
+    for (const job of this.runs) {
+      if (job.leaseGone !== null || !isLost(job.claimed)) continue;
+      job.leaseGone = 'lost';
+      job.abort(new LeaseLostError(job.id, job.name));
     }
   }
 
   /** Tells runs to stop whose jobs are cancelled. */
   cancel(reasons: ReadonlyMap<JobId, string | null>): void {
-    for (const { job } of this.runs) {
+    for (const job of this.runs) {
       const reason = reasons.get(job.id);
       if (reason !== undefined) job.abort(new JobCancelledError(job.id, reason));
     }
   }
 
   abortAll(reason: Error): void {
-    for (const { job } of this.runs) job.abort(reason);
+    for (const job of this.runs) job.abort(reason);
   }
 
   /** Ends the runs that are transactions, whatever their handlers do: they are rolled back, and not left to a closing pool. */
   abandonTransactions(reason: Error): void {
-    for (const { job, handler } of this.runs) if (handler.isolation !== null) job.abandon(reason);
+    for (const job of this.runs) if (job.handler.isolation !== null) job.abandon(reason);
   }
 
   /** Runs that go on longer than this and were not told of before. */
-  takeStuck(olderThanMs: number, now: number): ActiveRun[] {
-    const stuck = [...this.runs].filter((run) => !run.stuckReported && now - run.job.startedAt > olderThanMs);
-    for (const run of stuck) run.stuckReported = true;
+  takeStuck(olderThanMs: number, now: number): RunningJob[] {
+    const stuck = this.runs.filter((job) => !job.stuckReported && now - job.startedAt > olderThanMs);
+    for (const job of stuck) job.stuckReported = true;
     return stuck;
   }
 

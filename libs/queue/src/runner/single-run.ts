@@ -27,7 +27,7 @@ const ABORT_WAIT_MS = 2_000;
  * runs, settles and leaves; nothing of it stays behind.
  */
 export class SingleRun {
-  private readonly book = new LeaseBook();
+  private readonly book = new LeaseBook((runner) => this.runs.started(runner));
   private readonly connection: Connection;
   private readonly membership: Membership;
   private readonly runs: JobRuns;

@@ -13,6 +13,11 @@ export interface SlotsSettings {
   readonly maxTransactions: number;
 }
 
+/** Under load there is always something ahead: what has started must not stay in memory for that. */
+const MAX_STARTED_KEPT = 256;
+
+const NOTHING: Demand = { limit: 0, slots: 0, run: 0 };
+
 /** What runs here, what waits ahead of its slot, and how much more this process wants. */
 export class Slots {
   /** Taken ahead, in the order of the claims. */
@@ -89,10 +94,10 @@ export class Slots {
     const { min, max } = this.settings;
     this.transactions.mayTakeAhead = mayTakeAhead;
     const ahead = mayTakeAhead ? this.rate.ahead(now) : 0;
-    const startable = this.running + this.aheadCount - this.batches.spared;
+    const startable = this.running + this.aheadCount - (this.batches.none ? 0 : this.batches.spared);
     const inHand = startable + this.behind;
     // What waits behind others of its lane must not keep the other slots empty.
-    if (startable >= min && inHand >= min + (ahead * 3) / 4) return { limit: 0, slots: 0, run: 0 };
+    if (startable >= min && inHand >= min + (ahead * 3) / 4) return NOTHING;
     const limit = Math.min(MAX_CLAIM, Math.max(max - startable, max + ahead - inHand));
     return { limit, slots: Math.max(0, max - startable), run: Math.min(MAX_CLAIM, this.rate.inTurn()) };
   }
@@ -120,9 +125,14 @@ export class Slots {
     else this.ahead.push(job);
   }
 
+  /** There is a free slot, and something that may take it. */
+  get canStart(): boolean {
+    return this.next < this.ahead.length && this.running < this.settings.max - (this.reserved ? 1 : 0);
+  }
+
   /** The next job that has a free slot, which it may share with others. */
   start(now: number): ClaimedJob | undefined {
-    if (this.running >= this.settings.max - (this.reserved ? 1 : 0)) return undefined;
+    if (!this.canStart) return undefined;
     const job = this.batches.none ? this.shift() : this.startable();
     if (job === undefined) return undefined;
     this.running += 1;
@@ -217,8 +227,8 @@ export class Slots {
     const job = this.ahead[this.next];
     if (job === undefined) return undefined;
     this.next += 1;
-    if (this.next === this.ahead.length) {
-      this.ahead = [];
+    if (this.next === this.ahead.length || this.next === MAX_STARTED_KEPT) {
+      this.ahead = this.ahead.slice(this.next);
       this.next = 0;
     }
     return job;

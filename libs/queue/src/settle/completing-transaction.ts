@@ -7,7 +7,7 @@ import { endBackend } from '../statements/end-backend.js';
 import { completeAllJobs, completeOneJob, finishAllJobs } from '../statements/settle-jobs.js';
 import { run, type SqlClient, type SqlQuery } from '../statements/statement.js';
 import { keepToIndexes } from '../statements/transaction.js';
-import { completed } from './settlement.js';
+import { completed, fenceOf } from './settlement.js';
 
 /** The transaction of a run, which writes its completion last. */
 export class CompletingTransaction implements RunTransaction {
@@ -48,7 +48,7 @@ export class CompletingTransaction implements RunTransaction {
     const deleted = completions.filter(({ retentionMs }) => retentionMs === 0).map(({ job }) => fenceOf(job));
     const kept = completions
       .filter(({ retentionMs }) => retentionMs > 0)
-      .map(({ job, result, retentionMs }) => completed(fenceOf(job), job, result, retentionMs));
+      .map(({ job, result, retentionMs }) => completed(job, result, retentionMs));
     const client = this.client as SqlClient;
     return [
       ...(completions.length > 0 ? [keepToIndexes.query(client, {})] : []),
@@ -58,5 +58,3 @@ export class CompletingTransaction implements RunTransaction {
     ];
   }
 }
-
-const fenceOf = ({ id, run: stamp, lease }: Completion['job']) => ({ id, run: stamp, lease });

@@ -47,7 +47,7 @@ export class RunWriter implements RunPort {
     const taken = await this.write(manager, async (client) =>
       retentionMs === 0
         ? (await run(client, completeJobs, { runner, entries: [fence], endedLeases: [] }))[0] === 'all'
-        : (await run(client, finishJobs, { runner, entries: [completed(fence, job, result, retentionMs)] })).length > 0,
+        : (await run(client, finishJobs, { runner, entries: [completed(job, result, retentionMs)] })).length > 0,
     );
     if (!taken) throw new LeaseLostError(job.id, job.name);
   }

@@ -34,36 +34,35 @@ export interface LaneSettlement {
   readonly entry: LaneEnd;
 }
 
-/** Outcome → statement and row. Every ending of a run meets here. */
+/** Outcome → statement and row. Every ending of a run meets here. A claimed job is its own fence. */
 export function settlementOf(run: EndedRun): Settlement {
   const { job, outcome, policy } = run;
-  const fence: RunFence = { id: job.id, run: job.run, lease: job.lease };
   switch (outcome.kind) {
     case 'completed':
-      if (isCommitted(outcome)) return { run, write: 'nothing', entry: fence };
-      if (policy.retentionMs === 0) return { run, write: 'complete', entry: fence };
-      return { run, write: 'finish', entry: completed(fence, job, outcome.result, policy.retentionMs) };
+      if (isCommitted(outcome)) return { run, write: 'nothing', entry: job };
+      if (policy.retentionMs === 0) return { run, write: 'complete', entry: job };
+      return { run, write: 'finish', entry: completed(job, outcome.result, policy.retentionMs) };
     case 'retry':
-      return requeue(run, fence, { attempt: job.attempt, delayMs: outcome.delayMs, error: errorText(outcome.error) });
+      return requeue(run, { attempt: job.attempt, delayMs: outcome.delayMs, error: errorText(outcome.error) });
     case 'snoozed': {
       const { delayMs, error } = outcome;
       const text = error === undefined ? null : errorText(error);
-      return requeue(run, fence, { attempt: job.attempt - 1, delayMs, error: text });
+      return requeue(run, { attempt: job.attempt - 1, delayMs, error: text });
     }
     case 'released':
-      return requeue(run, fence, { attempt: job.attempt - 1, delayMs: null, error: null });
+      return requeue(run, { attempt: job.attempt - 1, delayMs: null, error: null });
     case 'dead':
-      return { run, write: 'finish', entry: dead(fence, job, outcome.reason, outcome.error, keepDeadMs(job, policy)) };
+      return { run, write: 'finish', entry: dead(job, outcome.reason, outcome.error, keepDeadMs(job, policy)) };
     // Never run again, which only the database can make sure of: it cancels what was asked to be cancelled.
     case 'cancelled':
-      return requeue(run, fence, { attempt: job.attempt, delayMs: 0, error: errorText(outcome.error) });
+      return requeue(run, { attempt: job.attempt, delayMs: 0, error: errorText(outcome.error) });
     case 'expired':
-      return { run, write: 'confirm', entry: fence, otherwise: null };
+      return { run, write: 'confirm', entry: job, otherwise: null };
     case 'unless-completed':
       return {
         run,
         write: 'confirm',
-        entry: fence,
+        entry: job,
         otherwise: unsure({ ...settlementOf({ ...run, outcome: outcome.otherwise }), run }),
       };
   }
@@ -85,46 +84,21 @@ export function cancelledRun(run: EndedRun, { reason }: Cancelled): EndedRun {
   return { ...run, outcome: withEnding(run.outcome, { kind: 'cancelled', reason, error }) };
 }
 
-function requeue(run: EndedRun, fence: RunFence, entry: Omit<RequeueEntry, 'seq'>): Settlement {
-  return { run, write: 'requeue', entry: { ...fence, ...entry, seq: run.job.seq } };
+function requeue(run: EndedRun, entry: Omit<RequeueEntry, 'seq'>): Settlement {
+  return { run, write: 'requeue', entry: { ...fenceOf(run.job), ...entry, seq: run.job.seq } };
 }
 
-export function completed(
-  fence: RunFence,
-  job: ClaimedJob,
-  result: string | null,
-  keepMs: number,
-): RunFence & FinishEntry {
-  return {
-    ...fence,
-    state: 'completed',
-    attempt: job.attempt,
-    reason: null,
-    error: null,
-    result,
-    seq: job.seq,
-    keepMs,
-  };
+export function completed(job: ClaimedJob, result: string | null, keepMs: number): RunFence & FinishEntry {
+  const { attempt, seq } = job;
+  return { ...fenceOf(job), state: 'completed', attempt, reason: null, error: null, result, seq, keepMs };
 }
 
-function dead(
-  fence: RunFence,
-  job: ClaimedJob,
-  reason: string,
-  error: unknown,
-  keepMs: number | null,
-): RunFence & FinishEntry {
-  return {
-    ...fence,
-    state: 'dead',
-    attempt: job.attempt,
-    reason,
-    error: errorText(error),
-    result: null,
-    seq: job.seq,
-    keepMs,
-  };
+function dead(job: ClaimedJob, reason: string, error: unknown, keepMs: number | null): RunFence & FinishEntry {
+  const { attempt, seq } = job;
+  return { ...fenceOf(job), state: 'dead', attempt, reason, error: errorText(error), result: null, seq, keepMs };
 }
+
+export const fenceOf = ({ id, run, lease }: ClaimedJob): RunFence => ({ id, run, lease });
 
 /** The settlements that one statement writes. */
 export type SettlementBy<Write extends Settlement['write']> = Extract<Settlement, { write: Write }>;

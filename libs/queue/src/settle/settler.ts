@@ -1,7 +1,6 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Logger } from '@nestjs/common';
 import { messageOf } from '../job/errors.js';
-import type { ClaimedJob } from '../job/job.js';
 import type { LeaseBook } from '../job/lease-book.js';
 import { endingOf } from '../job/outcome.js';
 import { RetryDelay } from '../job/retry-delay.js';
@@ -19,6 +18,7 @@ import {
 import { endLanes, type LaneEnd } from '../statements/lanes.js';
 import { run, type SqlClient } from '../statements/statement.js';
 import { SURVEY_MESSAGE } from '../statements/wake-up.js';
+import { Gathered, type Batch } from './gathered.js';
 import { RestingLanes } from './resting-lanes.js';
 import {
   cancelledRun,
@@ -38,17 +38,6 @@ export type Settled =
   /** The job was no longer this run's: nothing was written. */
   | { readonly run: EndedRun; readonly result: 'lost' };
 
-interface Batch {
-  readonly runner: string;
-  readonly settlements: readonly Settlement[];
-  /** Lanes that are given back, behind the settlements. */
-  readonly lanes: readonly LaneEnd[];
-  /** Leases that end with it. */
-  readonly ended: readonly number[];
-  /** Lanes that end with their leases. */
-  readonly atRest: readonly LaneEnd[];
-}
-
 export interface SettlerSettings {
   /** How long cancelled jobs are kept. */
   readonly finishedRetentionMs: number;
@@ -62,9 +51,6 @@ export interface SettlerEvents {
 
 const NOTHING = { settlements: [], lanes: [], ended: [], atRest: [] } as const;
 
-/** Runs that one transaction settles at most. */
-const BATCH = 1_000;
-
 /** How often it is looked whether somebody else's transaction has ended: the handler's, or a rescuer's. */
 const LOOK_AGAIN_MS = 200;
 
@@ -73,10 +59,8 @@ const LOOK_AGAIN_MS = 200;
  * timer, and a failed write is repeated until it has been done: the statements do nothing twice.
  */
 export class Settler {
-  private waiting: (Settlement | LaneSettlement)[] = [];
+  private readonly gathered: Gathered;
   private readonly resting: RestingLanes;
-  /** Of which every job is settled, but which were not known to end when their last one was sent. */
-  private endedLeases: { readonly runner: string; readonly lease: number }[] = [];
   private working = false;
   private readonly delay = new RetryDelay({ minMs: 100, maxMs: 5_000 });
   private idleWaiters: (() => void)[] = [];
@@ -90,13 +74,14 @@ export class Settler {
     private readonly logger: Logger,
     private readonly settings: SettlerSettings,
   ) {
+    this.gathered = new Gathered(book);
     const ready = (messages: readonly string[]): void => events.lanesReady(messages);
     this.resting = new RestingLanes(connection, ready, logger, this.stopSignal.signal);
   }
 
   /** Runs that have ended and are not written yet. */
   get backlog(): number {
-    return this.waiting.length;
+    return this.gathered.size;
   }
 
   settle(run: EndedRun): void {
@@ -109,7 +94,7 @@ export class Settler {
   }
 
   private enqueue(settlement: Settlement | LaneSettlement): void {
-    this.waiting.push(settlement);
+    this.gathered.add(settlement);
     if (this.working) return;
     this.working = true;
     // After this turn of the event loop: what ends in the same turn goes out together.
@@ -130,47 +115,19 @@ export class Settler {
 
   private async work(): Promise<void> {
     while (!this.stopSignal.signal.aborted && this.hasWork()) {
-      const batch = this.takeBatch();
-      await this.writeUntilDone(batch);
+      await this.writeUntilDone(this.gathered.take());
     }
     this.working = false;
     this.announceIdle();
   }
 
   private hasWork(): boolean {
-    return this.waiting.length > 0 || this.endedLeases.length > 0 || !this.resting.none;
+    return !this.gathered.none || !this.resting.none;
   }
 
   private announceIdle(): void {
     if (this.working || this.openTransactions.size > 0) return;
     for (const resolve of this.idleWaiters.splice(0)) resolve();
-  }
-
-  /** What has gathered, of one runner: this process has another id after it was declared dead. */
-  private takeBatch(): Batch {
-    const [first] = this.waiting;
-    const runner = (first && runnerOf(first)) ?? this.endedLeases[0]?.runner ?? '0';
-    // A lane's end goes with the end of its job: until then nobody can tell whether a dead one blocks it.
-    let size = BATCH;
-    while (this.waiting[size]?.write === 'end-lane') size += 1;
-    const entries = this.waiting.slice(0, size).filter((entry) => runnerOf(entry) === runner);
-    const taken = new Set(entries);
-    this.waiting = this.waiting.filter((settlement) => !taken.has(settlement));
-    const ended = this.endedLeases.filter((lease) => lease.runner === runner).map(({ lease }) => lease);
-    this.endedLeases = this.endedLeases.filter((lease) => lease.runner !== runner);
-    const [settlements, lanes] = [[] as Settlement[], [] as LaneEnd[]];
-    for (const settlement of entries) {
-      if (settlement.write === 'end-lane') lanes.push(settlement.entry);
-      else settlements.push(settlement);
-      const sure = settlement.write === 'end-lane' || (settlement.write !== 'confirm' && !settlement.unsure);
-      if (sure && this.book.settling(settlement.entry.lease)) ended.push(settlement.entry.lease);
-    }
-    const endsWithLease = ({ atRest, lease }: LaneEnd): boolean => atRest && ended.includes(lease);
-    return {
-      ...{ runner, settlements, ended },
-      lanes: lanes.filter((lane) => !endsWithLease(lane)),
-      atRest: lanes.filter(endsWithLease),
-    };
   }
 
   private async writeUntilDone(batch: Batch): Promise<void> {
@@ -247,7 +204,7 @@ export class Settler {
     // The first time may have told of lanes that are ready, and nobody has heard it.
     if (repeated && lanes.length > 0) this.events.lanesReady([SURVEY_MESSAGE]);
     // On its way before the next handlers start, who may block the event loop; or with what has gathered meanwhile.
-    const looked = this.resting.none || this.waiting.length > 0 ? null : this.resting.look();
+    const looked = this.resting.none || this.gathered.size > 0 ? null : this.resting.look();
     if (looked !== null) await nextTurn();
     this.report(complete, completed[0] === 'all' ? 'all' : new Set(completed[0]), repeated);
     this.report(nothing, 'all', repeated);
@@ -282,7 +239,7 @@ export class Settler {
         this.confirmLater(settlement);
         continue;
       }
-      if (unsure) this.settled(ended.job);
+      if (unsure) this.gathered.settled(ended.job.runner, ended.job.lease);
       const requeued = row !== undefined && 'message' in row && row.cancelled === null ? row : undefined;
       if (written || repeated) this.events.settled({ run: ended, result: 'written', ...(requeued && { requeued }) });
       else this.events.settled({ run: ended, result: 'lost' });
@@ -298,9 +255,9 @@ export class Settler {
       const { run: ended, entry, otherwise } = settlement;
       const mine = unsettled.get(entry.id);
       if (mine && otherwise === null) this.lookLater(settlement);
-      else if (mine) this.waiting.push(otherwise!);
+      else if (mine) this.gathered.add(otherwise!);
       else {
-        this.settled(ended.job);
+        this.gathered.settled(ended.job.runner, ended.job.lease);
         const completed = mine === undefined && otherwise !== null;
         this.events.settled({ run: ended, result: completed ? 'completed-by-handler' : 'lost' });
       }
@@ -319,11 +276,4 @@ export class Settler {
     }, LOOK_AGAIN_MS);
     this.openTransactions.add(timer);
   }
-
-  private settled({ runner, lease }: ClaimedJob): void {
-    if (this.book.settling(lease)) this.endedLeases.push({ runner, lease });
-  }
 }
-
-const runnerOf = (entry: Settlement | LaneSettlement): string =>
-  entry.write === 'end-lane' ? entry.entry.runner : entry.run.job.runner;

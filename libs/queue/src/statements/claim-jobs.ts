@@ -48,11 +48,24 @@ export const jobColumns = [
   ...['payload', 'payload_bytes', 'metadata', 'created_at', 'due_at'],
 ];
 
-/** Times go out as floating point, which is cheap and good to the microsecond for display; positions are exact. */
+/**
+ * Times go out as floating point, which is cheap and good to the microsecond for display; positions are exact. What is
+ * kept as text here goes out as text: pg would look at every id whether it is a number, and parse every payload.
+ */
 export const answeredColumns = jobColumns.map((column) => {
-  if (column === 'payload' || column === 'metadata') return `job.${column}::text`;
+  if (column === 'id' || column === 'payload' || column === 'metadata') return `job.${column}::text`;
   return column.endsWith('_at') ? `date_part('epoch', job.${column}) * 1000000` : `job.${column}`;
 });
+
+/**
+ * What a claim answers: the jobs, and with the first of them, or alone, what is known of the feed, as one value, since
+ * each column costs every row.
+ */
+export const answered = ({ nextDue, besides }: { nextDue: string; besides: readonly string[] }): string => `
+    ${answeredColumns.join(', ')},
+    CASE WHEN coalesce(ordinal, 1) = 1 THEN json_build_array(
+      now_micros, last_micros, last_id::text, exhausted, CASE WHEN exhausted THEN (${nextDue}) END, ${besides.join(', ')}
+    ) END`;
 
 /** A job whose (id, run) no lease names. `NOT IN` makes a hashed subplan, whatever the statistics say. */
 export const unleased = (leases: string): string =>
@@ -100,14 +113,7 @@ const leaseCandidates = (
     FROM batch, cut
   )
   SELECT
-    ${answeredColumns.join(', ')},
-    CASE WHEN coalesce(ordinal, 1) = 1 THEN now_micros END,
-    CASE WHEN coalesce(ordinal, 1) = 1 THEN last_micros END,
-    CASE WHEN coalesce(ordinal, 1) = 1 THEN last_id END,
-    CASE WHEN coalesce(ordinal, 1) = 1 THEN exhausted END,
-    CASE WHEN coalesce(ordinal, 1) = 1 AND exhausted THEN (${nextDue}) END,
-    CASE WHEN coalesce(ordinal, 1) = 1 THEN (${lastKey}) END,
-    CASE WHEN coalesce(ordinal, 1) = 1 THEN durability END
+    ${answered({ nextDue, besides: [`(${lastKey})`, 'durability'] })}
   FROM news LEFT JOIN free AS job ON job.ordinal < news.at`;
 
 /**
@@ -115,7 +121,7 @@ const leaseCandidates = (
  * touches no job. Right only in a transaction that owns the channel (`beginOwning`). Index `job_feed`.
  */
 export const claimJobs = defineStatement<ClaimParams, ClaimRow>({
-  name: 'claim_jobs_v1',
+  name: 'claim_jobs_v2',
   text: (schema) => `
   WITH ${leaseCandidates(schema, {
     candidates: `
@@ -165,7 +171,7 @@ export const KEYS_PER_CLAIM = 64;
  * table has grown since its last ANALYZE the planner takes `job_feed` for as good, and that walks the channel for each key.
  */
 export const claimJobsByKey = defineStatement<ClaimByKeyParams, ClaimRow>({
-  name: 'claim_jobs_by_key_v2',
+  name: 'claim_jobs_by_key_v3',
   text: (schema) => {
     const nextKey = (after: string): string => `
       SELECT next.key
@@ -209,36 +215,57 @@ export const claimJobsByKey = defineStatement<ClaimByKeyParams, ClaimRow>({
   row: claimRow,
 });
 
-type LeaseFacts = Pick<ClaimedJob, 'runner' | 'lease' | 'channel' | 'priority' | 'suspect' | 'seq' | 'closesLane'>;
+/** Under what a job is leased. */
+type LeaseName = Pick<ClaimedJob, 'runner' | 'lease' | 'channel' | 'priority'>;
 
-function claimRow(columns: unknown[], params: Omit<LeaseFacts, 'suspect' | 'seq' | 'closesLane'>): ClaimRow {
-  const { runner, lease, channel, priority } = params;
+const UNORDERED = { suspect: false, seq: null, closesLane: false } as const;
+
+function claimRow(columns: unknown[], params: LeaseName): ClaimRow {
+  const news = columns[NEWS_COLUMN] as FeedNewsColumn | null;
   return {
-    job:
-      columns[0] === null
-        ? null
-        : claimedJob(columns, { runner, lease, channel, priority, suspect: false, seq: null, closesLane: false }),
-    feed: columns[13] === null ? null : feedNews(columns),
+    job: columns[0] === null ? null : claimedJob(columns, params, UNORDERED),
+    feed: news === null ? null : { ...feedNews(news), lastKey: news[5] as string | null },
   };
 }
 
-export function feedNews(columns: unknown[]): FeedNews {
-  const [now, lastMicros, lastId, exhausted, nextDue, lastKey] = columns.slice(13);
+export const NEWS_COLUMN = jobColumns.length;
+
+/** As {@link answered} has built it; what stands behind these is the statement's own. */
+export type FeedNewsColumn = [
+  now: number,
+  lastMicros: number | null,
+  lastId: JobId | null,
+  exhausted: boolean,
+  nextDue: number | null,
+  ...unknown[],
+];
+
+export function feedNews([now, lastMicros, lastId, exhausted, nextDue]: FeedNewsColumn): Omit<FeedNews, 'lastKey'> {
   return {
-    nowMicros: Number(now),
-    last: lastId === null ? null : { micros: Number(lastMicros), id: lastId as JobId },
-    exhausted: exhausted as boolean,
-    nextDueMicros: nextDue === null ? null : Number(nextDue),
-    lastKey: lastKey as string | null,
+    nowMicros: now,
+    last: lastId === null ? null : { micros: lastMicros!, id: lastId },
+    exhausted,
+    nextDueMicros: nextDue,
   };
 }
 
 /** Columns in the order of `jobColumns`. */
-export function claimedJob(columns: unknown[], facts: LeaseFacts): ClaimedJob {
+export function claimedJob(
+  columns: unknown[],
+  { runner, lease, channel, priority }: LeaseName,
+  { suspect, seq, closesLane }: Pick<ClaimedJob, 'suspect' | 'seq' | 'closesLane'>,
+): ClaimedJob {
+  // Field by field: a spread would cost more than all the rest.
   return {
     id: columns[0] as JobId,
     run: columns[1] as number,
-    ...facts,
+    runner,
+    lease,
+    channel,
+    priority,
+    suspect,
+    seq,
+    closesLane,
     attempt: (columns[2] as number) + 1,
     maxAttempts: columns[3] as number | null,
     key: columns[4] as string,

@@ -1,5 +1,14 @@
-import type { ClaimedJob, JobId } from '../job/job.js';
-import { answeredColumns, claimedJob, feedNews, jobColumns, type ClaimParams, type ClaimRow } from './claim-jobs.js';
+import {
+  answered,
+  claimedJob,
+  feedNews,
+  jobColumns,
+  NEWS_COLUMN,
+  type ClaimParams,
+  type ClaimRow,
+  type FeedNews,
+  type FeedNewsColumn,
+} from './claim-jobs.js';
 import { inArrivals } from './job-columns.js';
 import { isFree, lastSeqOf } from './lanes.js';
 import { defineStatement, micros, timeOf } from './statement.js';
@@ -119,16 +128,11 @@ const leaseLanes = (schema: string, { candidates, placeOf, lastLooked, complete,
     ) AS place ON true
   )
   SELECT
-    ${answeredColumns.join(', ')},
-    CASE WHEN coalesce(ordinal, 1) = 1 THEN now_micros END,
-    CASE WHEN coalesce(ordinal, 1) = 1 THEN last_micros END,
-    CASE WHEN coalesce(ordinal, 1) = 1 THEN last_id END,
-    CASE WHEN coalesce(ordinal, 1) = 1 THEN exhausted END,
-    CASE WHEN coalesce(ordinal, 1) = 1 AND exhausted THEN (${nextDue}) END,
-    CASE WHEN coalesce(ordinal, 1) = 1 THEN seen END,
-    CASE WHEN coalesce(ordinal, 1) = 1 THEN (SELECT json_agg(message) FROM written WHERE message IS NOT NULL) END,
+    ${answered({
+      nextDue,
+      besides: ['seen', 'paused', '(SELECT json_agg(message) FROM written WHERE message IS NOT NULL)'],
+    })},
     given_seq,
-    paused,
     last
   FROM news LEFT JOIN granted AS job ON true
   ORDER BY ordinal`;
@@ -239,26 +243,18 @@ export const claimArrivals = defineStatement<ClaimArrivalsParams, ClaimLanesRow>
   row: claimLanesRow,
 });
 
-function claimLanesRow(columns: unknown[], { runner, lease, channel, priority }: ClaimLanesParams): ClaimLanesRow {
-  const [messages, seq, paused, closes] = columns.slice(19);
-  const facts = {
-    runner,
-    lease,
-    channel,
-    priority,
-    suspect: false,
-    seq: seq === null ? null : Number(seq),
-    closesLane: closes === true,
-  };
-  const job: ClaimedJob | null = (columns[0] as JobId | null) === null ? null : claimedJob(columns, facts);
+function claimLanesRow(columns: unknown[], params: ClaimLanesParams): ClaimLanesRow {
+  const [column, seq, closesLane] = columns.slice(NEWS_COLUMN);
+  const news = column as FeedNewsColumn | null;
+  const place = { suspect: false, seq: Number(seq), closesLane: closesLane as boolean };
   return {
-    job,
-    feed:
-      columns[13] === null
-        ? null
-        : { ...feedNews(columns), lastKey: null, paused: paused as boolean, arrivals: arrivalsOf(columns[18]) },
-    messages: (messages as string[] | null) ?? [],
+    job: columns[0] === null ? null : claimedJob(columns, params, place),
+    feed: news === null ? null : { ...feedNews(news), lastKey: null, ...laneNews(news) },
+    messages: (news?.[7] as string[] | null | undefined) ?? [],
   };
 }
 
-const arrivalsOf = (seen: unknown): number | null => (seen === null ? null : Number(seen));
+const laneNews = ([, , , , , seen, paused]: FeedNewsColumn): Pick<FeedNews, 'arrivals' | 'paused'> => ({
+  arrivals: seen as number | null,
+  paused: paused as boolean,
+});

@@ -71,13 +71,9 @@ export const claimSuspect = defineStatement<ClaimSuspectParams, ClaimedJob>({
   SELECT ${answeredColumns.join(', ')}, channel, priority, given_seq FROM free AS job`,
   values: (p) => [p.runner, p.lease, p.names, p.channels],
   row: (columns, { runner, lease }) =>
-    claimedJob(columns, {
-      runner,
-      lease,
-      channel: columns[13] as string,
-      priority: columns[14] as number,
-      suspect: true,
-      closesLane: false,
-      seq: columns[15] === null ? null : Number(columns[15]),
-    }),
+    claimedJob(
+      columns,
+      { runner, lease, channel: columns[13] as string, priority: columns[14] as number },
+      { suspect: true, closesLane: false, seq: columns[15] === null ? null : Number(columns[15]) },
+    ),
 });

@@ -1,6 +1,6 @@
 import type { JobId } from '../job/job.js';
 import { KEEP_CANCELLED_MS } from './job-columns.js';
-import { defineStatement } from './statement.js';
+import { defineStatement, listOf } from './statement.js';
 import { wakeUpMessage } from './wake-up.js';
 
 /** What identifies a run: the fence of every write about it. */
@@ -19,9 +19,9 @@ interface Fenced<Entry> {
 export type TakenRow = JobId;
 
 const fenceColumns = (entries: readonly RunFence[]): unknown[] => [
-  entries.map((entry) => entry.id),
-  entries.map((entry) => entry.run),
-  entries.map((entry) => entry.lease),
+  listOf(entries.map((entry) => entry.id)),
+  listOf(entries.map((entry) => entry.run)),
+  listOf(entries.map((entry) => entry.lease)),
 ];
 
 /**

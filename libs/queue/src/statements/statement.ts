@@ -60,6 +60,9 @@ export async function run<Params, Row>(
   return rows.map((columns) => statement.row(columns, params));
 }
 
+/** Whole numbers as the server reads an array of them: pg would quote each by itself. */
+export const listOf = (numbers: readonly (number | string)[]): string => `{${numbers.join()}}`;
+
 /** Microseconds since 1970, exact. `extract` answers numeric, so nothing is rounded. */
 export const micros = (column: string): string => `(extract(epoch FROM ${column}) * 1000000)::bigint`;
 
