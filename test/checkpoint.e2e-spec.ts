@@ -237,7 +237,7 @@ describe('kill -9 after a checkpoint', () => {
     await until(() => has(app, 'completed'), { what: 'another process has completed it' });
     expect(app.get(Work).runs).toMatchObject([{ attempt: 2, payload: { page: 7 }, bytes: Buffer.from('seven') }]);
     await app.close();
-  }, 60_000);
+  });
 
   it('on the last attempt makes the job dead, with what was stored and the reason (sqlxmq: a job that is nowhere)', async () => {
     const id = await storedAndKilled({ checkpoint: { payload: { page: 7 } } }, 0);
@@ -247,7 +247,7 @@ describe('kill -9 after a checkpoint', () => {
     expect(await app.queue.get(id)).toMatchObject({ reason: 'lease expired', attempts: 1, payload: { page: 7 } });
     expect(app.get(Work).runs).toHaveLength(0);
     await app.close();
-  }, 60_000);
+  });
 
   it('on the last attempt runs again where the checkpoint asked for it', async () => {
     await storedAndKilled({ checkpoint: { payload: { page: 7 }, extraRetries: 1 } }, 0);
@@ -256,7 +256,7 @@ describe('kill -9 after a checkpoint', () => {
     await until(() => has(app, 'completed'), { what: 'another process has completed it' });
     expect(app.get(Work).runs).toMatchObject([{ attempt: 2, payload: { page: 7 } }]);
     await app.close();
-  }, 60_000);
+  });
 });
 
 describe('job.checkpoint in a transaction', () => {

@@ -106,7 +106,7 @@ describe('the import', () => {
     expect([await writersOfPlaces(client, 3_000), await writersOfPlaces(client, 11_000)]).toEqual(written);
     expect(written.map(({ rows }) => rows)).toEqual([2_999, 10_999]);
     expect(await readDemoTables(client)).toEqual(undisturbed.tables);
-  }, 120_000);
+  });
 
   it('adds up a country once, and in order, when it is killed before the commit of that', async () => {
     await makeTables();
@@ -125,7 +125,7 @@ describe('the import', () => {
     const second = start(database);
     expect(await second.exit()).toBe(0);
     expect(await readDemoTables(client)).toEqual(undisturbed.tables);
-  }, 120_000);
+  });
 
   it('stops at its next checkpoint by Ctrl-C, and goes on from there at the next start', async () => {
     const first = start(database);
@@ -150,7 +150,7 @@ describe('the import', () => {
     expect(await writersOfPlaces(client, next)).toEqual(written);
     expect(await runsOfPlaces(client)).toEqual([{ attempt: 1, first: 0, last: 19_000 }]); // a stop is no attempt
     expect(await readDemoTables(client)).toEqual(undisturbed.tables);
-  }, 60_000);
+  });
 
   it('is one import when two processes begin it at once', async () => {
     await makeTables(); // TypeORM takes no lock when it makes its own `migrations` table
@@ -164,7 +164,7 @@ describe('the import', () => {
     const joined = both.filter(({ output }) => output.includes('Import 2 was not finished and goes on:'));
     expect([begun.length, joined.length]).toEqual([1, 1]);
     expect(await readDemoTables(client)).toEqual(undisturbed.tables);
-  }, 60_000);
+  });
 
   /** By a small import, whose lanes have numbered their jobs already when the next one comes. */
   async function makeTables(): Promise<void> {
@@ -194,7 +194,7 @@ describe('the import on a server of its own', () => {
     expect(await process.exit()).toBe(0);
     const tables = await tablesOfStopped(process, url);
     expect({ moments, ...tables }).toEqual({ moments, ...undisturbed.tables });
-  }, 150_000);
+  });
 
   async function serverUrl(process: DemoProcess): Promise<string> {
     const output = await process.prints('its data in');
@@ -241,7 +241,7 @@ describe('the HTTP application', () => {
     expect((await post('/sign-up', { email: 'ada@example.org' })).status).toBe(409);
     expect((await post('/sign-up', { email: 'nobody' })).status).toBe(400);
     expect(await count(client, 'app_user')).toBe(1);
-  }, 60_000);
+  });
 
   it('has no job when the transaction rolls back after the spawn', async () => {
     // refuses this address at COMMIT, when the job has been spawned already
@@ -263,7 +263,7 @@ describe('the HTTP application', () => {
     // the id that the rolled back spawn has used up shows that there was one
     const [row] = (await client.query(`SELECT pg_sequence_last_value('nestmq.job_id_seq')::int AS last`)).rows;
     expect(row).toEqual({ last: 3 });
-  }, 60_000);
+  });
 
   it('begins one import, and shows it as JSON to its end', async () => {
     const first = (await (await post('/imports')).json()) as { id: number };
@@ -290,7 +290,7 @@ describe('the HTTP application', () => {
     });
     expect(finished).toMatchObject({ rejections: [{ state: 'dead', reason: expect.stringContaining('Atlantis') }] });
     expect((await fetch(`${url}/imports/2`)).status).toBe(404);
-  }, 120_000);
+  });
 
   function post(route: string, body: object = {}): Promise<Response> {
     const headers = { 'content-type': 'application/json' };

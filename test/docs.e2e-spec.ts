@@ -42,7 +42,7 @@ describe('snippets', () => {
   it('of TypeScript compile under the project’s own settings', () => {
     expect(inLanguage('ts').length).toBeGreaterThan(20);
     expect(compileSnippets(inLanguage('ts'))).toEqual([]);
-  }, 120_000);
+  });
 
   it('that do not compile are found, with the line of the document', () => {
     const wrong = { document: 'docs/x.md', language: 'ts', line: 10, mark: null };
@@ -50,7 +50,7 @@ describe('snippets', () => {
     const needed = inLanguage('ts').filter(({ code: other }) => other.startsWith('// src/reports.ts'));
     const found = compileSnippets([...needed, { ...wrong, code }]);
     expect(found).toEqual([expect.stringMatching(/^docs\/x\.md:11 /)]);
-  }, 120_000);
+  });
 
   it('of the README that are marked so stand in the demo', () => {
     const marked = snippetsOf('README.md').filter(({ mark }) => mark?.startsWith('demo: '));

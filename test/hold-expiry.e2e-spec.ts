@@ -245,55 +245,50 @@ describe('the end of a hold and its commit', () => {
       expect(await answered).toEqual(refused('expired'));
     }));
 
-  it(
-    'at once, hundreds of times: each job is committed and runs, or its commit is refused and it never runs',
-    () =>
-      withRunner(
-        async ({ jobs }, worker) => {
-          await withSender(async (sender) => {
-            const stop = gate();
-            let stopped = false;
-            void stop.opened.then(() => (stopped = true));
-            const expiring = [1, 2].map(async () => {
-              const session = await openSession(database.url);
-              let removed = 0;
-              while (!stopped) removed += await expire(session);
-              return removed;
-            });
-            const fates: { n: number; fate: string }[] = [];
-            // How long before the end of its hold a commit is sent: sooner after one that lost, later after one that won.
-            let leadMs = 2;
-            const race = async (n: number, by: JobSpawner): Promise<void> => {
-              const holdMs = Math.round(20 + 2 * leadMs);
-              const reservation = await reserve(by, n, { hold: holdMs });
-              await takeTime(holdMs - leadMs * (0.5 + Math.random()));
-              const fate = await reservation.commit().then(
-                () => 'committed',
-                (error: { reason?: string; message: string }) => error.reason ?? error.message,
-              );
-              leadMs = fate === 'committed' ? leadMs * 0.9 : leadMs * 1.1 + 0.1;
-              fates.push({ n, fate });
-            };
-            for (let n = 0; n < 600; n += 20) {
-              await Promise.all(Array.from({ length: 20 }, (_, i) => race(n + i, i % 2 === 0 ? jobs : sender.jobs)));
-            }
-            await until(async () => (await jobsLeft()) === 0, { what: 'every job has run, or is removed' });
-            stop.open();
-            await Promise.all(expiring);
-            const numbersOf = (wanted: string): number[] =>
-              fates.filter(({ fate }) => fate === wanted).map(({ n }) => n);
-            const byNumber = (a: number, b: number): number => a - b;
-            expect((payloadsOf(worker) as number[]).toSorted(byNumber)).toEqual(
-              numbersOf('committed').toSorted(byNumber),
-            );
-            expect(numbersOf('committed').length + numbersOf('expired').length).toBe(600);
-            // Else it was no race.
-            expect(numbersOf('committed').length).toBeGreaterThan(20);
-            expect(numbersOf('expired').length).toBeGreaterThan(20);
+  it('at once, hundreds of times: each job is committed and runs, or its commit is refused and it never runs', () =>
+    withRunner(
+      async ({ jobs }, worker) => {
+        await withSender(async (sender) => {
+          const stop = gate();
+          let stopped = false;
+          void stop.opened.then(() => (stopped = true));
+          const expiring = [1, 2].map(async () => {
+            const session = await openSession(database.url);
+            let removed = 0;
+            while (!stopped) removed += await expire(session);
+            return removed;
           });
-        },
-        { pollMs: 100 },
-      ),
-    60_000,
-  );
+          const fates: { n: number; fate: string }[] = [];
+          // How long before the end of its hold a commit is sent: sooner after one that lost, later after one that won.
+          let leadMs = 2;
+          const race = async (n: number, by: JobSpawner): Promise<void> => {
+            const holdMs = Math.round(20 + 2 * leadMs);
+            const reservation = await reserve(by, n, { hold: holdMs });
+            await takeTime(holdMs - leadMs * (0.5 + Math.random()));
+            const fate = await reservation.commit().then(
+              () => 'committed',
+              (error: { reason?: string; message: string }) => error.reason ?? error.message,
+            );
+            leadMs = fate === 'committed' ? leadMs * 0.9 : leadMs * 1.1 + 0.1;
+            fates.push({ n, fate });
+          };
+          for (let n = 0; n < 600; n += 20) {
+            await Promise.all(Array.from({ length: 20 }, (_, i) => race(n + i, i % 2 === 0 ? jobs : sender.jobs)));
+          }
+          await until(async () => (await jobsLeft()) === 0, { what: 'every job has run, or is removed' });
+          stop.open();
+          await Promise.all(expiring);
+          const numbersOf = (wanted: string): number[] => fates.filter(({ fate }) => fate === wanted).map(({ n }) => n);
+          const byNumber = (a: number, b: number): number => a - b;
+          expect((payloadsOf(worker) as number[]).toSorted(byNumber)).toEqual(
+            numbersOf('committed').toSorted(byNumber),
+          );
+          expect(numbersOf('committed').length + numbersOf('expired').length).toBe(600);
+          // Else it was no race.
+          expect(numbersOf('committed').length).toBeGreaterThan(20);
+          expect(numbersOf('expired').length).toBeGreaterThan(20);
+        });
+      },
+      { pollMs: 100 },
+    ));
 });

@@ -206,7 +206,7 @@ describe('a handler with keepAlive: false', () => {
     await child.message((message) => message === 'lease_lost', 'the other process is refused');
     expect(await app.queue.get(id)).toMatchObject({ state: 'completed', attempts: 2 });
     await app.close();
-  }, 60_000);
+  });
 });
 
 describe('job.keepAlive', () => {
@@ -372,7 +372,7 @@ describe('an ordered job with a lease that ends', () => {
     ]);
     await until(() => tables.drained(), { what: 'nothing is left' });
     await app.close();
-  }, 60_000);
+  });
 });
 
 describe('behind a job whose end is not written yet', () => {

@@ -20,7 +20,7 @@ class Mailer {
 let server: Awaited<ReturnType<typeof startPostgres>>;
 beforeAll(async () => {
   server = await startPostgres({ settings: { fsync: 'off' } });
-}, 60_000);
+});
 afterAll(() => server.stop());
 
 // acceptance: section 7, row 9, the boot
