@@ -1,9 +1,10 @@
 import type { Logger } from '@nestjs/common';
 import { cancelJobs, type CancelRequest } from '../statements/cancel-jobs.js';
+import type { RescueParams } from '../statements/keep-spent-jobs.js';
 import { repairLanes } from '../statements/lanes.js';
 import { declareDead, forgetRunners, type HeartbeatRow, type Peer } from '../statements/runners.js';
 import { rescueExpired } from '../statements/rescue-expired.js';
-import { rescueJobs, rescueLanes, type RescueParams } from '../statements/rescue-jobs.js';
+import { rescueJobs, rescueLanes } from '../statements/rescue-jobs.js';
 import { run, type SqlClient } from '../statements/statement.js';
 import { beginHashing, beginOwningAll } from '../statements/transaction.js';
 import { SURVEY_MESSAGE } from '../statements/wake-up.js';

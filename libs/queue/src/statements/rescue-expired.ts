@@ -1,6 +1,5 @@
-import { KEEP_CANCELLED_MS } from './job-columns.js';
+import { keepSpentJobs, rescueValues, type RescueParams } from './keep-spent-jobs.js';
 import { laneHead } from './lanes.js';
-import type { RescueParams } from './rescue-jobs.js';
 import { defineStatement } from './statement.js';
 import { laneMessage } from './wake-up.js';
 
@@ -51,21 +50,7 @@ export const rescueExpired = defineStatement<RescueParams, ExpiredRow>({
     DELETE FROM ${schema}.job USING expired LEFT JOIN owned ON owned.id = expired.id
     WHERE job.id = expired.id AND expired.spent
     RETURNING job.*, expired.asked, expired.attempt AS attempts, coalesce(owned.given_seq, expired.seq) AS given_seq
-  ), kept AS (
-    INSERT INTO ${schema}.finished_job (
-      id, run, state, attempt, max_attempts, priority, due_at, created_at, delete_at, policy_id, position, seq,
-      channel, key, name, payload, payload_bytes, metadata, backoff, reason, last_error, idempotency_key, idempotency_hash
-    )
-    SELECT
-      dead.id, dead.run, CASE WHEN asked THEN 'cancelled' ELSE 'dead' END, attempts, max_attempts, priority, due_at, dead.created_at,
-      CASE
-        WHEN asked THEN clock_timestamp() + $1::bigint * interval '1 millisecond'
-        WHEN position IS NULL OR on_dead = 'skip' THEN clock_timestamp() + dead_retention_ms * interval '1 millisecond'
-      END, policy_id, position, given_seq,
-      channel, key, dead.name, payload, payload_bytes, metadata, dead.backoff, CASE WHEN asked THEN cancel_reason ELSE 'lease expired' END,
-      coalesce(last_error, 'The lease of this run ended before the run did.'), idempotency_key, idempotency_hash
-    FROM dead LEFT JOIN ${schema}.handler_policy ON handler_policy.id = dead.policy_id
-    RETURNING id, state
+  ), kept AS (${keepSpentJobs(schema, 'The lease of this run ended before the run did.')}
   ), waiting AS (
     UPDATE ${schema}.job
     SET
@@ -106,6 +91,6 @@ export const rescueExpired = defineStatement<RescueParams, ExpiredRow>({
   SELECT 'waiting', NULL FROM waiting
   UNION ALL
   SELECT 'lane', message FROM freed`,
-  values: ({ keepCancelledMs = KEEP_CANCELLED_MS }) => [keepCancelledMs],
+  values: rescueValues,
   row: ([outcome, message]) => ({ outcome: outcome as ExpiredRow['outcome'], message: message as string | null }),
 });

@@ -1,4 +1,4 @@
-import { KEEP_CANCELLED_MS } from './job-columns.js';
+import { keepSpentJobs, rescueValues, type RescueParams } from './keep-spent-jobs.js';
 import { freedLane, freeLanes, type FreedLaneRow } from './lanes.js';
 import { defineStatement } from './statement.js';
 import { wakeUpMessage } from './wake-up.js';
@@ -8,11 +8,6 @@ export interface RescuedRow {
   readonly suspect: boolean;
   /** What to wake runners with; `null` for an ordered job, of which its lane tells. */
   readonly message: string | null;
-}
-
-export interface RescueParams {
-  /** How long a cancelled job is kept, 7 days by default. */
-  readonly keepCancelledMs?: number;
 }
 
 /** Leases that one statement rescues at most. */
@@ -64,21 +59,7 @@ export const rescueJobs = defineStatement<RescueParams, RescuedRow>({
   ), dead AS (
     DELETE FROM ${schema}.job USING locked WHERE job.id = locked.job_id AND locked.spent
     RETURNING job.*, locked.attempt AS attempts, locked.asked, locked.runner_id, locked.number, locked.seq AS given_seq
-  ), kept AS (
-    INSERT INTO ${schema}.finished_job (
-      id, run, state, attempt, max_attempts, priority, due_at, created_at, delete_at, policy_id, position, seq,
-      channel, key, name, payload, payload_bytes, metadata, backoff, reason, last_error, idempotency_key, idempotency_hash
-    )
-    SELECT
-      dead.id, dead.run, CASE WHEN asked THEN 'cancelled' ELSE 'dead' END, attempts, max_attempts, priority, due_at, dead.created_at,
-      CASE
-        WHEN asked THEN clock_timestamp() + $1::bigint * interval '1 millisecond'
-        WHEN position IS NULL OR on_dead = 'skip' THEN clock_timestamp() + dead_retention_ms * interval '1 millisecond'
-      END, policy_id, position, given_seq,
-      channel, key, dead.name, payload, payload_bytes, metadata, dead.backoff, CASE WHEN asked THEN cancel_reason ELSE 'lease expired' END,
-      coalesce(last_error, 'The process that ran this job ended, or lost its connection, in the middle of it.'), idempotency_key, idempotency_hash
-    FROM dead LEFT JOIN ${schema}.handler_policy ON handler_policy.id = dead.policy_id
-    RETURNING id, state
+  ), kept AS (${keepSpentJobs(schema, 'The process that ran this job ended, or lost its connection, in the middle of it.')}
   ), waiting AS (
     UPDATE ${schema}.job
     SET
@@ -102,7 +83,7 @@ export const rescueJobs = defineStatement<RescueParams, RescuedRow>({
   SELECT state, false, NULL FROM kept
   UNION ALL
   SELECT 'waiting', suspect, CASE WHEN NOT ordered THEN ${wakeUpMessage} END FROM waiting`,
-  values: ({ keepCancelledMs = KEEP_CANCELLED_MS }) => [keepCancelledMs],
+  values: rescueValues,
   row: ([outcome, suspect, message]) => ({
     outcome: outcome as RescuedRow['outcome'],
     suspect: suspect as boolean,
