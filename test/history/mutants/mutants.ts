@@ -82,11 +82,22 @@ export const MUTANTS: readonly Mutant[] = [
       noLock,
       {
         file: `${STATEMENTS}/claim-lanes.ts`,
-        find: 'THEN lane.last_seq = excluded.last_seq\n      ELSE (lane.runner_id, lane.lease) IN (SELECT gone_runner, gone_lease FROM lane_job WHERE gone_runner IS NOT NULL) END',
-        replace: 'THEN true ELSE true END',
+        find: 'WHERE lane.used_at = excluded.used_at',
+        replace: 'WHERE true',
       },
     ],
     proofs: [{ history: [...QUIET, '--lanes', 'few'] }],
+  },
+  {
+    name: 'the row of a lane as it was read',
+    patches: [
+      {
+        file: `${STATEMENTS}/claim-lanes.ts`,
+        find: 'WHERE lane.used_at = excluded.used_at',
+        replace: 'WHERE lane.runner_id IS NULL AND lane.last_seq = excluded.last_seq',
+      },
+    ],
+    proofs: [{ test: ['test/lanes-races.e2e-spec.ts', 'does not write down the lane of that one as it was'] }],
   },
   {
     name: 'the number that a lane has come to when it ends with its lease',
