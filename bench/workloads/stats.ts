@@ -81,14 +81,15 @@ async function fill({ admin }: BenchDatabase, jobs: number, channels: number, mi
   );
   await admin.query(
     `INSERT INTO nestmq.lease (runner_id, number, channel, priority, job_ids, runs, started, hi_due_at, hi_id)
-    SELECT 1, row_number() OVER (), channel, 0, ids, array_fill(0, ARRAY[cardinality(ids)]), cardinality(ids), clock_timestamp(), ids[32]
+    SELECT 1, row_number() OVER (), channel, 0, ids, array_fill(0, ARRAY[cardinality(ids)]), cardinality(ids), clock_timestamp(), ids[cardinality(ids)]
     FROM (
       SELECT 'channel ' || c AS channel, ARRAY(
         SELECT id FROM nestmq.job
         WHERE channel = 'channel ' || c AND position IS NULL AND held_until IS NULL AND attempt = 0 ORDER BY due_at, id LIMIT 32
       ) AS ids
       FROM generate_series(0, $1::integer - 1) AS c
-    ) AS due`,
+    ) AS due
+    WHERE cardinality(ids) > 0`,
     [channels],
   );
 }

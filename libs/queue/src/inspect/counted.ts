@@ -41,15 +41,16 @@ export async function countChannels(
   if (!bounded || channels.length < 2) return countUpTo(client, channels, names, EXACT);
   const counted = await countUpTo(client, channels, names, LEAST);
   const limit = limitFor(counted.reduce((sum, { cut }) => sum + cut.size, 0));
-  if (limit <= LEAST) return counted;
+  if (limit === LEAST) return counted;
   const more = channels.filter((_, index) => counted[index]!.cut.size > 0);
   const recounted = await countUpTo(client, more, names, limit);
   return channels.map((channel, index) => recounted[more.indexOf(channel)] ?? counted[index]!);
 }
 
-/** Up to where so many counts go, of those that have more than the least. */
+/** Up to where so many counts go, of those that have more than the least. To count anew is for twice as many at least. */
 export function limitFor(counts: number): number {
-  return counts === 0 ? 0 : Math.min(EXACT, Math.floor(SHARED / counts));
+  const limit = counts === 0 ? 0 : Math.min(EXACT, Math.floor(SHARED / counts));
+  return limit < 2 * LEAST ? LEAST : limit;
 }
 
 async function countUpTo(

@@ -143,7 +143,7 @@ export class Queue {
 
   /**
    * Counts of every channel that has live jobs, dead ones or a pause, of one moment, never from a cache. Where one channel is
-   * read each count is exact up to 10 000. Where several are each is exact up to 100, and those that have more share 10 000 further jobs.
+   * read each count is exact up to 10 000. Where several are each is exact up to 100, and up to fifty that have more share 10 000 jobs.
    * A count that has stopped so is named in `atLeast`, so the cost is bounded, whatever the number of jobs. Of a channel with many
    * lanes smaller counts too may be lower bounds, named there.
    *

@@ -1,6 +1,9 @@
 import type { ClaimedJob } from '../job/job.js';
 import { RateMeter } from './rate-meter.js';
 
+/** A run waits for the disk, whatever its handler does: so much more work is held ahead of the connections. */
+const COMMIT_MS = 15;
+
 /**
  * Which jobs of transactional handlers may start: each needs a connection of the application's pool. What is claimed ahead
  * of the connections, as of the slots, waits here, so that it holds up no other job that has a slot.
@@ -17,7 +20,7 @@ export class TransactionSlots {
     private readonly max: number,
     prefetchMs: number,
   ) {
-    this.rate = new RateMeter(prefetchMs);
+    this.rate = new RateMeter(prefetchMs === 0 ? 0 : prefetchMs + COMMIT_MS);
   }
 
   /** How many more would start at once. */
@@ -27,9 +30,10 @@ export class TransactionSlots {
 
   /** How many more may be claimed. Ahead of the connections as much at once as pays for a claim. */
   room(now: number): number {
-    if (this.startable > 0 || !this.mayTakeAhead) return this.startable;
+    const { startable } = this;
+    if (!this.mayTakeAhead) return startable;
     const ahead = this.rate.ahead(now);
-    return this.waiting.length > ahead / 2 ? 0 : ahead + this.startable;
+    return startable <= 0 && this.waiting.length > ahead / 2 ? 0 : startable + ahead;
   }
 
   /** Whether the job may go to its slot; else it is kept until {@link next} answers it. */

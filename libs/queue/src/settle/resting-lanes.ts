@@ -33,10 +33,12 @@ export class RestingLanes {
 
   /**
    * Does some work in a transaction, and looks at them in it. They stay for the next look when it fails.
+   *
+   * @param start opens the transaction when there is nothing to look at
    */
-  async lookWith<T>(work: (client: SqlClient) => Promise<T>): Promise<T> {
+  async lookWith<T>(work: (client: SqlClient) => Promise<T>, start?: string): Promise<T> {
     const lanes = this.lanes;
-    if (lanes.length === 0) return this.connection.transaction(work);
+    if (lanes.length === 0) return this.connection.transaction(work, start);
     this.lanes = [];
     try {
       const [answer, found] = await this.connection.transaction((client) =>

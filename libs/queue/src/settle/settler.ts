@@ -17,6 +17,7 @@ import {
 } from '../statements/settle-jobs.js';
 import { endLanes, type LaneEnd } from '../statements/lanes.js';
 import { run, type SqlClient } from '../statements/statement.js';
+import { beginForgettably } from '../statements/transaction.js';
 import { SURVEY_MESSAGE } from '../statements/wake-up.js';
 import { Gathered, type Batch } from './gathered.js';
 import { RestingLanes } from './resting-lanes.js';
@@ -179,23 +180,28 @@ export class Settler {
       this.report(nothing, 'all', repeated);
       return this.resting.look();
     }
-    const answers = await this.resting.lookWith((client) => {
-      const send = <T>(entries: readonly unknown[], statement: () => Promise<T[]>): Promise<T[]> =>
-        entries.length > 0 ? statement() : Promise.resolve([]);
-      return Promise.all([
-        send(complete, () =>
-          run(client, completeJobs, { runner, entries: complete.map((s) => s.entry), endedLeases: [] }),
-        ),
-        send(finish, () => run(client, finishJobs, { runner, entries: finish.map((s) => s.entry), keepCancelledMs })),
-        send(requeue, () =>
-          run(client, requeueJobs, { runner, entries: requeue.map((s) => s.entry), keepCancelledMs }),
-        ),
-        send(confirm, () => run(client, findUnsettled, { runner, entries: confirm.map((s) => s.entry) })),
-        // Behind the settlements, so that they see which jobs come next.
-        send(lanes, () => run(client, endLanes, { runner, lanes })),
-        this.endLeases(client, runner, ended),
-      ]);
-    });
+    // Forgotten by a crash of the server, a lease whose jobs are gone is dropped by the next heartbeat.
+    const onlyLeases = nothing.length === settlements.length && lanes.length + atRest.length === 0;
+    const answers = await this.resting.lookWith(
+      (client) => {
+        const send = <T>(entries: readonly unknown[], statement: () => Promise<T[]>): Promise<T[]> =>
+          entries.length > 0 ? statement() : Promise.resolve([]);
+        return Promise.all([
+          send(complete, () =>
+            run(client, completeJobs, { runner, entries: complete.map((s) => s.entry), endedLeases: [] }),
+          ),
+          send(finish, () => run(client, finishJobs, { runner, entries: finish.map((s) => s.entry), keepCancelledMs })),
+          send(requeue, () =>
+            run(client, requeueJobs, { runner, entries: requeue.map((s) => s.entry), keepCancelledMs }),
+          ),
+          send(confirm, () => run(client, findUnsettled, { runner, entries: confirm.map((s) => s.entry) })),
+          // Behind the settlements, so that they see which jobs come next.
+          send(lanes, () => run(client, endLanes, { runner, lanes })),
+          this.endLeases(client, runner, ended),
+        ]);
+      },
+      onlyLeases ? beginForgettably : undefined,
+    );
     for (const lease of ended) this.book.close(lease);
     const [completed, finished, requeued, unsettled, freed] = answers;
     this.resting.tell(freed);
