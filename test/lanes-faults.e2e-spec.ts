@@ -88,9 +88,11 @@ describe('a lane', () => {
         await until(() => tables.number(waiting), { what: 'its end waits' });
         expect(app.events.some(({ type }) => type === 'completed' || type === 'lease-lost')).toBe(false);
       });
+      await until(() => app.events.filter(({ type }) => type === 'completed').length === 2, {
+        what: 'both are completed',
+      });
       await until(atRest, { what: 'the lane is at rest' });
       expect(app.get(Work).runs.map(({ payload }) => payload)).toEqual([0, 1]);
-      expect(app.events.filter(({ type }) => type === 'completed')).toHaveLength(2);
     });
   });
 
