@@ -3,13 +3,14 @@
 import type pg from 'pg';
 import { fillTables } from './plans/fill-tables.js';
 import { hotStatements, type HotStatement } from './plans/hot-statements.js';
-import { startServer } from './server.js';
+import { migrateQueue, startServer } from './servers/postgres.js';
 import { begin } from '../libs/queue/src/statements/transaction.js';
 
 const wanted = process.argv.slice(2);
 const server = await startServer();
 try {
-  const database = await server.createDatabase('bench_plans', { countStatements: false });
+  const database = await server.createDatabase('bench_plans');
+  await migrateQueue(database);
   const { admin } = database;
   const statements = hotStatements(await fillTables(admin)).filter(
     ({ name }) => wanted.length === 0 || wanted.includes(name),

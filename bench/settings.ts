@@ -3,35 +3,63 @@ import { parseArgs } from 'node:util';
 /** What the command line asks for; what it leaves out each workload decides by itself. */
 export interface Settings {
   readonly workloads: readonly string[];
+  readonly systems: readonly string[];
   readonly jobs: number | null;
   readonly seconds: number | null;
   readonly repeat: number | null;
-  readonly json: string | null;
+  /** Most processes that work at once in one run. */
+  readonly processes: number;
+  /** Folder of `performance.md` and of `performance/`. */
+  readonly out: string;
+  /** New runs are added to those that are there of the same case, instead of taking their place. */
+  readonly append: boolean;
+  /** Install redis-server where it is missing. */
+  readonly install: boolean;
 }
 
-export const USAGE = `npm run bench -- [workload …] [--jobs n] [--seconds n] [--repeat n] [--json file]`;
+export interface Known {
+  readonly workloads: readonly string[];
+  readonly systems: readonly string[];
+}
+
+export const USAGE = `npm run bench -- [workload …] [--systems name,…] [--jobs n] [--seconds n] [--repeat n] [--processes n]
+                 [--append] [--out folder] [--no-install]
+A workload "none" measures nothing and writes the document again.`;
 
 /** @throws {Error} naming the wrong argument */
-export function parseSettings(args: readonly string[], known: readonly string[]): Settings {
+export function parseSettings(args: readonly string[], known: Known): Settings {
   const { values, positionals } = parseArgs({
     args: [...args],
     allowPositionals: true,
     options: {
+      systems: { type: 'string' },
       jobs: { type: 'string' },
       seconds: { type: 'string' },
       repeat: { type: 'string' },
-      json: { type: 'string' },
+      processes: { type: 'string' },
+      out: { type: 'string', default: 'docs' },
+      append: { type: 'boolean', default: false },
+      'no-install': { type: 'boolean', default: false },
     },
   });
-  const unknown = positionals.find((name) => !known.includes(name));
-  if (unknown !== undefined) throw new Error(`There is no workload "${unknown}". Known: ${known.join(', ')}.`);
+  const systems = values.systems?.split(',') ?? [];
   return {
-    workloads: positionals.length > 0 ? positionals : known,
+    workloads: positionals.includes('none') ? [] : chosen('workload', positionals, known.workloads),
+    systems: chosen('system', systems, known.systems),
     jobs: positive(values.jobs, 'jobs'),
     seconds: positive(values.seconds, 'seconds'),
     repeat: positive(values.repeat, 'repeat'),
-    json: values.json ?? null,
+    processes: positive(values.processes, 'processes') ?? Infinity,
+    out: values.out,
+    append: values.append,
+    install: !values['no-install'],
   };
+}
+
+function chosen(what: string, names: readonly string[], known: readonly string[]): readonly string[] {
+  const unknown = names.find((name) => !known.includes(name));
+  if (unknown !== undefined) throw new Error(`There is no ${what} "${unknown}". Known: ${known.join(', ')}.`);
+  return names.length > 0 ? names : known;
 }
 
 function positive(text: string | undefined, option: string): number | null {

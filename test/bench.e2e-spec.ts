@@ -1,107 +1,180 @@
-import { execFile } from 'node:child_process';
-import { readFile, rm } from 'node:fs/promises';
+import { fork, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { readdirSync, readFileSync } from 'node:fs';
+import { chmod, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 import { randomUUID } from 'node:crypto';
-import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
+import { percentilesOf, spreadOf } from '../bench/measure/statistics.js';
+import { checkRuns, RunLog } from '../bench/measure/run-log.js';
+import { OrderWatch } from '../bench/nestmq/order-watch.js';
+import type { Results } from '../bench/report/results.js';
+import { summaryOf } from '../bench/report/rows.js';
 import { parseSettings } from '../bench/settings.js';
-import { OrderWatch } from '../bench/order-watch.js';
-import { percentilesOf, spreadOf } from '../bench/statistics.js';
-import { Tally } from '../bench/tally.js';
+import { SYSTEMS } from '../bench/systems/index.js';
+import { WORKLOADS } from '../bench/workloads/index.js';
+import { until } from './support/until.js';
 
-const ROOT = fileURLToPath(new URL('..', import.meta.url));
+const START = fileURLToPath(new URL('../bench/start.mjs', import.meta.url));
 
-interface Row {
-  workload: string;
-  name: string;
-  system: string;
-  perSecond: { min: number; median: number; max: number } | null;
-  latency: { p50: number } | null;
-  figures: Record<string, number>;
-}
+/** Those that need no server but our own. */
+const POSTGRES_SYSTEMS = SYSTEMS.filter(({ server }) => server === 'postgres').map(({ name }) => name);
+
+/** Benches that run. Whatever they have started ends with them. */
+const running = new Set<ChildProcess>();
+
+const killAll = (): void => {
+  for (const child of running) child.kill('SIGKILL');
+};
+afterEach(killAll);
+afterAll(killAll);
 
 /** Runs the benchmark on the sources, so that no other test's build is in its way. */
-async function bench(...args: string[]): Promise<{ stdout: string; stderr: string; code: number }> {
-  try {
-    const ended = await promisify(execFile)(process.execPath, ['--import', 'tsx', 'bench/run.ts', ...args], {
-      cwd: ROOT,
-      env: { ...process.env, NODE_OPTIONS: '' },
-      maxBuffer: 16 * 2 ** 20,
-    });
-    return { ...ended, code: 0 };
-  } catch (error) {
-    return error as { stdout: string; stderr: string; code: number };
-  }
+function startBench(args: readonly string[], env: Record<string, string> = {}): ChildProcess {
+  const child = fork(START, ['--sources', ...args], {
+    env: { ...process.env, NODE_OPTIONS: '', ...env },
+    execArgv: [],
+    stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
+  });
+  running.add(child);
+  child.on('exit', () => running.delete(child));
+  return child;
 }
 
-/** How many rows each workload reports, of nestmq and of raw SQL. */
-const ROWS: Record<string, { nestmq: number; raw: number }> = {
-  drain: { nestmq: 1, raw: 1 },
-  'spawn-bulk': { nestmq: 1, raw: 1 },
-  'spawn-single': { nestmq: 6, raw: 9 },
-  'spawn-idempotent': { nestmq: 15, raw: 0 },
-  latency: { nestmq: 2, raw: 1 },
-  sustained: { nestmq: 2, raw: 2 },
-  transactional: { nestmq: 2, raw: 1 },
-  ordered: { nestmq: 6, raw: 0 },
-  'blocked-lanes': { nestmq: 12, raw: 0 },
-  'lane-spawn': { nestmq: 2, raw: 0 },
-  pinned: { nestmq: 2, raw: 2 },
-  backlog: { nestmq: 3, raw: 0 },
-  stats: { nestmq: 6, raw: 0 },
-  idle: { nestmq: 1, raw: 0 },
-};
+async function bench(...args: string[]): Promise<{ stdout: string; stderr: string; code: number | null }> {
+  const child = startBench(args);
+  let [stdout, stderr] = ['', ''];
+  child.stdout!.setEncoding('utf8').on('data', (text: string) => (stdout += text));
+  child.stderr!.setEncoding('utf8').on('data', (text: string) => (stderr += text));
+  const [code] = (await once(child, 'close')) as [number | null];
+  return { stdout, stderr, code };
+}
+
+const TINY = ['--jobs', '100', '--seconds', '0.2', '--repeat', '1', '--processes', '2', '--no-install'];
+
+/** What is run with which systems: each adapter once, and whatever only some systems do with those that do it. */
+const RUNS: readonly (readonly [systems: readonly string[], workloads: readonly string[]])[] = [
+  [POSTGRES_SYSTEMS, ['drain']],
+  [
+    ['graphile-worker', 'pg-boss-fast', 'bullmq-postgres-fast', 'raw'],
+    ['ordered', 'handlers', 'spawn-single'],
+  ],
+  [['nestmq', 'raw'], WORKLOADS.map(({ name }) => name).filter((name) => name !== 'drain')],
+];
 
 describe('the benchmark, in its tiny form', () => {
-  const json = path.join(tmpdir(), `nestmq-bench-${randomUUID()}.json`);
-  let ended: Awaited<ReturnType<typeof bench>>;
+  let out: string;
+  const ended: Awaited<ReturnType<typeof bench>>[] = [];
+  let results: Results[] = [];
 
   beforeAll(async () => {
-    ended = await bench('--jobs', '100', '--seconds', '1', '--repeat', '1', '--json', json);
-  }, 240_000);
+    out = await mkdtemp(path.join(tmpdir(), 'nestmq-bench-'));
+    for (const [systems, workloads] of RUNS)
+      ended.push(await bench(...workloads, '--systems', systems.join(','), '--out', out, ...TINY));
+    const files = (await readdir(path.join(out, 'performance'))).filter((file) => file.endsWith('.json'));
+    results = await Promise.all(
+      files.map(async (file) => JSON.parse(await readFile(path.join(out, 'performance', file), 'utf8')) as Results),
+    );
+  }, 600_000);
 
-  afterAll(() => rm(json, { force: true }));
+  afterAll(() => rm(out, { recursive: true, force: true }));
 
   it('ends well, and says on what it ran', () => {
-    expect(ended).toMatchObject({ code: 0 });
-    expect(ended.stdout).toMatch(/^machine: \d+ × .+/m);
-    expect(ended.stdout).toMatch(/^postgres: PostgreSQL \d+/m);
-    expect(ended.stdout).toMatch(/^settings: .*fsync=on synchronous_commit=on/m);
+    expect(ended.map(({ code, stderr }) => (code === 0 ? 0 : stderr))).toEqual(RUNS.map(() => 0));
+    expect(ended[0]!.stdout).toMatch(/^machine: \d+ × .+/m);
+    expect(ended[0]!.stdout).toMatch(/^postgres: PostgreSQL \d+.*, fsync=on synchronous_commit=on/m);
+    expect(ended[0]!.stdout).toMatch(/^pg-boss, tuned: \d+\.\d+\.\d+, .*batchSize/m);
   });
 
-  it('reports every workload, beside raw SQL', async () => {
-    const { rows } = JSON.parse(await readFile(json, 'utf8')) as { rows: Row[] };
-    const count = (workload: string, system: string): number =>
-      rows.filter((row) => row.workload === workload && row.system === system).length;
-    const workloads = [...new Set(rows.map(({ workload }) => workload))];
-    expect(
-      Object.fromEntries(
-        workloads.map((name) => [name, { nestmq: count(name, 'nestmq'), raw: count(name, 'raw SQL') }]),
-      ),
-    ).toEqual(ROWS);
+  it('measures every workload, the drain with every system', () => {
+    expect(results.map(({ workload }) => workload).toSorted()).toEqual(WORKLOADS.map(({ name }) => name).toSorted());
+    const drained = results.find(({ workload }) => workload === 'drain')!.rows.map(({ system }) => system);
+    expect(drained.toSorted()).toEqual(POSTGRES_SYSTEMS.toSorted());
   });
 
-  it('measures something in every row', async () => {
-    const { rows } = JSON.parse(await readFile(json, 'utf8')) as { rows: Row[] };
-    const empty = rows.filter(
-      ({ perSecond, latency, figures }) =>
-        ![perSecond?.median, latency?.p50, ...Object.values(figures)].some((value) => Number(value) > 0),
+  it('measures something in every row', () => {
+    const empty = results.flatMap(({ workload, rows }) =>
+      rows
+        .filter((row) => {
+          const { perSecond, latency, figures } = summaryOf(row);
+          return ![perSecond?.median, latency?.p50, ...Object.values(figures)].some((value) => Number(value) > 0);
+        })
+        .map(({ name, system }) => [workload, name, system]),
     );
     expect(empty).toEqual([]);
   });
 
-  it('prints a line of the table for each row', async () => {
-    const { rows } = JSON.parse(await readFile(json, 'utf8')) as { rows: Row[] };
-    const table = ended.stdout.split('\n').filter((line) => line.startsWith('| '));
-    for (const { workload, name, system } of rows) {
-      const cells = [workload, name, system];
-      expect(table.filter((line) => cells.every((cell, at) => line.split('|')[at + 1]?.trim() === cell))).toHaveLength(
-        1,
-      );
-    }
+  it('loses no job, and does none twice', () => {
+    const faults = results.flatMap(({ rows }) => rows.flatMap(({ samples }) => samples.map((sample) => sample.faults)));
+    const counted = faults.filter((of) => of !== undefined);
+    expect(counted.length).toBeGreaterThan(50);
+    expect(counted.filter(({ lost, doubled }) => lost !== 0 || doubled !== 0)).toEqual([]);
   });
+
+  it('writes a section with a line for each row, the plots it names, and what was to be reached', async () => {
+    const document = await readFile(path.join(out, 'performance.md'), 'utf8');
+    for (const { workload, rows } of results) {
+      const section = document.split(`\n### ${workload}\n`)[1]!.split('\n### ')[0]!;
+      expect(section.split('\n').filter((line) => line.startsWith('| '))).toHaveLength(rows.length + 2);
+    }
+    const plots = [...document.matchAll(/\]\((performance\/[\w-]+\.svg)\)/g)].map(([, plot]) => plot!);
+    expect(plots.length).toBeGreaterThan(8);
+    for (const plot of plots) expect(await readFile(path.join(out, plot), 'utf8')).toMatch(/^<svg [^]*<\/svg>\n$/);
+    expect(document).toMatch(/^\| drain +\| raw SQL doing the same durable work +\| ≥ 0\.6 +\| +[\d.]+ \|/m);
+  });
+
+  it('adds to the runs that are there, or replaces them', async () => {
+    const runs = async (): Promise<number> => {
+      const text = await readFile(path.join(out, 'performance/spawn-bulk.json'), 'utf8');
+      return (JSON.parse(text) as Results).rows.find(({ system }) => system === 'raw')!.samples.length;
+    };
+    await bench('spawn-bulk', '--systems', 'raw', '--out', out, '--append', ...TINY);
+    expect(await runs()).toBe(2);
+    await bench('spawn-bulk', '--systems', 'raw', '--out', out, ...TINY);
+    expect(await runs()).toBe(1);
+  }, 120_000);
+});
+
+const onLinux = process.platform === 'linux' ? it : it.skip;
+
+describe('a benchmark that is cut off', () => {
+  /** Processes that carry this in their environment: all that the bench starts, but for the server. */
+  function processesOf(mark: string): number[] {
+    return readdirSync('/proc')
+      .filter((entry) => /^\d+$/.test(entry))
+      .filter((pid) => {
+        try {
+          return readFileSync(`/proc/${pid}/environ`, 'utf8').includes(mark);
+        } catch {
+          return false; // it has gone, or is somebody else's
+        }
+      })
+      .map(Number);
+  }
+
+  onLinux(
+    'leaves no process, no server and no file behind',
+    async () => {
+      const mark = randomUUID();
+      const scratch = await mkdtemp(path.join(tmpdir(), 'nestmq-bench-'));
+      await chmod(scratch, 0o755);
+      const args = ['sustained', '--systems', 'nestmq', '--seconds', '600', '--out', scratch, '--no-install'];
+      const child = startBench(args, { BENCH_MARK: mark, TMPDIR: scratch });
+      await until(() => processesOf(mark).length >= 4 && readdirSync(scratch).length > 0, {
+        what: 'the bench and its processes run',
+        timeoutMs: 60_000,
+      });
+      child.kill('SIGKILL');
+      await until(() => processesOf(mark).length === 0 && readdirSync(scratch).every((name) => /^tsx-/.test(name)), {
+        what: 'everything has ended and the server has been removed',
+        timeoutMs: 60_000,
+      });
+      await rm(scratch, { recursive: true });
+    },
+    150_000,
+  );
 });
 
 describe('the arguments of the benchmark', () => {
@@ -112,48 +185,75 @@ describe('the arguments of the benchmark', () => {
     expect(stderr).toContain('npm run bench -- [workload …]');
   });
 
+  const known = { workloads: ['drain', 'idle'], systems: ['nestmq', 'raw'] };
+
   it.each([
     ['a number that is none', ['--jobs', 'many'], '--jobs got "many". Give a number above 0.'],
     ['a negative number', ['--seconds=-1'], '--seconds got "-1". Give a number above 0.'],
     ['an unknown option', ['--job', '5'], "Unknown option '--job'"],
     ['an unknown workload', ['drain', 'idel'], 'There is no workload "idel". Known: drain, idle.'],
+    ['an unknown system', ['--systems', 'nestmq,row'], 'There is no system "row". Known: nestmq, raw.'],
   ])('refuse %s', (_, args, message) => {
-    expect(() => parseSettings(args, ['drain', 'idle'])).toThrow(message);
+    expect(() => parseSettings(args, known)).toThrow(message);
   });
 
-  it('choose all workloads when none is named', () => {
-    expect(parseSettings(['--jobs', '5'], ['drain', 'idle'])).toEqual({
-      workloads: ['drain', 'idle'],
+  it('choose all workloads and systems when none is named', () => {
+    expect(parseSettings(['--jobs', '5'], known)).toEqual({
+      ...known,
       jobs: 5,
       seconds: null,
       repeat: null,
-      json: null,
+      processes: Infinity,
+      out: 'docs',
+      append: false,
+      install: true,
     });
+  });
+
+  it('choose no workload by "none"', () => {
+    expect(parseSettings(['none'], known).workloads).toEqual([]);
   });
 });
 
-describe('the tally of the benchmark', () => {
-  const tallyOf = (...runs: number[]): Tally => {
-    const tally = new Tally(10);
-    for (const n of runs) tally.add(n);
-    return tally;
+describe('the log of runs', () => {
+  const logOf = (...runs: number[]): RunLog => {
+    const log = new RunLog(10, (n) => `key ${n % 2}`);
+    for (const n of runs) log.add(n);
+    return log;
   };
+  const check =
+    (jobs: number, ...logs: RunLog[]) =>
+    () =>
+      checkRuns(
+        logs.map(({ runs }) => runs),
+        jobs,
+      );
 
-  it('is content when each job ran once, in any order', () => {
-    expect(() => tallyOf(2, 0, 1).check(3)).not.toThrow();
+  it('is content when each job ran once in one of the processes, in the order of its key', () => {
+    expect(check(4, logOf(1, 0), logOf(2, 3))).not.toThrow();
+  });
+
+  it('lets jobs that were sent run behind those that are counted', () => {
+    expect(checkRuns([logOf(0, 1, 3).runs], 2, 4)).toEqual({ lost: 0, doubled: 0 });
+    expect(() => checkRuns([logOf(0, 1, 4).runs], 2, 4)).toThrow('1 done twice');
   });
 
   it.each([
-    ['a lost job', [0, 2], '1 were lost and 0 done twice; 2 runs in all'],
-    ['a job done twice', [0, 1, 1, 2], '0 were lost and 1 done twice; 4 runs in all'],
-    ['one lost and one done twice', [0, 0, 2], '1 were lost and 1 done twice; 3 runs in all'],
-    ['a job that nobody sent', [0, 1, 2, 3], '0 were lost and 1 done twice; 4 runs in all'],
+    ['a lost job', [0, 2], '1 were lost and 0 done twice'],
+    ['a job done twice', [0, 1, 1, 2], '0 were lost and 1 done twice'],
+    ['one lost and one done twice', [0, 0, 2], '1 were lost and 1 done twice'],
+    ['a job that nobody sent', [0, 1, 2, 3], '0 were lost and 1 done twice'],
+    ['a job that passed another of its key', [2, 0, 1], '1 started out of order'],
   ])('tells of %s', (_, runs, message) => {
-    expect(() => tallyOf(...runs).check(3)).toThrow(`Of 3 jobs ${message}`);
+    expect(check(3, logOf(...runs))).toThrow(`Of 3 jobs ${message}`);
+  });
+
+  it('tells of a job done in two processes', () => {
+    expect(check(2, logOf(0, 1), logOf(1))).toThrow('0 were lost and 1 done twice');
   });
 
   it('does not wait for ever for a job that is lost', async () => {
-    await expect(tallyOf(0, 1).reached(3, 10)).rejects.toThrow('2 of 3 jobs have run, and no other for 10 ms.');
+    await expect(logOf(0, 1).reached(3, 10)).rejects.toThrow('2 of 3 jobs have run, and no other for 10 ms.');
   });
 });
 

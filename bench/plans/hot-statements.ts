@@ -11,7 +11,7 @@ import { completeJobs, finishJobs, requeueJobs } from '../../libs/queue/src/stat
 import type { SqlClient, Statement } from '../../libs/queue/src/statements/statement.js';
 import { surveyFeeds } from '../../libs/queue/src/statements/survey-feeds.js';
 import type { FilledTables } from './fill-tables.js';
-import { payloadOf } from '../payload.js';
+import { payloadOf } from '../load/jobs.js';
 
 export interface HotStatement {
   readonly name: string;

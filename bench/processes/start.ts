@@ -1,43 +1,51 @@
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
-import type { System } from '../report.js';
-import type { Order } from './sender.js';
+import type { SystemEntry } from '../systems/index.js';
+import type { Player } from './player.js';
+import { remoteOf, type Remote, type Told } from './remote.js';
 
-/** A process of its own that sends jobs. */
-export interface SenderProcess {
-  tell(order: Order): void;
-  /** Gives an order and waits for its answer. */
-  ask<Answer>(order: Order): Promise<Answer>;
-  close(): Promise<void>;
+/** A player in a process of its own. It ends with this one. */
+export interface PlayerProcess {
+  readonly player: Remote<Player>;
+  /** Told of jobs that have begun, a number at a time. */
+  onBegun: (count: number) => void;
+  /** By SIGKILL, with all that it has in hand. */
+  kill(): Promise<void>;
+  isAlive(): boolean;
+  end(): Promise<void>;
 }
 
-export async function startSenderProcess(system: System, url: string): Promise<SenderProcess> {
-  const child = fork(fileURLToPath(new URL('./sender.ts', import.meta.url)), {
-    env: { ...process.env, BENCH_URL: url, BENCH_SYSTEM: system },
+export async function startPlayer(entry: SystemEntry): Promise<PlayerProcess> {
+  const child = fork(fileURLToPath(new URL('./program.ts', import.meta.url)), {
+    env: { ...process.env, BENCH_SYSTEM: entry.name },
     serialization: 'advanced',
   });
   const ended = once(child, 'exit');
-  const message = async (): Promise<unknown> => {
-    const [answer] = await Promise.race([
-      once(child, 'message'),
-      ended.then(([code]) => {
-        throw new Error(`The process that sends ended with ${String(code)}.`);
-      }),
-    ]);
-    return answer;
-  };
-  await message();
-  return {
-    tell: (order) => void child.send(order),
-    ask: <Answer>(order: Order) => {
-      const answer = message();
-      child.send(order);
-      return answer as Promise<Answer>;
+  let ready: () => void = () => undefined;
+  const started = new Promise<void>((resolve) => (ready = resolve));
+  const player = remoteOf<Player>(child, ({ told, value }: Told) => {
+    if (told === 'ready') ready();
+    if (told === 'begun') playerProcess.onBegun(value);
+  });
+  const playerProcess: PlayerProcess = {
+    player,
+    onBegun: () => undefined,
+    kill: async () => {
+      child.kill('SIGKILL');
+      await ended;
     },
-    close: async () => {
-      child.send({ kind: 'close' } satisfies Order);
+    isAlive: () => child.connected,
+    end: async () => {
+      child.disconnect();
       await ended;
     },
   };
+  await Promise.race([
+    started,
+    ended.then(([code]) => {
+      throw new Error(`A process of ${entry.label} ended with ${String(code)} before it was ready.`);
+    }),
+  ]);
+  return playerProcess;
 }

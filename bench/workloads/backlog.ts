@@ -1,121 +1,116 @@
-import { CHANNEL, sendNumbered, startApplication, type BenchApplication } from '../application.js';
-import { clockMs } from '../clock.js';
-import { startMeter } from '../meter.js';
-import { payloadsFrom } from '../payload.js';
-import type { Sample } from '../report.js';
-import type { BenchDatabase } from '../server.js';
-import { readClaims, resetCounts } from '../statements-counted.js';
-import { cleanUp, emptied } from '../tables.js';
-import { Tally } from '../tally.js';
-import { compare, type Workload } from '../workload.js';
-import { sampleOneByOne, spawnHere } from './latency.js';
+import { readFileSync, statSync } from 'node:fs';
+import { PLAIN, type Shape } from '../load/jobs.js';
+import { percentilesOf, type Percentiles } from '../measure/statistics.js';
+import type { Part } from '../processes/player.js';
+import type { Sample } from '../report/rows.js';
+import { endStages, openStage, type Stage } from '../stage.js';
+import { takeTurns, type Bench, type Contender, type Workload } from '../workload.js';
 
-/** Jobs whose drain is timed, whatever waits behind them. */
-const FRONT = 50_000;
+/** Jobs that are run in each turn, whatever waits behind them. */
+const FRONT = 100_000;
 
-const MAX_LATENCY_SAMPLES = 200;
+/** How the claims of a system are told in the server's log. */
+const CLAIMS: Readonly<Record<string, RegExp>> = {
+  nestmq: /into nestmq\.lease/i,
+  'graphile-worker-fast': /for update[^]*skip locked/i,
+  'pg-boss-fast': /for update[^]*skip locked/i,
+  raw: /for update[^]*skip locked/i,
+};
+
+const SOON: Shape = PLAIN;
+const TOMORROW: Shape = { ...PLAIN, delaySeconds: 86_400 };
 
 export const backlog: Workload = {
   name: 'backlog',
-  description:
-    'drain of the first 50 000 jobs of a channel, and idle spawns into it: over nothing, over many due jobs, over many future ones',
-  countStatements: true,
+  description: `what claims cost while ${FRONT} jobs are run: over an empty table, with a million due jobs behind them, and with a million jobs of tomorrow; of each claim the server's own time, from its log`,
   async run(bench) {
-    const { database, settings } = bench;
-    const amount = settings.jobs ?? 1_000_000;
-    const app = await startApplication(database.url);
-    const scenes: [string, Scene][] = [
-      ['over nothing', { waiting: () => 0, delay: '0' }],
-      [`over ${amount} due jobs`, { waiting: (jobs) => jobs, delay: '0' }],
-      [`over ${amount} future jobs`, { waiting: (jobs) => jobs, delay: '1 day' }],
+    const amount = bench.settings.jobs ?? 1_000_000;
+    const count = amount.toLocaleString('en-US').replaceAll(',', ' ');
+    const scenes: Scene[] = [
+      { name: 'over nothing', waiting: 0, shape: SOON },
+      { name: `over ${count} due jobs`, waiting: amount, shape: SOON },
+      { name: `over ${count} jobs of tomorrow`, waiting: amount, shape: TOMORROW },
     ];
-    await compare(
-      bench,
-      { amount, warmUp: 20_000 },
-      scenes.map(([name, scene]) => ({
-        system: 'nestmq',
-        name,
-        run: (jobs) => drainFront(database, app, jobs, scene),
-      })),
-    );
-    await app.close();
+    const stages: Stage[] = [];
+    const contenders: Contender[] = [];
+    for (const entry of bench.systems.filter(({ name }) => name in CLAIMS))
+      for (const [index, scene] of scenes.entries()) {
+        const stage = await openStage(bench, entry, { logStatements: true, suffix: String(index) });
+        stages.push(stage);
+        contenders.push(await contenderOf(bench, stage, scene));
+      }
+    await takeTurns(bench, contenders);
+    await endStages(stages);
   },
 };
 
 interface Scene {
-  /** How many jobs wait behind the front. */
-  readonly waiting: (amount: number) => number;
-  /** When they are due, from now. */
-  readonly delay: string;
+  readonly name: string;
+  readonly waiting: number;
+  /** Of the jobs that wait. */
+  readonly shape: Shape;
 }
 
-async function drainFront(
-  database: BenchDatabase,
-  app: BenchApplication,
-  amount: number,
-  { waiting, delay }: Scene,
-): Promise<Sample> {
-  const front = Math.min(FRONT, amount);
-  const behind = waiting(amount);
-  const due = front + (delay === '0' ? behind : 0);
-  await app.queue.pause(CHANNEL);
-  await sendNumbered(app, payloadsFrom(0, front), 1_000);
-  await copyJobs(database, { first: front, count: behind, delay });
-  await cleanUp(database);
-  const tally = new Tally(front + behind);
-  app.letters.onStart = (n) => tally.add(n);
+const senderOf = (shape: Shape): Part => ({ shape, ordered: false, work: null });
 
-  await resetCounts(database);
-  const stopMeter = await startMeter(database);
-  const startedAt = clockMs();
-  await app.queue.resume(CHANNEL);
-  await tally.reached(front);
-  const seconds = (clockMs() - startedAt) / 1_000;
-  const usage = await stopMeter();
-  const { claims, millisPerClaim } = await readClaims(database);
-  await tally.reached(due);
-  tally.check(due);
-  const idle =
-    delay === '0' && behind > 0
-      ? null
-      : await idleSpawns(database, app, Math.min(MAX_LATENCY_SAMPLES, Math.ceil(amount / 5)));
-  await database.admin.query(`DELETE FROM nestmq.job WHERE due_at > statement_timestamp()`);
-  await emptied(database, 'nestmq');
+/** Fills the table, once for all turns. */
+async function contenderOf(bench: Bench, stage: Stage, { name, waiting, shape }: Scene): Promise<Contender> {
+  const { player } = stage.sender;
+  await player.open(senderOf(shape));
+  await player.sendAll(0, waiting, 2_000);
+  await player.close();
+  await player.open(senderOf(SOON));
+  const isDue = shape === SOON;
+  let there = waiting;
   return {
-    jobs: front,
-    perSecond: front / seconds,
-    latency: idle?.latency ?? null,
-    usage,
-    figures: {
-      'jobs/claim': front / claims,
-      'server ms/claim': millisPerClaim,
-      ...(idle && { 'server ms/claim when idle': idle.millisPerClaim }),
+    system: stage.entry.name,
+    name,
+    run: async (measured) => {
+      const front = Math.min(FRONT, bench.settings.jobs ?? FRONT, measured ? FRONT : 5_000);
+      const fresh = isDue && waiting > 0 ? Math.max(0, front - there) : front;
+      await player.sendAll(waiting, fresh, 1_000);
+      there += fresh;
+      const sample = await runFront(bench, stage, { front, sent: waiting + fresh });
+      there -= await stage.workers[0]!.player.ran();
+      const left = await player.countUnfinished();
+      if (left !== there) throw new Error(`${name}: ${there} jobs have not run, ${left} are unfinished.`);
+      return sample;
     },
   };
 }
 
-/** What one claim costs when there is one job for it. */
-async function idleSpawns(
-  database: BenchDatabase,
-  app: BenchApplication,
-  samples: number,
-): Promise<Pick<Sample, 'latency'> & { millisPerClaim: number }> {
-  await resetCounts(database);
-  const { latency } = await sampleOneByOne(samples, app.letters, (n) => spawnHere(app, n));
-  const { millisPerClaim } = await readClaims(database);
-  return { latency, millisPerClaim };
+async function runFront(bench: Bench, stage: Stage, { front, sent }: { front: number; sent: number }): Promise<Sample> {
+  const { player } = stage.workers[0]!;
+  await stage.settle();
+  await player.expect(sent, false);
+  const logged = statSync(bench.server.logFile).size;
+  const begun = player
+    .untilFirst()
+    .then(async ({ startedAt, cpuMicros }) => ({ startedAt, stop: await stage.startMeter(cpuMicros) }));
+  await player.open({ shape: SOON, ordered: false, work: { kind: 'plain', takesMs: 0 } });
+  const { startedAt, stop } = await begun;
+  const endedAt = await player.untilRun(front);
+  const usage = await stop();
+  await player.close();
+  const claims = claimsOf(bench, stage, logged);
+  const faults = await stage.checkRuns(0, sent);
+  return {
+    jobs: front,
+    perSecond: front / ((endedAt - startedAt) / 1_000),
+    latency: null,
+    usage,
+    faults,
+    figures: { claims: claims.count, 'claim p50 ms': claims.p50, 'claim p99 ms': claims.p99 },
+  };
 }
 
-/** Copies one of the jobs, in the server: to send a million takes longer. */
-async function copyJobs(
-  { admin }: BenchDatabase,
-  { first, count, delay }: { first: number; count: number; delay: string },
-): Promise<void> {
-  await admin.query(
-    `INSERT INTO nestmq.job (channel, name, policy_id, max_attempts, due_at, payload)
-    SELECT channel, name, policy_id, max_attempts, clock_timestamp() + $3::interval,
-      json_build_object('n', n, 'to', payload -> 'to', 'subject', payload -> 'subject')
-    FROM (SELECT * FROM nestmq.job ORDER BY id DESC LIMIT 1) AS model, generate_series($1::integer, $1::integer + $2::integer - 1) AS n`,
-    [first, count, delay],
-  );
+/** Durations of the claims that were logged since. */
+function claimsOf({ server }: Bench, { entry }: Stage, since: number): Percentiles & { count: number } {
+  const log = readFileSync(server.logFile).subarray(since).toString('utf8');
+  const durations = log
+    .split(/^(?=\S+ \S+ \S+ \[\d+\] LOG:)/m)
+    .filter((line) => CLAIMS[entry.name]!.test(line) && / (execute|statement)/.test(line.slice(0, 200)))
+    .map((line) => Number(/duration: ([\d.]+) ms/.exec(line)?.[1]));
+  if (durations.length === 0) throw new Error(`No claim of ${entry.label} is in the server's log.`);
+  return { count: durations.length, ...percentilesOf(Float64Array.from(durations)) };
 }

@@ -1,11 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { CHANNEL, Letters, startApplication, type BenchApplication } from '../application.js';
-import { clockMs } from '../clock.js';
-import { payloadOf, type Payload } from '../payload.js';
-import { rowOf, type Sample } from '../report.js';
-import type { BenchDatabase } from '../server.js';
-import { countClaims, resetCounts } from '../statements-counted.js';
-import { percentilesOf } from '../statistics.js';
+import { CHANNEL, Letters, startApplication, type BenchApplication } from '../nestmq/application.js';
+import { clockMs } from '../measure/clock.js';
+import { payloadOf } from '../load/jobs.js';
+import type { Payload } from '../systems/system.js';
+import type { Sample } from '../report/rows.js';
+import type { BenchDatabase } from '../servers/postgres.js';
+import { countClaims, resetCounts } from '../measure/statements-counted.js';
+import { percentilesOf } from '../measure/statistics.js';
 import type { Bench, Workload } from '../workload.js';
 
 /** How the heads of the lanes in front are blocked; a second job of each lane is due. SQL of name, attempt, seq, due time and end of the hold. */
@@ -57,10 +58,10 @@ interface Stage {
 export const blockedLanes: Workload = {
   name: 'blocked-lanes',
   description: 'claims, and time, until a lane that becomes ready starts: behind 20 000 blocked lanes, and behind none',
-  countStatements: true,
   defaultRepeat: 1,
   async run(bench) {
-    const { database, settings } = bench;
+    const { settings } = bench;
+    const database = await bench.createQueueDatabase({ countStatements: true });
     const sender = await startApplication(database.url, { runner: false });
     const samples = new Map<string, Sample[]>();
     for (let turn = 0; turn < bench.repeat; turn++) {
@@ -74,11 +75,12 @@ export const blockedLanes: Workload = {
     }
     report(bench, samples);
     await sender.close();
+    await database.drop();
   },
 };
 
 function report(bench: Bench, samples: ReadonlyMap<string, readonly Sample[]>): void {
-  for (const [name, runs] of samples) bench.report(rowOf({ workload: bench.workload, name, system: 'nestmq' }, runs));
+  for (const [name, runs] of samples) bench.report({ workload: bench.workload, name, system: 'nestmq', samples: runs });
 }
 
 /** A runner of its own for each scene: what it remembers of the lanes of another one helps it nothing. */

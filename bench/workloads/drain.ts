@@ -1,74 +1,72 @@
-import { CHANNEL, sendNumbered, startApplication, type BenchApplication } from '../application.js';
-import { startMeter } from '../meter.js';
-import { payloadsFrom } from '../payload.js';
-import { createRawTables, RawRunner, RawSender } from '../raw/raw-queue.js';
-import type { Sample } from '../report.js';
-import type { BenchDatabase } from '../server.js';
-import { cleanUp, emptied } from '../tables.js';
-import { Tally } from '../tally.js';
-import { compare, type Workload } from '../workload.js';
+import { PLAIN, type Shape } from '../load/jobs.js';
+import type { Part } from '../processes/player.js';
+import type { Sample } from '../report/rows.js';
+import { endStages, openStages, type Stage } from '../stage.js';
+import { takeTurns, type Bench, type Workload } from '../workload.js';
 
 export const drain: Workload = {
   name: 'drain',
-  description: 'preloaded jobs, from the word go to the last row durably gone; one process at the default options',
+  description: 'preloaded jobs, from the first start to the last one durably finished; one process works',
   async run(bench) {
-    const { database, settings } = bench;
-    const amount = settings.jobs ?? 50_000;
-    await createRawTables(database.admin);
-    const app = await startApplication(database.url);
-    const sender = await RawSender.open(database.url);
-    const runner = await RawRunner.open(database.url);
-    const name = `${amount} jobs`;
-    await compare(bench, { amount, warmUp: 20_000 }, [
-      { system: 'nestmq', name, run: (jobs) => drainQueue(database, app, jobs) },
-      { system: 'raw SQL', name, run: (jobs) => drainRaw(database, sender, runner, jobs) },
-    ]);
-    await Promise.all([app.close(), sender.close(), runner.close()]);
+    const stages = await openStages(bench);
+    await takeTurns(
+      bench,
+      stages.map((stage) => ({
+        system: stage.entry.name,
+        name: 'jobs that do nothing',
+        run: (measured) => drainOnce(stage, jobsFor(bench, stage, measured)),
+      })),
+    );
+    await endStages(stages);
   },
 };
 
-/** The channel is paused while it is filled: its resumption is the start, so that the wake-up is counted too. */
-async function drainQueue(database: BenchDatabase, app: BenchApplication, jobs: number): Promise<Sample> {
-  await cleanUp(database);
-  await app.queue.pause(CHANNEL);
-  const ids = await sendNumbered(app, payloadsFrom(0, jobs), 1_000);
-  const tally = new Tally(jobs);
-  app.letters.onStart = (n) => tally.add(n);
-  return timed(database, jobs, tally, {
-    start: () => app.queue.resume(CHANNEL),
-    end: () => emptied(database, 'nestmq', ids.slice(-200)),
-  });
+const MOST_JOBS = 200_000;
+
+/** As many as the system does in four seconds, so that the slow ones do not take minutes. */
+export function jobsFor({ settings }: Bench, { entry }: Stage, measured: boolean, most = MOST_JOBS): number {
+  const seconds = measured ? (settings.seconds ?? 4) : 0.5;
+  return Math.max(10, Math.min(settings.jobs ?? most, Math.round(entry.pace * seconds)));
 }
 
-async function drainRaw(database: BenchDatabase, sender: RawSender, runner: RawRunner, jobs: number): Promise<Sample> {
-  await cleanUp(database);
-  const payloads = payloadsFrom(0, jobs);
-  for (let from = 0; from < jobs; from += 1_000)
-    await sender.sendMany(payloads.slice(from, from + 1_000), { notify: false });
-  const tally = new Tally(jobs);
-  runner.onStart = (n) => tally.add(n);
-  return timed(database, jobs, tally, {
-    start: () => runner.wake(),
-    end: async () => {
-      await runner.idle();
-      await emptied(database, 'raw SQL');
-    },
-  });
+export interface DrainOptions {
+  readonly shape?: Shape;
+  readonly ordered?: boolean;
+  readonly work?: Part['work'];
 }
 
-async function timed(
-  database: BenchDatabase,
+/** Sends so many jobs while nobody works, then lets the workers start. */
+export async function drainOnce(
+  stage: Stage,
   jobs: number,
-  tally: Tally,
-  { start, end }: { start: () => unknown; end: () => Promise<void> },
+  { shape = PLAIN, ordered = false, work = { kind: 'plain', takesMs: 0 } }: DrainOptions = {},
 ): Promise<Sample> {
-  const stopMeter = await startMeter(database);
-  const startedAt = performance.now();
-  await start();
-  await tally.reached(jobs);
-  await end();
-  const seconds = (performance.now() - startedAt) / 1_000;
-  const usage = await stopMeter();
-  tally.check(jobs);
-  return { jobs, perSecond: jobs / seconds, latency: null, usage };
+  const { sender, workers } = stage;
+  const [worker] = workers;
+  await sender.player.open({ shape, ordered, work: null });
+  await sender.player.clear();
+  await sender.player.sendAll(0, jobs, 1_000);
+  await stage.settle();
+  await worker!.player.expect(jobs, ordered);
+  const begun = worker!.player.untilFirst().then(async ({ startedAt, cpuMicros }) => ({
+    startedAt,
+    stop: await stage.startMeter(cpuMicros),
+  }));
+  await worker!.player.open({ shape, ordered, work });
+  const { startedAt, stop } = await begun;
+  await worker!.player.untilRun(jobs);
+  const endedAt = await sender.player.untilFinished();
+  const usage = await stop();
+  const deadTuples = await stage.deadTuples();
+  await worker!.player.close();
+  const faults = await stage.checkRuns(jobs);
+  await sender.player.close();
+  return {
+    jobs,
+    perSecond: jobs / ((endedAt - startedAt) / 1_000),
+    latency: null,
+    usage,
+    deadTuples,
+    faults,
+  };
 }

@@ -1,10 +1,11 @@
-import { Letters, startApplication } from '../application.js';
-import { callRepeatedly } from '../callers.js';
-import { OrderWatch } from '../order-watch.js';
-import { payloadOf } from '../payload.js';
-import type { BenchDatabase } from '../server.js';
-import { emptied } from '../tables.js';
-import { compare, type Contender, type Workload } from '../workload.js';
+import { Letters, startApplication } from '../nestmq/application.js';
+import { callRepeatedly } from '../nestmq/call-repeatedly.js';
+import { OrderWatch } from '../nestmq/order-watch.js';
+import { payloadOf } from '../load/jobs.js';
+import type { BenchDatabase } from '../servers/postgres.js';
+import { emptied } from '../nestmq/tables.js';
+import type { Sample } from '../report/rows.js';
+import { compare, type Workload } from '../workload.js';
 
 /** Each has a connection of its own. */
 const CALLERS = 32;
@@ -13,14 +14,15 @@ export const laneSpawn: Workload = {
   name: 'lane-spawn',
   description: `one ordered job a transaction from ${CALLERS} connections, into one lane and into ${CALLERS} lanes; then they run, in order`,
   async run(bench) {
-    const { database, settings } = bench;
+    const { settings } = bench;
+    const database = await bench.createQueueDatabase();
     const app = await startApplication(database.url, { runner: false, poolSize: CALLERS });
     let intoMany = Number.NaN;
-    const into = (name: string, keyOf: (caller: number) => string, told: Told): Contender => ({
+    const into = (name: string, keyOf: (caller: number) => string, told: Told) => ({
       system: 'nestmq',
       name,
-      run: async (seconds) => {
-        const load = { callers: CALLERS, seconds, maxCalls: settings.jobs ?? Infinity, system: 'nestmq' } as const;
+      run: async (seconds: number): Promise<Sample> => {
+        const load = { callers: CALLERS, seconds, maxCalls: settings.jobs ?? Infinity };
         const sample = await callRepeatedly(database, load, (n, caller) =>
           app.dataSource.transaction(async (manager) => {
             await app.jobs.spawn(Letters, 'send', payloadOf(n), { key: keyOf(caller), ordered: true, manager });
@@ -46,6 +48,7 @@ export const laneSpawn: Workload = {
       ),
     ]);
     await app.close();
+    await database.drop();
   },
 };
 
@@ -60,7 +63,7 @@ async function runAll(database: BenchDatabase, jobs: number): Promise<void> {
     runs += 1;
     watch.started(key, Number(id), seq);
   };
-  await emptied(database, 'nestmq');
+  await emptied(database);
   await app.close();
   watch.check();
   if (runs !== jobs) throw new Error(`${jobs} jobs were sent, ${runs} have run.`);

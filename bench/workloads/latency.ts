@@ -1,76 +1,60 @@
-import { setTimeout as sleep } from 'node:timers/promises';
-import { Letters, startApplication, type BenchApplication } from '../application.js';
-import { clockMs } from '../clock.js';
-import { payloadOf } from '../payload.js';
-import type { SentOne } from '../processes/sender.js';
-import { startSenderProcess, type SenderProcess } from '../processes/start.js';
-import { createRawTables, RawRunner, RawSender } from '../raw/raw-queue.js';
-import type { Sample } from '../report.js';
-import { percentilesOf } from '../statistics.js';
-import { compare, type Workload } from '../workload.js';
+import { PLAIN } from '../load/jobs.js';
+import { percentilesOf } from '../measure/statistics.js';
+import { pause, type Part } from '../processes/player.js';
+import type { Sample } from '../report/rows.js';
+import { endStages, openStages, type Stage } from '../stage.js';
+import { takeTurns, type Bench, type Contender, type Workload } from '../workload.js';
+
+const RECEIVER: Part = { shape: PLAIN, ordered: false, work: { kind: 'plain', takesMs: 0 } };
+const SENDER: Part = { ...RECEIVER, work: null };
+
+/** Of a system that polls, as many as come in so many seconds. */
+const SECONDS = 6;
+const SAMPLES = 1_000;
 
 export const latency: Workload = {
   name: 'latency',
-  description: 'idle runner, one job at a time: from the call of spawn to the first line of the handler',
+  description:
+    'one job at a time to an idle worker: from the call of spawn, whose commit is part of it, to the first line of the handler',
   async run(bench) {
-    const { database, settings } = bench;
-    await createRawTables(database.admin);
-    const app = await startApplication(database.url);
-    const senderThere = await startSenderProcess('nestmq', database.url);
-    const sender = await RawSender.open(database.url);
-    const runner = await RawRunner.open(database.url);
-    await compare(bench, { amount: settings.jobs ?? 500, warmUp: 50 }, [
-      {
-        system: 'nestmq',
-        name: 'spawn → handler, one process',
-        run: (samples) => sampleOneByOne(samples, app.letters, (n) => spawnHere(app, n)),
-      },
-      {
-        system: 'nestmq',
-        name: 'spawn → handler, two processes',
-        run: (samples) => sampleOneByOne(samples, app.letters, (n) => spawnThere(senderThere, n)),
-      },
-      {
-        system: 'raw SQL',
-        name: 'INSERT, NOTIFY → handler',
-        run: (samples) =>
-          sampleOneByOne(samples, runner, async (n) => {
-            const calledAt = clockMs();
-            await sender.sendOne(payloadOf(n), { notify: true });
-            return calledAt;
-          }),
-      },
-    ]);
-    await Promise.all([app.close(), senderThere.close(), sender.close(), runner.close()]);
+    const stages = await openStages(bench);
+    for (const stage of stages) {
+      await stage.sender.player.open(SENDER);
+      await stage.workers[0]!.player.open(RECEIVER);
+      await stage.warmUp();
+    }
+    const contender = (stage: Stage, name: string, sample: Sampler): Contender => ({
+      system: stage.entry.name,
+      name,
+      run: (measured) => sampleOnce(bench, stage, measured, sample),
+    });
+    await takeTurns(bench, stages.map((stage) => contender(stage, 'in one process', inOneProcess))); // prettier-ignore
+    await takeTurns(bench, stages.map((stage) => contender(stage, 'from one process to another', toAnother))); // prettier-ignore
+    await endStages(stages);
   },
 };
 
-export async function spawnHere(app: BenchApplication, n: number): Promise<number> {
-  const calledAt = clockMs();
-  await app.jobs.spawn(Letters, 'send', payloadOf(n));
-  return calledAt;
-}
+type Sampler = (stage: Stage, samples: number, seconds: number) => Promise<Float64Array>;
 
-async function spawnThere(sender: SenderProcess, n: number): Promise<number> {
-  const { calledAt } = await sender.ask<SentOne>({ kind: 'one', n });
-  return calledAt;
-}
+const inOneProcess: Sampler = ({ workers }, samples, seconds) => workers[0]!.player.sampleHere(samples, seconds);
 
-/** @param send sends job n to an idle receiver and answers when it was called */
-export async function sampleOneByOne(
-  samples: number,
-  receiver: { onStart: (n: number) => void },
-  send: (n: number) => Promise<number>,
-): Promise<Sample> {
-  const latencies = new Float64Array(samples);
-  for (let n = 0; n < samples; n++) {
-    const started = new Promise<number>((resolve) => {
-      receiver.onStart = (got) => got === n && resolve(clockMs());
-    });
-    const calledAt = await send(n);
-    latencies[n] = (await started) - calledAt;
-    // The settlement is over by then, and no rhythm can fall into step with a timer.
-    await sleep(2 + Math.random() * 4);
+const toAnother: Sampler = async ({ sender, workers }, samples, seconds) => {
+  const until = performance.now() + seconds * 1_000;
+  const latencies: number[] = [];
+  for (let n = 0; n < samples && performance.now() < until; n++) {
+    const [startedAt, calledAt] = await Promise.all([workers[0]!.player.untilNext(n), sender.player.sendOne(n)]);
+    latencies.push(startedAt - calledAt);
+    await pause();
   }
-  return { jobs: samples, perSecond: null, latency: percentilesOf(latencies), usage: null };
+  return Float64Array.from(latencies);
+};
+
+async function sampleOnce({ settings }: Bench, stage: Stage, measured: boolean, sample: Sampler): Promise<Sample> {
+  const samples = Math.min(settings.jobs ?? SAMPLES, measured ? SAMPLES : 50);
+  const seconds = settings.seconds ?? SECONDS;
+  await stage.workers[0]!.player.expect(samples, false);
+  const latencies = await sample(stage, samples, measured ? seconds : seconds / 3);
+  const jobs = latencies.length;
+  const faults = await stage.checkRuns(jobs);
+  return { jobs, perSecond: null, latency: percentilesOf(latencies), usage: null, faults, figures: { samples: jobs } };
 }

@@ -1,70 +1,47 @@
-import { startApplication } from '../application.js';
-import { queueSender, rawSender } from '../bulk-sender.js';
-import { createRawTables, RawRunner } from '../raw/raw-queue.js';
-import type { System } from '../report.js';
-import { connect, type BenchDatabase } from '../server.js';
-import { sourceHere, sustain, type Receiver, type Source, type Sustained } from '../sustain.js';
-import { cleanUp } from '../tables.js';
-import { compare, type Contender, type Workload } from '../workload.js';
-import { termsOf } from './sustained.js';
+import { connect } from '../servers/postgres.js';
+import type { Sample } from '../report/rows.js';
+import { endStages, openStages, type Stage } from '../stage.js';
+import { takeTurns, type Workload } from '../workload.js';
+import { sustainOnce } from './sustained.js';
+
+const SECONDS = 120;
+const WINDOW_SECONDS = 10;
 
 export const pinned: Workload = {
   name: 'pinned',
-  description:
-    'the sustained load of one process, with and without a REPEATABLE READ transaction held open all the time',
+  description: `the sustained load for ${SECONDS} s, while a REPEATABLE READ transaction is open all the time, so that no row that dies can be cleaned up`,
   defaultRepeat: 1,
   async run(bench) {
-    const { database, settings } = bench;
-    await createRawTables(database.admin);
-    const app = await startApplication(database.url);
-    const runner = await RawRunner.open(database.url);
-    const sender = await rawSender(database.url);
-    const pair = (system: System, source: Source, receiver: Receiver): Contender[] => {
-      const load = (seconds: number): Promise<Sustained> =>
-        sustain(database, termsOf(seconds, settings.jobs), source, { system, receiver });
-      return withAndWithout(database, system, load);
-    };
-    await compare(bench, { amount: settings.seconds ?? 60, warmUp: 3 }, [
-      ...pair('nestmq', sourceHere(queueSender(app).sendMany), app.letters),
-      ...pair('raw SQL', sourceHere(sender.sendMany), runner),
-    ]);
-    await Promise.all([app.close(), runner.close(), sender.close()]);
+    const { settings } = bench;
+    const stages = await openStages(bench, { only: ({ server, group, tuned }) => server === 'postgres' && (group !== 'peer' || tuned) }); // prettier-ignore
+    await takeTurns(
+      bench,
+      stages.map((stage) => ({
+        system: stage.entry.name,
+        name: 'snapshot held',
+        run: async (measured) => {
+          const seconds = measured ? (settings.seconds ?? SECONDS) : 1;
+          const load = { seconds, maxJobs: settings.jobs ?? Infinity };
+          return measured ? firstAndLast(await whilePinned(stage, () => sustainOnce(stage, load))) : sustainOnce(stage, load); // prettier-ignore
+        },
+      })),
+    );
+    await endStages(stages);
   },
 };
 
-/** They run in turn, so each run with the transaction is held against the one without it just before. */
-function withAndWithout(
-  database: BenchDatabase,
-  system: System,
-  load: (seconds: number) => Promise<Sustained>,
-): Contender[] {
-  let without = Number.NaN;
-  return [
-    {
-      system,
-      name: 'no transaction',
-      run: async (seconds) => {
-        await cleanUp(database);
-        const sample = await load(seconds);
-        without = sample.perSecond;
-        return sample;
-      },
-    },
-    {
-      system,
-      name: 'transaction held open',
-      run: async (seconds) => {
-        await cleanUp(database);
-        const sample = await whilePinned(database, () => load(seconds));
-        return { ...sample, figures: { ...sample.figures, '% of without': (sample.perSecond / without) * 100 } };
-      },
-    },
-  ];
+function firstAndLast(sample: Sample): Sample {
+  const series = sample.series ?? [];
+  const seconds = Math.min(WINDOW_SECONDS, Math.floor(series.length / 2));
+  const rate = (part: readonly number[]): number => part.reduce((sum, jobs) => sum + jobs, 0) / part.length;
+  if (seconds === 0) return sample;
+  const [first, last] = [rate(series.slice(0, seconds)), rate(series.slice(-seconds))];
+  return { ...sample, figures: { [`first ${seconds} s`]: first, [`last ${seconds} s`]: last, 'last / first': last / first } }; // prettier-ignore
 }
 
 /** Holds a snapshot: no row that dies from now on can be cleaned up. */
-async function whilePinned<T>({ url }: BenchDatabase, work: () => Promise<T>): Promise<T> {
-  const client = await connect(url);
+async function whilePinned<T>({ database }: Stage, work: () => Promise<T>): Promise<T> {
+  const client = await connect(database!.url);
   try {
     await client.query('BEGIN ISOLATION LEVEL REPEATABLE READ');
     await client.query('SELECT count(*) FROM pg_class');

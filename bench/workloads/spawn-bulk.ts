@@ -1,56 +1,34 @@
-import { sendNumbered, startApplication } from '../application.js';
-import { startMeter } from '../meter.js';
-import { payloadsFrom, type Payload } from '../payload.js';
-import { createRawTables, RawSender } from '../raw/raw-queue.js';
-import type { Sample, System } from '../report.js';
-import type { BenchDatabase } from '../server.js';
-import { expectJobs, tableOf } from '../tables.js';
-import { compare, type Workload } from '../workload.js';
+import { PLAIN } from '../load/jobs.js';
+import { endStages, openStages } from '../stage.js';
+import { takeTurns, type Workload } from '../workload.js';
+import { spawnOnce } from './spawn-single.js';
 
-const CALL = 1_000;
+/** Jobs of one call. */
+const SIZES = [1_000, 10_000];
+
+const NONE = new Float64Array();
 
 export const spawnBulk: Workload = {
   name: 'spawn-bulk',
-  description: `spawnMany of ${CALL} by one caller, one call after the other, in a process without a runner`,
+  description: `calls of ${SIZES.join(' and of ')} jobs by one caller, one after another, in a process that only sends`,
   async run(bench) {
-    const { database, settings } = bench;
-    const amount = settings.jobs ?? 50_000;
-    await createRawTables(database.admin);
-    const app = await startApplication(database.url, { runner: false });
-    const sender = await RawSender.open(database.url);
-    const sendRaw = async (payloads: readonly Payload[]): Promise<void> => {
-      for (let from = 0; from < payloads.length; from += CALL)
-        await sender.sendMany(payloads.slice(from, from + CALL), { notify: true });
-    };
-    await compare(bench, { amount, warmUp: 20_000 }, [
-      {
-        system: 'nestmq',
-        name: `spawnMany of ${CALL}`,
-        run: (jobs) => send(database, 'nestmq', jobs, (payloads) => sendNumbered(app, payloads, CALL)),
-      },
-      {
-        system: 'raw SQL',
-        name: `INSERT of ${CALL} and NOTIFY`,
-        run: (jobs) => send(database, 'raw SQL', jobs, sendRaw),
-      },
-    ]);
-    await Promise.all([app.close(), sender.close()]);
+    const stages = await openStages(bench, { workers: 0, only: ({ tuned }) => !tuned });
+    for (const { sender } of stages) await sender.player.open({ shape: PLAIN, ordered: false, work: null });
+    for (const size of SIZES)
+      await takeTurns(
+        bench,
+        stages.map((stage) => ({
+          system: stage.entry.name,
+          name: `calls of ${size}`,
+          run: (measured) => {
+            const count = Math.min(bench.settings.jobs ?? Infinity, measured ? 60_000 : size);
+            return spawnOnce(stage, async () => {
+              const seconds = await stage.sender.player.sendInTurn(count, size);
+              return { calls: count, seconds, durations: NONE };
+            });
+          },
+        })),
+      );
+    await endStages(stages);
   },
 };
-
-async function send(
-  database: BenchDatabase,
-  system: System,
-  jobs: number,
-  work: (payloads: readonly Payload[]) => Promise<unknown>,
-): Promise<Sample> {
-  await database.admin.query(`TRUNCATE ${tableOf(system)}`);
-  const payloads = payloadsFrom(0, jobs);
-  const stopMeter = await startMeter(database);
-  const startedAt = performance.now();
-  await work(payloads);
-  const seconds = (performance.now() - startedAt) / 1_000;
-  const usage = await stopMeter();
-  await expectJobs(database, system, jobs);
-  return { jobs, perSecond: jobs / seconds, latency: null, usage };
-}

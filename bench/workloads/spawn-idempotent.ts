@@ -1,11 +1,12 @@
 import type { JobSpawnOptions } from 'nestmq';
-import { Letters, startApplication, type BenchApplication } from '../application.js';
-import { callRepeatedly } from '../callers.js';
-import { startMeter } from '../meter.js';
-import { payloadOf, payloadsFrom } from '../payload.js';
-import type { Sample } from '../report.js';
-import { expectJobs } from '../tables.js';
-import { compare, type Bench, type Contender, type Workload } from '../workload.js';
+import { Letters, startApplication, type BenchApplication } from '../nestmq/application.js';
+import { callRepeatedly } from '../nestmq/call-repeatedly.js';
+import { startMeter } from '../measure/meter.js';
+import { payloadOf, payloadsFrom } from '../load/jobs.js';
+import type { Sample } from '../report/rows.js';
+import { expectJobs } from '../nestmq/tables.js';
+import type { BenchDatabase } from '../servers/postgres.js';
+import { compare, type Bench, type Workload } from '../workload.js';
 
 const CALL = 1_000;
 
@@ -22,7 +23,8 @@ const KEYS: readonly (readonly [name: string, options: (n: number) => JobSpawnOp
 export const spawnIdempotent: Workload = {
   name: 'spawn-idempotent',
   description: `spawn by 1, 10 and 100 concurrent callers, in a transaction, and spawnMany of ${CALL}: with an idempotency key, and without`,
-  async run(bench) {
+  async run(given) {
+    const bench = { ...given, database: await given.createQueueDatabase() };
     const app = await startApplication(bench.database.url, { runner: false, poolSize: 20 });
     for (const callers of [1, 10, 100])
       await compareKeys(bench, `spawn, ${callers} caller${callers === 1 ? '' : 's'}`, bySeconds(bench), (options) =>
@@ -38,8 +40,11 @@ export const spawnIdempotent: Workload = {
     const bulk = { amount: bench.settings.jobs ?? 50_000, warmUp: 20_000 };
     await compareKeys(bench, `spawnMany of ${CALL}`, bulk, (options) => (jobs) => sendAll(bench, app, jobs, options));
     await app.close();
+    await bench.database.drop();
   },
 };
+
+type OwnBench = Bench & { readonly database: BenchDatabase };
 
 const bySeconds = ({ settings }: Bench): Amounts => ({ amount: settings.seconds ?? 3, warmUp: 0.5 });
 
@@ -48,18 +53,18 @@ type Measure = (amount: number) => Promise<Sample>;
 
 /** All of them in turn, so that each run with keys has its like without in the same seconds. */
 async function compareKeys(
-  bench: Bench,
+  bench: OwnBench,
   name: string,
   amounts: Amounts,
   measure: (options: (n: number) => JobSpawnOptions) => Measure,
 ): Promise<void> {
   let without = Number.NaN;
-  const contenders = KEYS.map(([keys, options], index): Contender => {
+  const contenders = KEYS.map(([keys, options], index) => {
     const once = measure(options);
     return {
       system: 'nestmq',
       name: `${name}, ${keys}`,
-      run: async (amount) => {
+      run: async (amount: number) => {
         await bench.database.admin.query('TRUNCATE nestmq.idempotency_key');
         const sample = await once(amount);
         if (index === 0) {
@@ -74,12 +79,12 @@ async function compareKeys(
 }
 
 const repeatedly =
-  ({ database, settings }: Bench, callers: number, call: (n: number) => Promise<unknown>): Measure =>
+  ({ database, settings }: OwnBench, callers: number, call: (n: number) => Promise<unknown>): Measure =>
   (seconds) =>
-    callRepeatedly(database, { callers, seconds, maxCalls: settings.jobs ?? Infinity, system: 'nestmq' }, call);
+    callRepeatedly(database, { callers, seconds, maxCalls: settings.jobs ?? Infinity }, call);
 
 async function sendAll(
-  { database }: Bench,
+  { database }: OwnBench,
   app: BenchApplication,
   jobs: number,
   options: (n: number) => JobSpawnOptions,
@@ -96,6 +101,6 @@ async function sendAll(
   for (const items of calls) await app.jobs.spawnMany(Letters, 'send', items);
   const seconds = (performance.now() - startedAt) / 1_000;
   const usage = await stopMeter();
-  await expectJobs(database, 'nestmq', jobs);
+  await expectJobs(database, jobs);
   return { jobs, perSecond: jobs / seconds, latency: null, usage };
 }

@@ -1,9 +1,9 @@
 import type { Queue } from 'nestmq';
-import { startApplication } from '../application.js';
-import { startMeter } from '../meter.js';
-import { rowOf, type Sample } from '../report.js';
-import type { BenchDatabase } from '../server.js';
-import { percentilesOf } from '../statistics.js';
+import { startMeter } from '../measure/meter.js';
+import { startApplication } from '../nestmq/application.js';
+import type { Sample } from '../report/rows.js';
+import type { BenchDatabase } from '../servers/postgres.js';
+import { percentilesOf } from '../measure/statistics.js';
 import type { Bench, Workload } from '../workload.js';
 
 const LIVE = 1_000_000;
@@ -20,7 +20,8 @@ export const stats: Workload = {
   name: 'stats',
   description: `queue.stats() with ${LIVE} live jobs, nothing cached by nestmq: ${CALLS} calls, one after another`,
   async run(bench) {
-    const { database, settings, repeat } = bench;
+    const { settings, repeat } = bench;
+    const database = await bench.createQueueDatabase();
     const app = await startApplication(database.url, { runner: false });
     for (const [name, channels, states] of SHAPES) {
       await fill(database, settings.jobs ?? LIVE, channels, states === 'mixed');
@@ -31,15 +32,16 @@ export const stats: Workload = {
         await prepare();
         await app.queue.stats();
         const samples: Sample[] = [];
-        for (let turn = 0; turn < repeat; turn++) samples.push(await measure(bench, app.queue));
-        bench.report(rowOf({ workload: bench.workload, name: `${name}, ${when}`, system: 'nestmq' }, samples));
+        for (let turn = 0; turn < repeat; turn++) samples.push(await measure(database, bench, app.queue));
+        bench.report({ workload: bench.workload, name: `${name}, ${when}`, system: 'nestmq', samples });
       }
     }
     await app.close();
+    await database.drop();
   },
 };
 
-async function measure({ database, settings }: Bench, queue: Queue): Promise<Sample> {
+async function measure(database: BenchDatabase, { settings }: Bench, queue: Queue): Promise<Sample> {
   const calls = Math.min(CALLS, settings.jobs ?? CALLS);
   const times: number[] = [];
   const stopMeter = await startMeter(database);

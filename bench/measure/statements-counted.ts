@@ -1,4 +1,4 @@
-import type { BenchDatabase } from './server.js';
+import type { BenchDatabase } from '../servers/postgres.js';
 
 /** What pg_stat_statements has counted in this database, but for our own looking. */
 const OF_THE_DATABASE = `

@@ -1,61 +1,74 @@
 import { readdirSync, readFileSync } from 'node:fs';
-import type { BenchDatabase } from './server.js';
+import type pg from 'pg';
 
 /** What a run has used, in all. */
 export interface Usage {
   readonly nodeMicros: number;
   /** `null` where there is no /proc. */
   readonly serverMicros: number | null;
-  readonly walBytes: number;
+  /** `null` where the server has no write-ahead log. */
+  readonly walBytes: number | null;
   /** CPU of everything else on the machine, and of the whole machine; `null` where there is no /proc. */
   readonly machine: { readonly otherMicros: number; readonly totalMicros: number } | null;
 }
 
+export interface Metered {
+  /** `null`: there is no WAL to ask for. */
+  readonly admin: pg.Client | null;
+  /** Its children belong to it. */
+  readonly serverPid: number;
+}
+
+type Micros = () => Promise<number> | number;
+
 /** Clock ticks of /proc a second; Linux shows 100 on every machine. */
 const TICK_MICROS = 10_000;
 
-/** Starts counting; the function returned stops, and answers what was used since. */
-export async function startMeter({ admin, postmasterPid }: BenchDatabase): Promise<() => Promise<Usage>> {
-  const walBefore = await walPosition(admin);
+/**
+ * Starts counting; the function returned stops, and answers what was used since.
+ *
+ * @param nodeMicros what the processes that take part have used of the CPU so far
+ */
+export async function startMeter(
+  { admin, serverPid }: Metered,
+  nodeMicros: Micros = ownMicros,
+  nodeMicrosAtStart = nodeMicros,
+): Promise<() => Promise<Usage>> {
   const machineBefore = machineCpuMicros();
-  const serverBefore = serverCpuMicros(postmasterPid);
-  const nodeBefore = process.cpuUsage();
+  const serverBefore = serverCpuMicros(serverPid);
+  const walBefore = admin && (await walPosition(admin));
+  const nodeBefore = await nodeMicrosAtStart();
   return async () => {
-    const { user, system } = process.cpuUsage(nodeBefore);
-    const serverAfter = serverCpuMicros(postmasterPid);
+    const serverAfter = serverCpuMicros(serverPid);
     const machineAfter = machineCpuMicros();
-    const nodeMicros = user + system;
-    const serverMicros = serverBefore === null || serverAfter === null ? null : serverAfter - serverBefore;
+    const walAfter = admin && (await walPosition(admin));
+    const node = (await nodeMicros()) - nodeBefore;
+    const server = serverBefore === null || serverAfter === null ? null : serverAfter - serverBefore;
     return {
-      nodeMicros,
-      serverMicros,
-      walBytes: (await walPosition(admin)) - walBefore,
+      nodeMicros: node,
+      serverMicros: server,
+      walBytes: walBefore === null ? null : walAfter! - walBefore,
       machine: machineBefore &&
         machineAfter && {
-          otherMicros: machineAfter.busy - machineBefore.busy - nodeMicros - (serverMicros ?? 0),
+          otherMicros: machineAfter.busy - machineBefore.busy - node - (server ?? 0),
           totalMicros: machineAfter.total - machineBefore.total,
         },
     };
   };
 }
 
-/** Adds what another process of ours has used. */
-export function withProcess(usage: Usage, nodeMicros: number): Usage {
-  const { machine } = usage;
-  return {
-    ...usage,
-    nodeMicros: usage.nodeMicros + nodeMicros,
-    machine: machine && { ...machine, otherMicros: machine.otherMicros - nodeMicros },
-  };
+function ownMicros(): number {
+  const { user, system } = process.cpuUsage();
+  return user + system;
 }
 
-async function walPosition(admin: BenchDatabase['admin']): Promise<number> {
+async function walPosition(admin: pg.Client): Promise<number> {
   const { rows } = await admin.query<{ bytes: string }>(`SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn AS bytes`);
   return Number(rows[0]?.bytes);
 }
 
 /** CPU of every process of the server; what has ended is counted by the postmaster, its parent. */
-function serverCpuMicros(postmasterPid: number): number | null {
+function serverCpuMicros(serverPid: number): number | null {
   if (process.platform !== 'linux') return null;
   let ticks = 0;
   for (const entry of readdirSync('/proc')) {
@@ -63,8 +76,8 @@ function serverCpuMicros(postmasterPid: number): number | null {
     const fields = statFields(entry);
     if (fields === null) continue;
     const [parent, user, system, childrenUser, childrenSystem] = fields;
-    if (Number(entry) === postmasterPid) ticks += user + system + childrenUser + childrenSystem;
-    else if (parent === postmasterPid) ticks += user + system;
+    if (Number(entry) === serverPid) ticks += user + system + childrenUser + childrenSystem;
+    else if (parent === serverPid) ticks += user + system;
   }
   return ticks * TICK_MICROS;
 }

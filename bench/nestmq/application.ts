@@ -3,7 +3,7 @@ import { NestFactory } from '@nestjs/core';
 import { TypeOrmModule } from '@nestjs/typeorm';
 import { JobHandler, JobSpawner, Queue, QueueModule, type Job, type JobSpawnOptions } from 'nestmq';
 import { DataSource } from 'typeorm';
-import type { Payload } from './payload.js';
+import type { Payload } from '../systems/system.js';
 
 export const CHANNEL = 'letters';
 
