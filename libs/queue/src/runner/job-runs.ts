@@ -97,9 +97,9 @@ export class JobRuns {
   }
 
   /** Starts what has a slot. */
-  startReady(now = performance.now()): void {
-    if (this.stopping || !this.parts.mayStart()) return;
-    for (let startedAt = now; this.slots.canStart; startedAt = performance.now()) {
+  startReady(now?: number): void {
+    if (!this.slots.canStart || this.stopping || !this.parts.mayStart()) return;
+    for (let startedAt = now ?? performance.now(); this.slots.canStart; startedAt = performance.now()) {
       const job = this.slots.start(startedAt);
       if (job === undefined) return;
       this.startedSince += 1;

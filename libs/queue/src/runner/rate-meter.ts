@@ -7,8 +7,8 @@ const MAX_SAMPLE_MS = 50;
 /** Fewer jobs than that do not tell how long one takes… */
 const MIN_KNOWN_JOBS = 8;
 
-/** …and more of them are forgotten by and by. */
-const USUAL_OF_JOBS = 32;
+/** …and more of them are forgotten by and by; as many as run at once may be held up together. */
+const USUAL_OF_JOBS = 128;
 
 /** A job counts as no more than so many usual ones: one that met a hiccup of the process says nothing about the next. */
 const MAX_TIMES_USUAL = 4;

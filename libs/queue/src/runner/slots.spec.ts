@@ -48,7 +48,7 @@ describe('Slots', () => {
       () => true,
       () => handler(),
     );
-    expect(slots.demand(3.2, true)).toEqual({ limit: 52, slots: 2, run: 50 });
+    expect(slots.demand(3.2, true)).toEqual({ limit: 77, slots: 2, run: 50 });
     expect(slots.demand(3.2, false)).toEqual({ limit: 2, slots: 2, run: 50 });
   });
 

@@ -97,8 +97,8 @@ export class Slots {
     const startable = this.running + this.aheadCount - (this.batches.none ? 0 : this.batches.spared);
     const inHand = startable + this.behind;
     // What waits behind others of its lane must not keep the other slots empty.
-    if (startable >= min && inHand >= min + (ahead * 3) / 4) return NOTHING;
-    const limit = Math.min(MAX_CLAIM, Math.max(max - startable, max + ahead - inHand));
+    if (startable >= min && inHand >= min + ahead / 2) return NOTHING;
+    const limit = Math.min(MAX_CLAIM, Math.max(max - startable, max + Math.ceil(ahead * 1.5) - inHand));
     return { limit, slots: Math.max(0, max - startable), run: Math.min(MAX_CLAIM, this.rate.inTurn()) };
   }
 

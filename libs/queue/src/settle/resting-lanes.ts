@@ -4,6 +4,7 @@ import { RetryDelay } from '../job/retry-delay.js';
 import type { Connection } from '../postgres/connection.js';
 import { recheckLanes, type FreedLaneRow, type LaneEnd, type LaneName } from '../statements/lanes.js';
 import { run, type SqlClient } from '../statements/statement.js';
+import { beginPlanned } from '../statements/transaction.js';
 
 /**
  * Lanes that came to rest without a next job. One that committed meanwhile was passed by, since the lane had an owner,
@@ -36,13 +37,14 @@ export class RestingLanes {
    *
    * @param start opens the transaction when there is nothing to look at
    */
-  async lookWith<T>(work: (client: SqlClient) => Promise<T>, start?: string): Promise<T> {
+  async lookWith<T>(work: (client: SqlClient) => Promise<T>, start = beginPlanned): Promise<T> {
     const lanes = this.lanes;
     if (lanes.length === 0) return this.connection.transaction(work, start);
     this.lanes = [];
     try {
-      const [answer, found] = await this.connection.transaction((client) =>
-        Promise.all([work(client), run(client, recheckLanes, { lanes })]),
+      const [answer, found] = await this.connection.transaction(
+        (client) => Promise.all([work(client), run(client, recheckLanes, { lanes })]),
+        beginPlanned,
       );
       this.tell(found);
       return answer;

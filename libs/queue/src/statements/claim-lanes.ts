@@ -64,34 +64,41 @@ interface Source {
  */
 const leaseLanes = (schema: string, { candidates, placeOf, lastLooked, complete, nextDue }: Source): string => `
   WITH ${candidates}, lane_job AS MATERIALIZED (
-    SELECT *, coalesce(seq, last_seq + count(*) FILTER (WHERE seq IS NULL) OVER lane) AS given_seq,
-      last_seq + count(*) FILTER (WHERE seq IS NULL) OVER (PARTITION BY lane_ordinal) AS leased_seq,
-      row_number() OVER lane AS step, lead(id) OVER lane IS NULL AND row_number() OVER lane < ${RUN} AS last,
-      CASE row_number() OVER lane WHEN 1 THEN fits AND priority = ${PRIORITY}
-        ELSE bool_and(fits AND attempt + 1 < coalesce(max_attempts, 2147483647)) OVER lane END AS takes
-    FROM (
-      SELECT candidate.key AS lane_key, candidate.ordinal AS lane_ordinal, candidate.last_seq, candidate.used_at, job.*,
-        row_number() OVER () AS place
-      FROM candidate LEFT JOIN LATERAL (
+    SELECT candidate.key AS lane_key, candidate.ordinal AS lane_ordinal, candidate.last_seq, candidate.used_at, job.*,
+      coalesce(seq, last_seq + unnumbered) AS given_seq, row_number() OVER () AS place, coalesce(step_, 1) AS step
+    FROM candidate LEFT JOIN LATERAL (
+      SELECT *,
+        row_number() OVER lane AS step_,
+        count(*) FILTER (WHERE seq IS NULL) OVER lane AS unnumbered,
+        lead(id) OVER lane IS NULL AS last,
+        CASE row_number() OVER lane WHEN 1 THEN fits AND priority = ${PRIORITY}
+          ELSE bool_and(fits AND attempt + 1 < coalesce(max_attempts, 2147483647)) OVER lane END AS takes
+      FROM (
         SELECT ${jobColumns.join(', ')}, priority, position, seq, held_until, suspect,
           due_at <= statement_timestamp() AND held_until IS NULL AND NOT suspect AND name = ANY(${NAMES}::text[]) AS fits
         FROM ${schema}.job
         WHERE channel = ${CHANNEL} AND key = candidate.key AND position IS NOT NULL
         ORDER BY seq, position
-        LIMIT ${RUN}
-      ) AS job ON true
-      LIMIT ${LIMIT}::bigint + ${RUN}::bigint - 1
-    ) AS met_job
-    WINDOW lane AS (PARTITION BY lane_ordinal ORDER BY seq, position ROWS UNBOUNDED PRECEDING)
+        LIMIT ${RUN}::bigint + 1
+      ) AS next
+      WINDOW lane AS (ORDER BY seq, position ROWS UNBOUNDED PRECEDING)
+      LIMIT ${RUN}
+    ) AS job ON true
+    LIMIT ${LIMIT}::bigint + ${RUN}::bigint - 1
   ), cut AS MATERIALIZED (
     SELECT coalesce(min(lane_ordinal) FILTER (
         WHERE step = 1 AND (place > ${LIMIT} OR takes AND lane_ordinal > ${SLOTS} AND attempt + 1 >= max_attempts)
       ), 2147483647) AS at,
       coalesce(max(lane_ordinal), 0) AS reached
     FROM lane_job
+  ), leased_to AS MATERIALIZED (
+    SELECT array_agg(leased_seq ORDER BY lane_ordinal) AS seqs
+    FROM (
+      SELECT lane_ordinal, last_seq + coalesce(max(unnumbered), 0) AS leased_seq FROM lane_job GROUP BY lane_ordinal, last_seq
+    ) AS numbered
   ), written AS (
     INSERT INTO ${schema}.lane AS lane (channel, key, last_seq, leased_seq, used_at, runner_id, lease, priority, name, ready_at, head_position)
-    SELECT ${CHANNEL}, lane_key, last_seq, leased_seq, coalesce(used_at, clock_timestamp()),
+    SELECT ${CHANNEL}, lane_key, last_seq, (SELECT seqs FROM leased_to)[lane_ordinal], coalesce(used_at, clock_timestamp()),
       CASE WHEN takes THEN ${RUNNER}::bigint END, CASE WHEN takes THEN ${LEASE}::integer END, coalesce(priority, ${PRIORITY}), name,
       CASE WHEN takes IS NOT TRUE AND held_until IS NULL AND NOT suspect THEN greatest(due_at, statement_timestamp()) END,
       CASE WHEN takes IS NOT TRUE THEN position END
@@ -132,7 +139,7 @@ const leaseLanes = (schema: string, { candidates, placeOf, lastLooked, complete,
       nextDue,
       besides: ['seen', 'paused', '(SELECT json_agg(message) FROM written WHERE message IS NOT NULL)'],
     })},
-    given_seq,
+    given_seq::text,
     last
   FROM news LEFT JOIN granted AS job ON true
   ORDER BY ordinal`;

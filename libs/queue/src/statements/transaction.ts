@@ -27,6 +27,12 @@ const PIN_PLAN = PINNED.map((setting) => `SET LOCAL ${setting} = off`).join('; '
 export const begin = `${beginPlain}; ${LIMITS}; ${PIN_PLAN}`;
 
 /**
+ * For claims and settlements: their one plan is made once a connection. PostgreSQL would go on planning most of them for
+ * each call, and to plan a claim of lanes takes it longer than to run it.
+ */
+export const beginPlanned = `${begin}; SET LOCAL plan_cache_mode = force_generic_plan`;
+
+/**
  * For a single job's write that others must not wait behind: a row that is locked so long is locked by a transaction of
  * the very handler that writes, which would wait for itself.
  */
@@ -90,7 +96,8 @@ export const beginOrdered = `${begin}; SET LOCAL enable_sort = off; SET LOCAL en
 const SUSPECTS = '';
 
 /** Opens a transaction that owns the claims of a channel: the next statement's snapshot is younger than the lock. */
-export const beginOwning = (schema: string, channel: string): string => `${begin}; ${lockChannel(schema, channel)}`;
+export const beginOwning = (schema: string, channel: string): string =>
+  `${beginPlanned}; ${lockChannel(schema, channel)}`;
 
 /** The same for the jobs whose lease was lost: they are few, and one runner at a time looks among all of them. */
 export const beginOwningSuspects = (schema: string): string => beginOwning(schema, SUSPECTS);
@@ -100,7 +107,7 @@ export const beginOwningSuspects = (schema: string): string => beginOwning(schem
  * such transactions take turns and never wait for each other crosswise.
  */
 export const beginOwningAll = (schema: string, ...channels: string[]): string =>
-  [beginOwning(schema, SUSPECTS), ...channels.map((channel) => lockChannel(schema, channel))].join('; ');
+  [begin, ...[SUSPECTS, ...channels].map((channel) => lockChannel(schema, channel))].join('; ');
 
 /**
  * Owns the claims of a channel for the rest of a transaction that has begun: claims under way have committed, and what
