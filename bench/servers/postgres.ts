@@ -11,7 +11,7 @@ export const SERVER_SETTINGS = {
   full_page_writes: 'on',
   shared_buffers: '1GB',
   max_wal_size: '4GB',
-  max_connections: 200,
+  max_connections: 1_000,
   // Loaded for the workloads that count statements, and off for all others.
   shared_preload_libraries: 'pg_stat_statements',
   'pg_stat_statements.track': 'none',
