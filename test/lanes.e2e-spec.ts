@@ -141,9 +141,9 @@ describe('lanes', () => {
       expect(seqsOf(app.get(Work))).toEqual([payload]);
       await app.close();
     }
-    expect(await tables.sql('SELECT channel, key, last_seq::int AS last_seq FROM nestmq.lane')).toEqual([
-      { channel: 'work', key: 'lane', last_seq: 3 },
-    ]);
+    // A lane that ends with its lease is not written again: the claim has noted how far it goes.
+    const numbered = 'SELECT channel, key, greatest(last_seq, leased_seq)::int AS last FROM nestmq.lane';
+    expect(await tables.sql(numbered)).toEqual([{ channel: 'work', key: 'lane', last: 3 }]);
   });
 
   it('run beside one another', async () => {
