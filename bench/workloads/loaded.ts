@@ -14,7 +14,7 @@ export const loaded: Workload = {
     'single jobs offered at a fixed rate by one process to another: from the moment when the call was due to the first line of the handler. Where calls fall behind by a second the rate is given up',
   async run(bench) {
     const { settings } = bench;
-    const stages = await openStages(bench);
+    const stages = await openStages(bench, { only: ({ pace }) => pace >= 100 }); // pg-boss in its defaults polls
     for (const rate of RATES)
       await takeTurns(
         bench,
