@@ -65,10 +65,13 @@ export class Player {
     this.client = null;
   }
 
-  /** Forgets what ran before. */
-  expect(capacity: number, inOrder: boolean): void {
-    const { shape } = this;
-    this.log = new RunLog(capacity, inOrder ? (n) => keyOf(n, shape) : null);
+  /**
+   * Forgets what ran before.
+   *
+   * @param inOrder jobs of one key have to start in the order of their numbers
+   */
+  expect(capacity: number, inOrder: Shape | null = null): void {
+    this.log = new RunLog(capacity, inOrder && ((n) => keyOf(n, inOrder)));
     this.cpuAtFirst = 0;
   }
 

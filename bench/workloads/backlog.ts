@@ -82,7 +82,7 @@ async function contenderOf(bench: Bench, stage: Stage, { name, waiting, shape }:
 async function runFront(bench: Bench, stage: Stage, { front, sent }: { front: number; sent: number }): Promise<Sample> {
   const { player } = stage.workers[0]!;
   await stage.settle();
-  await player.expect(sent, false);
+  await player.expect(sent);
   const logged = statSync(bench.server.logFile).size;
   const begun = player
     .untilFirst()

@@ -26,7 +26,7 @@ const MOST_JOBS = 200_000;
 /** As many as the system does in four seconds, so that the slow ones do not take minutes. */
 export function jobsFor({ settings }: Bench, { entry }: Stage, measured: boolean, most = MOST_JOBS): number {
   const seconds = measured ? (settings.seconds ?? 4) : 0.5;
-  return Math.max(10, Math.min(settings.jobs ?? most, Math.round(entry.pace * seconds)));
+  return Math.max(measured ? 50 : 10, Math.min(settings.jobs ?? most, Math.round(entry.pace * seconds)));
 }
 
 export interface DrainOptions {
@@ -47,7 +47,7 @@ export async function drainOnce(
   await sender.player.clear();
   await sender.player.sendAll(0, jobs, 1_000);
   await stage.settle();
-  await worker!.player.expect(jobs, ordered);
+  await worker!.player.expect(jobs, ordered ? shape : null);
   const begun = worker!.player.untilFirst().then(async ({ startedAt, cpuMicros }) => ({
     startedAt,
     stop: await stage.startMeter(cpuMicros),

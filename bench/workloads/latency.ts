@@ -52,7 +52,7 @@ const toAnother: Sampler = async ({ sender, workers }, samples, seconds) => {
 async function sampleOnce({ settings }: Bench, stage: Stage, measured: boolean, sample: Sampler): Promise<Sample> {
   const samples = Math.min(settings.jobs ?? SAMPLES, measured ? SAMPLES : 50);
   const seconds = settings.seconds ?? SECONDS;
-  await stage.workers[0]!.player.expect(samples, false);
+  await stage.workers[0]!.player.expect(samples);
   const latencies = await sample(stage, samples, measured ? seconds : seconds / 3);
   const jobs = latencies.length;
   const faults = await stage.checkRuns(jobs);

@@ -37,7 +37,7 @@ async function loadOnce(stage: Stage, terms: { seconds: number; perSecond: numbe
   await sender.player.open(part);
   await sender.player.clear();
   await stage.settle();
-  await workers[0]!.player.expect(Math.ceil(terms.seconds * terms.perSecond), false);
+  await workers[0]!.player.expect(Math.ceil(terms.seconds * terms.perSecond));
   await workers[0]!.player.open({ ...part, work: { kind: 'plain', takesMs: 0 } });
   await stage.warmUp();
   const stop = await stage.startMeter();

@@ -49,7 +49,7 @@ async function killOne(stage: Stage, jobs: number, patienceMs: number): Promise<
   const part: Part = { shape: PLAIN, ordered: false, work: null };
   await sender.player.open(part);
   for (const { player } of stage.workers) {
-    await player.expect(MOST_JOBS, false);
+    await player.expect(MOST_JOBS);
     await player.open({ ...part, work: { kind: 'plain', takesMs: TAKES_MS } });
   }
   await stage.warmUp();

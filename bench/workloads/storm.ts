@@ -50,7 +50,7 @@ async function stormOnce(
   await sender.player.clear();
   await stage.settle();
   for (const { player } of workers) {
-    await player.expect(Math.ceil(terms.seconds * 50_000), false);
+    await player.expect(Math.ceil(terms.seconds * 50_000));
     if (work !== null) await player.open({ ...PART, work });
   }
   if (work !== null) await stage.warmUp();

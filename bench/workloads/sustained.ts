@@ -48,7 +48,7 @@ export async function sustainOnce(
   await sender.player.clear();
   await stage.settle();
   for (const worker of workers) {
-    await worker.player.expect(Math.min(capacityFor(seconds), maxJobs), false);
+    await worker.player.expect(Math.min(capacityFor(seconds), maxJobs));
     worker.onBegun = (count) => void sender.player.begun(count);
     await worker.player.open({ ...part, work: { kind: 'plain', takesMs } });
   }
