@@ -297,10 +297,12 @@ describe('a checkpoint’s keepAlive', () => {
 });
 
 describe('an ordered job with a lease that ends', () => {
-  /** The lanes as they stand, without times. */
+  /** The lanes as they stand, without times. One that ended with its lease is not written again. */
   const lanes = (): Promise<unknown[]> =>
     tables.sql(
-      `SELECT key, last_seq::int, runner_id IS NOT NULL AS leased, blocked_by IS NOT NULL AS blocked FROM nestmq.lane ORDER BY key`,
+      `SELECT key, greatest(last_seq, leased_seq)::int AS last_seq, blocked_by IS NOT NULL AS blocked,
+         EXISTS (SELECT FROM nestmq.lease WHERE lease.runner_id = lane.runner_id AND number = lane.lease) AS leased
+       FROM nestmq.lane ORDER BY key`,
     );
 
   it('is run again before those behind it, with the same number, by the process whose first run still hangs', async () => {
