@@ -28,7 +28,7 @@ export const begin = `${beginPlain}; ${LIMITS}; ${PIN_PLAN}`;
 
 /**
  * For claims and settlements: their one plan is made once a connection. PostgreSQL would go on planning most of them for
- * each call, and to plan a claim of lanes takes it longer than to run it.
+ * each call.
  */
 export const beginPlanned = `${begin}; SET LOCAL plan_cache_mode = force_generic_plan`;
 
