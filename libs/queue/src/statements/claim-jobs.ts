@@ -57,15 +57,20 @@ export const answeredColumns = jobColumns.map((column) => {
   return column.endsWith('_at') ? `date_part('epoch', job.${column}) * 1000000` : `job.${column}`;
 });
 
-/**
- * What a claim answers: the jobs, and with the first of them, or alone, what is known of the feed, as one value, since
- * each column costs every row.
- */
-export const answered = ({ nextDue, besides }: { nextDue: string; besides: readonly string[] }): string => `
-    ${answeredColumns.join(', ')},
-    CASE WHEN coalesce(ordinal, 1) = 1 THEN json_build_array(
+interface News {
+  readonly nextDue: string;
+  readonly besides: readonly string[];
+}
+
+/** What is known of the feed, as one value, since each column costs every row. */
+export const newsColumn = ({ nextDue, besides }: News): string => `json_build_array(
       now_micros, last_micros, last_id::text, exhausted, CASE WHEN exhausted THEN (${nextDue}) END, ${besides.join(', ')}
-    ) END`;
+    )`;
+
+/** What a claim answers: the jobs, and with the first of them, or alone, what is known of the feed. */
+const answered = (news: News): string => `
+    ${answeredColumns.join(', ')},
+    CASE WHEN coalesce(ordinal, 1) = 1 THEN ${newsColumn(news)} END`;
 
 /** A job whose (id, run) no lease names. `NOT IN` makes a hashed subplan, whatever the statistics say. */
 export const unleased = (leases: string): string =>
