@@ -92,13 +92,14 @@ export class Upkeep {
   }
 
   /**
-   * Now and then, the next window of lanes: where there are none, nothing is asked. What has just arrived is not lost but
-   * about to be looked at, so a sweep waits for that.
+   * Now and then, the next window of lanes: where there are none, nothing is asked. What has arrived is not lost but
+   * about to be looked at, so a sweep waits for that, also for what the survey just told of: a process that starts above
+   * a backlog would write down lane by lane what its first claims take anyway.
    */
   private async sweep(arriving: boolean): Promise<void> {
     this.surveys += 1;
     const patience = arriving && !this.sweepsAll ? SURVEYS_PER_SWEEP_WHEN_BUSY : SURVEYS_PER_SWEEP;
-    if (this.surveys < patience && (arriving || !this.sweepsAll)) return;
+    if (this.surveys < patience && (this.settings.arriving() || !this.sweepsAll)) return;
     this.surveys = 0;
     const { sweptTo: after } = this;
     const [row] = await this.transact((client) => run(client, sweepLanes, { after }));
