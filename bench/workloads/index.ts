@@ -7,10 +7,12 @@ import { idle } from './idle.js';
 import { laneSpawn } from './lane-spawn.js';
 import { latency } from './latency.js';
 import { loaded } from './loaded.js';
+import { orderCost } from './order-cost.js';
 import { ordered } from './ordered.js';
 import { pinned } from './pinned.js';
 import { readers } from './readers.js';
 import { recovery } from './recovery.js';
+import { restart } from './restart.js';
 import { scaleOut } from './scale-out.js';
 import { shapes } from './shapes.js';
 import { spawnBulk } from './spawn-bulk.js';
@@ -20,7 +22,7 @@ import { stats } from './stats.js';
 import { storm } from './storm.js';
 import { sustained } from './sustained.js';
 
-/** In the order of the document. The last four are of what only nestmq has. */
+/** In the order of the document. The last five are of what only nestmq has. */
 export const WORKLOADS: readonly Workload[] = [
   drain,
   sustained,
@@ -37,7 +39,9 @@ export const WORKLOADS: readonly Workload[] = [
   storm,
   scaleOut,
   recovery,
+  restart,
   idle,
+  orderCost,
   spawnIdempotent,
   blockedLanes,
   laneSpawn,
