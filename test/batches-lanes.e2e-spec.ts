@@ -1,16 +1,9 @@
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
-import {
-  DeadLetters,
-  InvalidTransitionError,
-  RejectJob,
-  RetryAfter,
-  type HandlerOptions,
-  type Job,
-  type QueueEvent,
-} from 'nestmq';
+import { DeadLetters, InvalidTransitionError, RejectJob, RetryAfter, type HandlerOptions, type Job } from 'nestmq';
 import { POLLING_OFF, startApp, type TestApp } from './support/app.js';
 import { batchesOf, batchWith, type BatchBehaviour, type BatchWork } from './support/batches.js';
 import { useDatabase } from './support/database.js';
+import { eventsOf, untilEvents } from './support/events.js';
 import { upTo } from './support/lanes.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
@@ -42,9 +35,6 @@ async function send(payloads: readonly unknown[], key = 'lane'): Promise<string[
   const answers = await app.jobs.spawnMany(payloads.map((payload) => ({ name: 'work', payload, key })));
   return answers.map(({ id }) => id);
 }
-
-const eventsOf = <Type extends QueueEvent['type']>(type: Type): Extract<QueueEvent, { type: Type }>[] =>
-  app.events.filter((event) => event.type === type) as never;
 
 const seen = (): unknown[][] => work.batches.map(({ jobs }) => jobs.map(({ payload, seq }) => [payload, seq]));
 
@@ -86,9 +76,9 @@ describe('a batch of an ordered lane', () => {
       if (work.batches.length === 1) await opened;
     });
     await send(upTo(8));
-    await until(() => eventsOf('completed').length === 5, { what: 'the first five are completed' });
+    await untilEvents(app, 'completed', 5);
     await send(['marker'], 'other');
-    await until(() => eventsOf('completed').length === 6, { what: 'another lane has run' });
+    await untilEvents(app, 'completed', 6);
     expect(batchesOf(work)).toEqual([upTo(5), ['marker']]);
     goOn();
     await drained();
@@ -112,7 +102,7 @@ describe('a batch of an ordered lane', () => {
       [1, 1],
       [1, 1],
     ]);
-    expect(eventsOf('retrying')).toHaveLength(1);
+    expect(await untilEvents(app, 'retrying')).toHaveLength(1);
   });
 
   it('that is to be retried leaves all behind it where it was, whatever was told of it', async () => {
@@ -129,7 +119,7 @@ describe('a batch of an ordered lane', () => {
       }
     }, NEVER);
     const ids = await send(upTo(5));
-    await until(() => eventsOf('retrying').length === 1, { what: 'the second one waits' });
+    await untilEvents(app, 'retrying');
     await until(async () => (await app.queue.lanes('work'))[0]?.state === 'blocked', { what: 'the lane waits' });
     expect(await left()).toEqual([
       { payload: 2, attempt: 1, seq: '2' },
@@ -138,7 +128,7 @@ describe('a batch of an ordered lane', () => {
       { payload: 5, attempt: 0, seq: '5' },
     ]);
     expect(await app.queue.lanes('work')).toMatchObject([{ headId: ids[1], reason: 'retry', lastSeq: 5 }]);
-    expect(eventsOf('completed').map(({ id }) => id)).toEqual([ids[0]]);
+    expect(eventsOf(app, 'completed').map(({ id }) => id)).toEqual([ids[0]]);
   });
 
   it('refuses to be told of a job behind one that runs again', async () => {
@@ -154,7 +144,7 @@ describe('a batch of an ordered lane', () => {
       }
     }, NEVER);
     await send(upTo(2));
-    await until(() => eventsOf('retrying').length === 1, { what: 'the first one waits' });
+    await untilEvents(app, 'retrying');
     await until(() => refused.length === 1, { what: 'the second one is refused' });
     expect(refused).toEqual([expect.any(InvalidTransitionError)]);
     await until(async () => (await left()).length === 2, { what: 'both wait' });
@@ -171,8 +161,8 @@ describe('a batch of an ordered lane', () => {
       const ids = await send(upTo(4));
       await drained();
       expect(batchesOf(work)).toEqual([upTo(4)]);
-      expect(eventsOf('dead').map(({ id }) => id)).toEqual([ids[poison - 1]]);
-      expect(eventsOf('completed')).toHaveLength(3);
+      expect((await untilEvents(app, 'dead')).map(({ id }) => id)).toEqual([ids[poison - 1]]);
+      expect(await untilEvents(app, 'completed', 3)).toHaveLength(3);
       expect(work.runs.map(({ seq }) => seq)).toEqual(upTo(4));
       await send([5]);
       await drained();
@@ -208,14 +198,12 @@ describe('a batch of an ordered lane', () => {
       throw work.batches.length === 1 ? new RetryAfter('1h') : new RejectJob('all');
     });
     const ids = await send(upTo(3));
-    await until(() => eventsOf('retrying').length === 1, { what: 'the first one waits' });
-    expect(eventsOf('retrying')).toMatchObject([{ id: ids[0] }]);
+    expect(await untilEvents(app, 'retrying')).toMatchObject([{ id: ids[0] }]);
     await until(async () => (await left()).length === 3, { what: 'all wait' });
     expect((await left()).map(({ attempt }) => attempt)).toEqual([1, 0, 0]);
     const others = await send(upTo(3), 'other');
-    await until(() => eventsOf('dead').length >= 1, { what: 'some are dead' });
-    await until(() => eventsOf('dead').length === 3, { what: 'three are dead' });
-    expect(eventsOf('dead').map(({ id }) => id)).toEqual(others);
+    const dead = await untilEvents(app, 'dead', 3);
+    expect(dead.map(({ id }) => id)).toEqual(others);
   });
 
   it('that throws for an unknown reason comes one by one, in order, and only the poison job is charged', async () => {
@@ -226,10 +214,10 @@ describe('a batch of an ordered lane', () => {
       { retries: 1, ...SOON },
     );
     const ids = await send(upTo(4));
-    await until(() => eventsOf('dead').length === 1, { what: 'it is dead' });
+    await untilEvents(app, 'dead');
     await drained();
     expect(seen().slice(0, 4)).toEqual([upTo(4).map((n) => [n, n]), [[1, 1]], [[2, 2]], [[2, 2]]]);
-    expect(eventsOf('dead')).toMatchObject([{ id: ids[1], attempt: 2, reason: 'exhausted' }]);
+    expect(eventsOf(app, 'dead')).toMatchObject([{ id: ids[1], attempt: 2, reason: 'exhausted' }]);
     expect([1, 3, 4].map(attemptsOf)).toEqual([
       [1, 1],
       [1, 1],
@@ -305,7 +293,7 @@ describe('job.complete in a batch of an ordered lane', () => {
     await drained();
     expect(await effects()).toEqual(upTo(7).map((nth) => ({ nth })));
     expect(batchesOf(work)).toEqual([upTo(5), [6, 7]]);
-    expect(eventsOf('completed')).toHaveLength(7);
+    expect(await untilEvents(app, 'completed', 7)).toHaveLength(7);
   });
 
   it('is refused before the jobs in front have been told of', async () => {
@@ -327,8 +315,8 @@ describe('job.complete in a batch of an ordered lane', () => {
       for (const job of batch.jobs) await effect(job, job.payload === 2).catch(() => undefined);
     }, NEVER);
     await send(upTo(4));
-    await until(() => eventsOf('retrying').length === 1, { what: 'the second one waits' });
-    await until(() => eventsOf('released').length === 2, { what: 'those behind it wait' });
+    await untilEvents(app, 'retrying');
+    await untilEvents(app, 'released', 2);
     expect(await effects()).toEqual([{ nth: 1 }]);
     expect(await left()).toEqual([
       { payload: 2, attempt: 1, seq: '2' },
@@ -363,7 +351,7 @@ describe('a lost lease', () => {
     expect(attemptsOf(1)).toEqual([1]);
     const again = work.runs.slice(4).map(({ payload, seq }) => [payload, seq]);
     expect(again).toEqual([2, 3, 4].map((n) => [n, n]));
-    expect(eventsOf('completed')).toHaveLength(4);
+    expect(await untilEvents(app, 'completed', 4)).toHaveLength(4);
   });
 
   it('of all aborts the batch, which writes nothing more, and its slot is free for others', async () => {
@@ -382,7 +370,7 @@ describe('a lost lease', () => {
     await send(['other'], 'other');
     await drained();
     expect(attemptsOf(1).length).toBeGreaterThan(1);
-    expect(eventsOf('lease-lost')).toHaveLength(3);
-    expect(eventsOf('completed')).toHaveLength(4);
+    expect(await untilEvents(app, 'lease-lost', 3)).toHaveLength(3);
+    expect(await untilEvents(app, 'completed', 4)).toHaveLength(4);
   });
 });
