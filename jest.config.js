@@ -1,3 +1,5 @@
+import { SWC_OPTIONS } from './test/swc-options.mjs';
+
 /** @type {import('jest').Config} */
 export default {
   testEnvironment: 'node',
@@ -13,7 +15,7 @@ export default {
   testTimeout: 180_000,
   maxWorkers: 2,
   extensionsToTreatAsEsm: ['.ts'],
-  modulePathIgnorePatterns: ['<rootDir>/dist/'],
+  modulePathIgnorePatterns: ['<rootDir>/dist/', '<rootDir>/.data/'],
   moduleNameMapper: {
     '^nestmq$': '<rootDir>/libs/queue/src/index.ts',
     '^nestmq/migrations$': '<rootDir>/migrations/index.ts',
@@ -21,18 +23,7 @@ export default {
     '^(\\.{1,2}/.*)\\.js$': '$1',
   },
   transform: {
-    '^.+\\.ts$': [
-      '@swc/jest',
-      {
-        jsc: {
-          target: 'es2023',
-          parser: { syntax: 'typescript', decorators: true },
-          transform: { legacyDecorator: true, decoratorMetadata: true },
-          keepClassNames: true,
-        },
-        module: { type: 'es6' },
-      },
-    ],
+    '^.+\\.ts$': ['@swc/jest', SWC_OPTIONS],
   },
   collectCoverageFrom: ['libs/*/src/**/*.ts'],
   coverageProvider: 'v8',

@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import ts from 'typescript';
-import { pathsBelow, readText } from './support/source-files.js';
+import { pathsBelow, readText } from './support/repository.js';
 
 interface Row {
   readonly behaviour: string;

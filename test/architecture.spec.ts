@@ -1,6 +1,7 @@
 import { posix } from 'node:path';
 import { describe, expect, it } from '@jest/globals';
-import { parseSource, pathsBelow, readText, sourceFilesBelow, type SourceFile } from './support/source-files.js';
+import { pathsBelow, readText } from './support/repository.js';
+import { parseSource, sourceFilesBelow, type SourceFile } from './support/source-files.js';
 
 const SOURCE = 'libs/queue/src/';
 

@@ -16,7 +16,7 @@ import {
   tableAfter,
   type Snippet,
 } from './support/documents.js';
-import { pathsBelow, readText } from './support/source-files.js';
+import { pathsBelow, readText } from './support/repository.js';
 import { startApp } from './support/app.js';
 import { until } from './support/until.js';
 import { gate, workWith } from './support/work.js';

@@ -1,7 +1,7 @@
 import { dirname } from 'node:path';
 import ts from 'typescript';
 import type { Snippet } from './documents.js';
-import { readText, REPOSITORY } from './source-files.js';
+import { readText, REPOSITORY } from './repository.js';
 
 /** Nothing is written there: the compiler is given these files from memory. */
 const ROOT = `${REPOSITORY}.snippets/`;

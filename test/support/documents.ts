@@ -1,4 +1,4 @@
-import { pathsBelow, readText } from './source-files.js';
+import { pathsBelow, readText } from './repository.js';
 
 /** A fenced block of code in a document. */
 export interface Snippet {

@@ -1,6 +1,7 @@
 import { fork, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { fileURLToPath } from 'node:url';
+import path from 'node:path';
+import { compiledSources } from './compiled.js';
 import { until } from './until.js';
 
 export interface Child {
@@ -20,16 +21,12 @@ export interface Child {
 }
 
 /**
- * Starts a second process: a TypeScript file of `test/processes`, run by tsx, which leaves constructor types out, so
- * dependencies are injected there by `@Inject(Token)`. Whoever starts it ends it.
- *
- * @param built a folder in which it has been compiled: boots in half the time
+ * Starts a second process: a TypeScript file of `test/processes`, which has been compiled for it. Whoever starts it ends
+ * it.
  */
-export function forkProcess(file: string, env: Record<string, string>, built?: string): Child {
-  const source = fileURLToPath(new URL(`../processes/${file}`, import.meta.url));
-  const path = built === undefined ? source : `${built}/test/processes/${file.replace(/\.ts$/, '.js')}`;
-  const child = fork(path, {
-    execArgv: built === undefined ? ['--import', 'tsx'] : ['--enable-source-maps'],
+export function forkProcess(file: string, env: Record<string, string>): Child {
+  const child = fork(path.join(compiledSources(), 'test/processes', file.replace(/\.ts$/, '.js')), {
+    execArgv: ['--enable-source-maps'],
     env: { ...process.env, NODE_OPTIONS: '', ...env },
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   });

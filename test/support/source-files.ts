@@ -1,6 +1,5 @@
-import { readdirSync, readFileSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
 import ts from 'typescript';
+import { pathsBelow, readText } from './repository.js';
 
 /** A source file as the rules of the architecture look at it. Paths are relative to the repository. */
 export interface SourceFile {
@@ -18,33 +17,11 @@ export interface Import {
   readonly typeOnly: boolean;
 }
 
-export const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
-
-const LEFT_OUT = new Set(['node_modules', 'dist', 'coverage', '.git', '.data']);
-
-/** Every file and folder below a folder of the repository; folders end in a slash. */
-export function pathsBelow(folder: string): string[] {
-  let entries;
-  try {
-    entries = readdirSync(`${REPOSITORY}${folder}`, { withFileTypes: true });
-  } catch (error) {
-    if ((error as { code?: string }).code === 'ENOENT') return [];
-    throw error;
-  }
-  return entries.flatMap((entry) => {
-    if (LEFT_OUT.has(entry.name)) return [];
-    const path = `${folder}${entry.name}`;
-    return entry.isDirectory() ? [`${path}/`, ...pathsBelow(`${path}/`)] : [path];
-  });
-}
-
 export function sourceFilesBelow(folder: string): SourceFile[] {
   return pathsBelow(folder)
     .filter((path) => /\.(ts|mts|js|mjs)$/.test(path))
     .map((path) => parseSource(path, readText(path)));
 }
-
-export const readText = (path: string): string => readFileSync(`${REPOSITORY}${path}`, 'utf8');
 
 export function parseSource(path: string, text: string): SourceFile {
   const imports: Import[] = [];

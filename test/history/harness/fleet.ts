@@ -18,7 +18,6 @@ export class Fleet {
   constructor(
     private readonly url: string,
     private readonly settings: Settings,
-    private readonly built: string,
     private readonly log: EventLog,
   ) {}
 
@@ -61,7 +60,7 @@ export class Fleet {
       BATCH: String(batch),
       PREFETCH_MS: String(runs === 1 ? 0 : runs * JOB_MS),
     };
-    const child = forkProcess('history-runner.ts', env, this.built);
+    const child = forkProcess('history-runner.ts', env);
     this.running.add(child);
     child.process.once('exit', () => {
       this.running.delete(child);

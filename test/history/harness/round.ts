@@ -5,7 +5,6 @@ import { until } from '../../support/until.js';
 import { check } from '../check.js';
 import type { Event } from '../event.js';
 import { historyOf } from '../history.js';
-import { buildProcesses } from './build.js';
 import { booted, Fleet } from './fleet.js';
 import { EventLog } from './log.js';
 import { Random } from './random.js';
@@ -22,13 +21,12 @@ export async function playRound(url: string, settings: Settings): Promise<Round 
   const client = new pg.Client({ connectionString: url });
   await client.connect();
   await installWitness(client);
-  const built = buildProcesses();
   const log = new EventLog(url);
-  const fleet = new Fleet(url, settings, built, log);
+  const fleet = new Fleet(url, settings, log);
   const random = new Random(settings.seed);
   let spawners: Child[] = [];
   try {
-    spawners = startSpawners(url, settings, random, built);
+    spawners = startSpawners(url, settings, random);
     await Promise.all([fleet.start(), ...spawners.map(booted)]);
     let harming = settings.faults;
     const harm = fleet.harm(random, () => harming);
@@ -57,18 +55,13 @@ export async function playRound(url: string, settings: Settings): Promise<Round 
 
 const round = ({ seed }: Settings, { faults }: Fleet): Pick<Round, 'seed' | 'faults'> => ({ seed, faults });
 
-function startSpawners(
-  url: string,
-  { spawners, lanes, liveJobs, deadly }: Settings,
-  random: Random,
-  built: string,
-): Child[] {
+function startSpawners(url: string, { spawners, lanes, liveJobs, deadly }: Settings, random: Random): Child[] {
   return Array.from({ length: spawners }, () => {
     const env = {
       ...{ URL: url, LANES: String(LANES[lanes]), SEED: String(random.between(0, 2 ** 31)) },
       ...{ LIVE_JOBS: String(liveJobs ?? LIVE_JOBS[lanes]), DEADLY: String(1 / deadly) },
     };
-    return forkProcess('history-spawner.ts', env, built);
+    return forkProcess('history-spawner.ts', env);
   });
 }
 

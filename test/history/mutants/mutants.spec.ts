@@ -1,5 +1,5 @@
 import { describe, expect, it } from '@jest/globals';
-import { readText } from '../../support/source-files.js';
+import { readText } from '../../support/repository.js';
 import { MUTANTS } from './mutants.js';
 
 describe('what the mutants take out', () => {

@@ -4,7 +4,7 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync }
 import os from 'node:os';
 import path from 'node:path';
 import { pause } from '../../support/pace.js';
-import { REPOSITORY } from '../../support/source-files.js';
+import { REPOSITORY } from '../../support/repository.js';
 import { MUTANTS, type Mutant, type Patch, type Proof } from './mutants.js';
 
 const COPIED = ['libs', 'migrations', 'scripts', 'test', 'package.json', 'tsconfig.json', 'jest.config.js'];

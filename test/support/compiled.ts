@@ -1,19 +1,12 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import ts from 'typescript';
-import { pathsBelow, readText, REPOSITORY } from '../../support/source-files.js';
+import { transformSync } from '@swc/core';
+import { SWC_OPTIONS } from '../swc-options.mjs';
+import { pathsBelow, readText, REPOSITORY } from './repository.js';
 
-/** What the processes of the harness need, compiled so that they boot in half the time: many of them are killed. */
+/** What the processes of the tests need, compiled so that they boot in half the time: many are started, and killed. */
 const COMPILED = ['libs/queue/src/', 'migrations/', 'test/history/', 'test/processes/', 'test/support/'];
-
-const OPTIONS: ts.CompilerOptions = {
-  module: ts.ModuleKind.ESNext,
-  target: ts.ScriptTarget.ES2023,
-  experimentalDecorators: true,
-  emitDecoratorMetadata: true,
-  inlineSourceMap: true,
-};
 
 /** In it, `nestmq` is what was compiled. */
 const PACKAGE = {
@@ -22,25 +15,31 @@ const PACKAGE = {
   exports: { '.': './libs/queue/src/index.js', './migrations': './migrations/index.js' },
 };
 
+let compiled: string | undefined;
+
 /** Compiles the sources, unless they have been; answers the folder. */
-export function buildProcesses(): string {
+export function compiledSources(): string {
+  return (compiled ??= compile());
+}
+
+function compile(): string {
   const paths = COMPILED.flatMap(pathsBelow).filter((file) => /(?<!spec)\.(ts|js)$/.test(file));
   const sources = paths.map((file) => ({ file, text: readText(file) }));
-  const hash = createHash('sha256').update(JSON.stringify(sources)).digest('hex').slice(0, 16);
-  const folder = path.join(REPOSITORY, '.data', `history-${hash}`);
+  const hash = createHash('sha256')
+    .update(JSON.stringify([SWC_OPTIONS, sources]))
+    .digest('hex')
+    .slice(0, 16);
+  const folder = path.join(REPOSITORY, '.data', `compiled-${hash}`);
   if (!existsSync(folder)) write(folder, sources);
   return folder;
 }
 
 function write(folder: string, sources: readonly { file: string; text: string }[]): void {
-  const unfinished = `${folder}.${randomUUID()}`; // renamed when it is whole: another harness may be looking for it
+  const unfinished = `${folder}.${randomUUID()}`; // renamed when it is whole: another test may be looking for it
   for (const { file, text } of sources) {
     const target = path.join(unfinished, file.replace(/\.ts$/, '.js'));
     mkdirSync(path.dirname(target), { recursive: true });
-    const compiled = file.endsWith('.ts')
-      ? ts.transpileModule(text, { compilerOptions: OPTIONS, fileName: file }).outputText
-      : text;
-    writeFileSync(target, compiled);
+    writeFileSync(target, file.endsWith('.ts') ? javaScriptOf(file, text) : text);
   }
   writeFileSync(path.join(unfinished, 'package.json'), JSON.stringify(PACKAGE));
   try {
@@ -49,4 +48,8 @@ function write(folder: string, sources: readonly { file: string; text: string }[
     if (!existsSync(folder)) throw error;
     rmSync(unfinished, { recursive: true });
   }
+}
+
+function javaScriptOf(file: string, text: string): string {
+  return transformSync(text, { ...SWC_OPTIONS, filename: path.join(REPOSITORY, file), sourceMaps: 'inline', swcrc: false }).code; // prettier-ignore
 }
