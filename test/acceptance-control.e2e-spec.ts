@@ -3,6 +3,7 @@ import { InvalidOptionsError } from 'nestmq';
 import { SURVEY_MESSAGE } from '../libs/queue/src/statements/wake-up.js';
 import { POLLING_OFF, startApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { openSession } from './support/engine.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
@@ -113,7 +114,7 @@ describe('a run longer than stuckAfter', () => {
     expect(stuck().filter((event) => 'id' in event && event.id === id)).toHaveLength(1);
     expect(app.get(Work).runs[0]!.signal.aborted).toBe(false);
     open();
-    await until(() => tables.drained(), { what: 'both are completed' });
+    await untilDone(tables);
     expect(app.events.filter(({ type }) => type === 'completed')).toHaveLength(2);
     await app.close();
   });

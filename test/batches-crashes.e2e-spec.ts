@@ -2,6 +2,7 @@ import { beforeEach, describe, expect, it } from '@jest/globals';
 import { startApp, type TestApp } from './support/app.js';
 import { startChild, type Child } from './support/child.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { ExactlyOnceBatches, type BatchTask } from './support/exactly-once-batches.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
@@ -37,7 +38,7 @@ async function send(app: TestApp, name: string, tasks: readonly BatchTask[], key
   return answers.map(({ id }) => id);
 }
 
-const done = (): Promise<unknown> => until(() => tables.drained(), { what: 'all is done' });
+const done = (): Promise<unknown> => untilDone(tables);
 
 /** Each of these jobs has left each of its effects once, and its follow-up has run once; no other has left any. */
 async function expectExactlyOnce(ids: readonly string[]): Promise<void> {

@@ -3,7 +3,7 @@ import { DeadLetters, InvalidTransitionError, RejectJob, RetryAfter, type Handle
 import { POLLING_OFF, startApp, type TestApp } from './support/app.js';
 import { batchesOf, batchWith, type BatchBehaviour, type BatchWork } from './support/batches.js';
 import { useDatabase } from './support/database.js';
-import { eventsOf, untilEvents } from './support/events.js';
+import { eventsOf, untilDone, untilEvents } from './support/events.js';
 import { upTo } from './support/lanes.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
@@ -12,7 +12,7 @@ import { gate, untilAborted } from './support/work.js';
 const database = useDatabase();
 const tables = useTables(database);
 
-const drained = (): Promise<boolean> => until(() => tables.drained(), { what: 'all is done' });
+const drained = (): Promise<boolean> => untilDone(tables);
 
 const NEVER: HandlerOptions = { backoff: '1h' };
 const SOON: HandlerOptions = { backoff: { type: 'fixed', base: 1, jitter: 0 } };

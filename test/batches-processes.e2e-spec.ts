@@ -1,6 +1,7 @@
 import { beforeEach, describe, expect, it } from '@jest/globals';
 import { startApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { startWorker } from './support/workers.js';
@@ -38,7 +39,7 @@ describe('kill -9 in the middle of a batch', () => {
     await first.kill();
     const second = await startWorker(database.url, BATCHES);
     second.send('go');
-    await until(() => tables.drained(), { what: 'all is done' });
+    await untilDone(tables);
     expect(second.of('started').map(({ id }) => id)).toEqual([ids[2], ids[3], ids[4]]);
     for (const { attempt } of second.of('started')) expect(attempt).toBeLessThanOrEqual(2);
     expect(await tables.sql('SELECT job_id::text AS id FROM effect ORDER BY job_id')).toEqual(
@@ -72,7 +73,7 @@ describe('two processes', () => {
     const { app } = await sender({ retries: 20 });
     const workers = await Promise.all([startWorker(database.url, BATCHES), startWorker(database.url, BATCHES)]);
     await app.jobs.spawnMany(Array.from({ length: 300 }, () => ({ name: 'work', payload: 'effect' })));
-    await until(() => tables.drained(), { what: 'all is done' });
+    await untilDone(tables);
     expect(await tables.number('SELECT count(*) FROM effect')).toBe(300);
     const started = workers.flatMap((worker) => worker.of('started')).map(({ id }) => id);
     expect(new Set(started).size).toBe(started.length);

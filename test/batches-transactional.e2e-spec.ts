@@ -1,15 +1,9 @@
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
-import {
-  NotTransactionalError,
-  RejectJob,
-  type HandlerOptions,
-  type Job,
-  type JobBatch,
-  type QueueEvent,
-} from 'nestmq';
+import { NotTransactionalError, RejectJob, type HandlerOptions, type Job, type JobBatch } from 'nestmq';
 import { POLLING_OFF, startApp, type TestApp } from './support/app.js';
 import { batchesOf, batchWith, type BatchBehaviour, type BatchWork } from './support/batches.js';
 import { useDatabase } from './support/database.js';
+import { eventsOf, untilDone, untilEvents } from './support/events.js';
 import { upTo } from './support/lanes.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
@@ -18,7 +12,7 @@ import { gate } from './support/work.js';
 const database = useDatabase();
 const tables = useTables(database);
 
-const drained = (): Promise<boolean> => until(() => tables.drained(), { what: 'all is done' });
+const drained = (): Promise<boolean> => untilDone(tables);
 
 const NEVER: HandlerOptions = { backoff: '1h' };
 const SOON: HandlerOptions = { backoff: { type: 'fixed', base: 1, jitter: 0 } };
@@ -48,11 +42,8 @@ async function send(payloads: readonly unknown[], key?: string): Promise<string[
   return answers.map(({ id }) => id);
 }
 
-const eventsOf = <Type extends QueueEvent['type']>(type: Type): Extract<QueueEvent, { type: Type }>[] =>
-  app.events.filter((event) => event.type === type) as never;
-
 const idsOf = (type: 'completed' | 'released' | 'retrying' | 'dead'): string[] =>
-  eventsOf(type)
+  eventsOf(app, type)
     .map(({ id }) => id)
     .toSorted((a, b) => Number(a) - Number(b));
 
@@ -117,9 +108,9 @@ describe('a transactional batch', () => {
       { retries: 1, ...SOON },
     );
     const ids = await send(upTo(3));
-    await until(() => eventsOf('dead').length === 1, { what: 'it is dead' });
+    await untilEvents(app, 'dead');
     await drained();
-    expect(eventsOf('batch-failed')).toMatchObject([{ jobs: 3, processed: 1, error: { message: 'poison' } }]);
+    expect(eventsOf(app, 'batch-failed')).toMatchObject([{ jobs: 3, processed: 1, error: { message: 'poison' } }]);
     expect(batchesOf(work).slice(0, 4)).toEqual([upTo(3), [1], [2], [3]]);
     expect(await effects()).toEqual([1, 3]);
     expect(idsOf('completed')).toEqual([ids[0], ids[2]]);
@@ -139,7 +130,7 @@ describe('a transactional batch', () => {
     await drained();
     expect(await effects()).toEqual(upTo(3));
     expect(await transactions()).toBe(3);
-    expect(eventsOf('batch-failed')).toMatchObject([{ error: { code: 'transaction_aborted' } }]);
+    expect(eventsOf(app, 'batch-failed')).toMatchObject([{ error: { code: 'transaction_aborted' } }]);
     expect(work.runs.map(({ attempt }) => attempt).every((attempt) => attempt === 1)).toBe(true);
   });
 
@@ -164,7 +155,7 @@ describe('a transactional batch', () => {
       if (work.batches.length === 1) throw new RejectJob('rolled back');
     });
     await send(upTo(2));
-    await until(() => eventsOf('dead').length === 2, { what: 'both are dead' });
+    await untilEvents(app, 'dead', 2);
     await send([3]);
     await drained();
     expect(batchesOf(work)).toEqual([[1, 2], [3], [13]]);
@@ -198,7 +189,7 @@ describe('a transactional batch', () => {
     });
     await send(upTo(3));
     await drained();
-    expect(eventsOf('batch-failed')).toMatchObject([{ jobs: 3, error: { code: 'lease_lost' } }]);
+    expect(eventsOf(app, 'batch-failed')).toMatchObject([{ jobs: 3, error: { code: 'lease_lost' } }]);
     expect(await effects()).toEqual(upTo(3));
     expect(await transactions()).toBe(3);
   });
@@ -253,7 +244,9 @@ describe('batch.each in a transactional batch', () => {
       NEVER,
     );
     const ids = await send(upTo(4));
-    await until(() => eventsOf('retrying').length === 1 && eventsOf('completed').length === 3, { what: 'all end' });
+    await until(() => eventsOf(app, 'retrying').length === 1 && eventsOf(app, 'completed').length === 3, {
+      what: 'all end',
+    });
     expect(idsOf('retrying')).toEqual([ids[1]]);
     expect(await effects()).toEqual([1, 3, 4]);
   });
@@ -269,8 +262,10 @@ describe('batch.each in a transactional batch', () => {
       NEVER,
     );
     const ids = await send(upTo(3));
-    await until(() => eventsOf('completed').length === 1, { what: 'the third one is completed' });
-    await until(() => eventsOf('retrying').length === 1 && eventsOf('dead').length === 1, { what: 'all end' });
+    await untilEvents(app, 'completed');
+    await until(() => eventsOf(app, 'retrying').length === 1 && eventsOf(app, 'dead').length === 1, {
+      what: 'all end',
+    });
     expect([idsOf('dead'), idsOf('retrying')]).toEqual([[ids[0]], [ids[1]]]);
     expect(await effects()).toEqual([3]);
   });
@@ -285,7 +280,7 @@ describe('batch.each in a transactional batch', () => {
       { onReject: 'batch' },
     );
     const ids = await send(upTo(5));
-    await until(() => eventsOf('dead').length === 5, { what: 'all are dead' });
+    await untilEvents(app, 'dead', 5);
     expect(idsOf('dead')).toEqual(ids);
     expect(await effects()).toEqual([]);
   });
@@ -300,7 +295,9 @@ describe('batch.each in a transactional batch', () => {
       { onReject: 'batch', ...NEVER },
     );
     const ids = await send(upTo(4));
-    await until(() => eventsOf('retrying').length === 1 && eventsOf('completed').length === 3, { what: 'all end' });
+    await until(() => eventsOf(app, 'retrying').length === 1 && eventsOf(app, 'completed').length === 3, {
+      what: 'all end',
+    });
     expect(idsOf('retrying')).toEqual([ids[1]]);
     expect(await effects()).toEqual([1, 3, 4]);
     expect([1, 2, 3, 4].map((n) => attemptsOf(n).at(-1))).toEqual([1, 1, 1, 1]);

@@ -7,12 +7,12 @@ import {
   type HandlerOptions,
   type Job,
   type JobBatch,
-  type QueueEvent,
 } from 'nestmq';
 import { z } from 'zod';
 import { POLLING_OFF, startApp, type TestApp } from './support/app.js';
 import { batchesOf, batchWith, type BatchBehaviour, type BatchWork } from './support/batches.js';
 import { useDatabase } from './support/database.js';
+import { eventsOf, untilDone, untilEvents } from './support/events.js';
 import { upTo } from './support/lanes.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
@@ -21,7 +21,7 @@ import { gate } from './support/work.js';
 const database = useDatabase();
 const tables = useTables(database);
 
-const drained = (): Promise<boolean> => until(() => tables.drained(), { what: 'all is done' });
+const drained = (): Promise<boolean> => untilDone(tables);
 
 const SOON: HandlerOptions = { backoff: { type: 'fixed', base: 1, jitter: 0 } };
 const NEVER: HandlerOptions = { backoff: '1h' };
@@ -61,11 +61,8 @@ const isStopping = (): Promise<number> =>
 
 const numbers = (batch: JobBatch): Job<number>[] => [...batch.jobs] as Job<number>[];
 
-const eventsOf = <Type extends QueueEvent['type']>(type: Type): Extract<QueueEvent, { type: Type }>[] =>
-  app.events.filter((event) => event.type === type) as never;
-
 const idsOf = (type: 'completed' | 'released' | 'retrying' | 'dead'): string[] =>
-  eventsOf(type)
+  eventsOf(app, type)
     .map(({ id }) => id)
     .toSorted((a, b) => Number(a) - Number(b));
 
@@ -86,7 +83,7 @@ describe('a handler with batch', () => {
       ids.map((id) => ({ id, attempt: 1, channel: 'work', name: 'work' })),
     );
     expect(idsOf('completed')).toEqual(ids);
-    expect(eventsOf('started')).toHaveLength(5);
+    expect(eventsOf(app, 'started')).toHaveLength(5);
     expect(await tables.number('SELECT count(*) FROM nestmq.finished_job')).toBe(0);
   });
 
@@ -172,12 +169,12 @@ describe('a handler with batch', () => {
       options: { retries: 1, ...SOON },
     });
     const [id] = await send(['fails']);
-    await until(() => eventsOf('retrying').length === 1, { what: 'it waits' });
-    expect(eventsOf('retrying')).toMatchObject([{ id, delayMs: 7_200_000 }]);
+    await untilEvents(app, 'retrying');
+    expect(eventsOf(app, 'retrying')).toMatchObject([{ id, delayMs: 7_200_000 }]);
     await tables.sql('UPDATE nestmq.job SET due_at = clock_timestamp()');
     await app.queue.resume('work');
-    await until(() => eventsOf('dead').length === 1, { what: 'it is dead' });
-    expect(eventsOf('dead')).toMatchObject([{ id, reason: 'exhausted', attempt: 2 }]);
+    await untilEvents(app, 'dead');
+    expect(eventsOf(app, 'dead')).toMatchObject([{ id, reason: 'exhausted', attempt: 2 }]);
   });
 
   it('writes what is told of a job at once, not when the batch ends', async () => {
@@ -218,7 +215,7 @@ describe('a handler with batch', () => {
     await drained();
     attempt(() => batches[1]!.reject(batches[1]!.jobs[0]!, 'late'));
     expect(refused).toEqual(upTo(3).map(() => expect.any(InvalidTransitionError)));
-    expect(eventsOf('completed')).toHaveLength(2);
+    expect(eventsOf(app, 'completed')).toHaveLength(2);
   });
 
   it('tells the error hooks of each failed job, and of no other', async () => {
@@ -251,14 +248,14 @@ describe('a handler with batch', () => {
       await manager.query(`UPDATE nestmq.job SET payload = '"no number"' WHERE id = $1`, [answers[1]!.id]);
       return answers.map(({ id }) => id);
     });
-    await until(() => eventsOf('retrying').length === 1, { what: 'one has failed' });
-    await until(() => eventsOf('completed').length === 5, { what: 'the others are done' });
+    await untilEvents(app, 'retrying');
+    await untilEvents(app, 'completed', 5);
     expect(batchesOf(work)).toEqual([
       [1, 2, 3],
       [1, 3],
     ]);
     expect(idsOf('completed')).toEqual([...ids, more[0], more[2]]);
-    expect(eventsOf('retrying')).toMatchObject([{ id: more[1], error: { code: 'payload_invalid' } }]);
+    expect(eventsOf(app, 'retrying')).toMatchObject([{ id: more[1], error: { code: 'payload_invalid' } }]);
   });
 
   it('may complete one of its jobs in a transaction, which commits its writes with it', async () => {
@@ -280,7 +277,9 @@ describe('a handler with batch', () => {
       { options: NEVER },
     );
     const ids = await send(upTo(3));
-    await until(() => eventsOf('retrying').length === 1 && eventsOf('completed').length === 2, { what: 'all end' });
+    await until(() => eventsOf(app, 'retrying').length === 1 && eventsOf(app, 'completed').length === 2, {
+      what: 'all end',
+    });
     expect(idsOf('completed')).toEqual([ids[0], ids[2]]);
     expect(idsOf('retrying')).toEqual([ids[1]]);
     expect(await tables.sql('SELECT job_id::text AS id FROM effect')).toEqual([{ id: ids[0] }]);
@@ -339,7 +338,7 @@ describe('a handler with batch', () => {
     await until(() => late.length === 1, { what: 'the first batch has gone on' });
     expect(late).toEqual([expect.any(InvalidTransitionError)]);
     expect(batchesOf(work)).toEqual([[1, 2], [1], [2]]);
-    expect(eventsOf('stuck')).toHaveLength(2);
+    expect(eventsOf(app, 'stuck')).toHaveLength(2);
   });
 });
 
@@ -359,7 +358,7 @@ describe('a poison job', () => {
       { options: { retries: 1, ...SOON } },
     );
     const ids = await send(upTo(8));
-    await until(() => eventsOf('dead').length === 1, { what: 'it is dead' });
+    await untilEvents(app, 'dead');
     await drained();
     expect(batchesOf(work)[0]).toEqual(upTo(8));
     const runsOf = (n: number): Job[] => work.runs.filter(({ payload }) => payload === n);
@@ -368,9 +367,9 @@ describe('a poison job', () => {
     }
     // With the others, and then alone until its attempts are spent.
     expect(runsOf(3).map(({ attempt }) => attempt)).toEqual([1, 1, 2]);
-    expect(eventsOf('dead')).toMatchObject([{ id: ids[2], reason: 'exhausted', attempt: 2 }]);
+    expect(eventsOf(app, 'dead')).toMatchObject([{ id: ids[2], reason: 'exhausted', attempt: 2 }]);
     expect(idsOf('completed')).toEqual(ids.filter((_, index) => index !== 2));
-    expect(eventsOf('batch-failed')).toMatchObject([
+    expect(eventsOf(app, 'batch-failed')).toMatchObject([
       { name: 'work', channel: 'work', jobs: 8, processed: 0, error: { message: 'poison' } },
     ]);
   });
@@ -386,11 +385,13 @@ describe('a poison job', () => {
       { options: NEVER },
     );
     const ids = await send(upTo(3));
-    await until(() => eventsOf('retrying').length === 1 && eventsOf('completed').length === 2, { what: 'all end' });
+    await until(() => eventsOf(app, 'retrying').length === 1 && eventsOf(app, 'completed').length === 2, {
+      what: 'all end',
+    });
     expect(batchesOf(work)).toEqual([[1, 2, 3], [2], [3]]);
     expect(await stored(ids[1]!)).toEqual({ state: 'waiting', attempts: 1, error: 'Error: stumbled' });
     expect(work.runs.map(({ attempt }) => attempt)).toEqual([1, 1, 1, 1, 1]);
-    expect(eventsOf('batch-failed')).toMatchObject([{ jobs: 3, processed: 1 }]);
+    expect(eventsOf(app, 'batch-failed')).toMatchObject([{ jobs: 3, processed: 1 }]);
   });
 
   it.each([1, 3, 5])('that is rejected in place %d of five is dead alone, the others are completed', async (poison) => {
@@ -411,11 +412,11 @@ describe('a poison job', () => {
       if (jobs[0]!.payload === 'poison') throw new RejectJob('no');
     });
     const [id] = await send(['poison']);
-    await until(() => eventsOf('dead').length === 1, { what: 'it is dead' });
+    await untilEvents(app, 'dead');
     await send(['good']);
     await drained();
     expect(idsOf('dead')).toEqual([id]);
-    expect(eventsOf('completed')).toHaveLength(1);
+    expect(eventsOf(app, 'completed')).toHaveLength(1);
   });
 });
 
@@ -427,9 +428,9 @@ describe('a batch that throws', () => {
       throw new RejectJob('all of them');
     });
     const ids = await send(upTo(3));
-    await until(() => eventsOf('dead').length === 3, { what: 'all are dead' });
+    await untilEvents(app, 'dead', 3);
     expect(idsOf('dead')).toEqual(ids);
-    expect(eventsOf('dead').map(({ reason }) => reason)).toEqual(['rejected', 'rejected', 'rejected']);
+    expect(eventsOf(app, 'dead').map(({ reason }) => reason)).toEqual(['rejected', 'rejected', 'rejected']);
   });
 
   it('RejectJob leaves those alone that were told of', async () => {
@@ -438,7 +439,7 @@ describe('a batch that throws', () => {
       throw new RejectJob('the rest');
     });
     const ids = await send(upTo(3));
-    await until(() => eventsOf('dead').length === 2, { what: 'two are dead' });
+    await untilEvents(app, 'dead', 2);
     expect([idsOf('completed'), idsOf('dead')]).toEqual([[ids[1]], [ids[0], ids[2]]]);
   });
 
@@ -450,9 +451,9 @@ describe('a batch that throws', () => {
       { options: { batch: 2 } },
     );
     const retried = await send(['retry', 'retry']);
-    await until(() => eventsOf('retrying').length === 2, { what: 'two wait' });
+    await untilEvents(app, 'retrying', 2);
     const snoozed = await send(['snooze', 'snooze']);
-    await until(() => eventsOf('snoozed').length === 2, { what: 'four wait' });
+    await untilEvents(app, 'snoozed', 2);
     const attempts = async (ids: readonly string[]) => Promise.all(ids.map(async (id) => (await stored(id))?.attempts));
     expect([await attempts(retried), await attempts(snoozed)]).toEqual([
       [1, 1],
@@ -507,7 +508,7 @@ describe('batch.each', () => {
       { state: 'completed', attempts: 1, error: null },
     ]);
     expect(await app.queue.get(ids[4]!)).toMatchObject({ result: { done: 5 } });
-    expect(eventsOf('batch-failed')).toEqual([]);
+    expect(eventsOf(app, 'batch-failed')).toEqual([]);
     expect(work.batches).toHaveLength(1);
   });
 
@@ -523,8 +524,10 @@ describe('batch.each', () => {
       { options: { timeout: 100, ...NEVER } },
     );
     const ids = await send(upTo(4));
-    await until(() => eventsOf('retrying').length === 1 && eventsOf('completed').length === 3, { what: 'all end' });
-    expect(eventsOf('retrying')).toMatchObject([{ id: ids[1], attempt: 1, error: { code: 'job_timeout' } }]);
+    await until(() => eventsOf(app, 'retrying').length === 1 && eventsOf(app, 'completed').length === 3, {
+      what: 'all end',
+    });
+    expect(eventsOf(app, 'retrying')).toMatchObject([{ id: ids[1], attempt: 1, error: { code: 'job_timeout' } }]);
     expect(idsOf('released')).toEqual([ids[2], ids[3]]);
     expect(work.runs.map(({ attempt }) => attempt).every((attempt) => attempt === 1)).toBe(true);
   });

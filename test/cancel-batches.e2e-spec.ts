@@ -3,9 +3,9 @@ import type { HandlerOptions, Job, JobBatch } from 'nestmq';
 import { POLLING_OFF, startApp, type TestApp } from './support/app.js';
 import { batchesOf, batchWith, type BatchBehaviour, type BatchWork } from './support/batches.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { upTo } from './support/lanes.js';
 import { useTables } from './support/tables.js';
-import { until } from './support/until.js';
 
 const database = useDatabase();
 const tables = useTables(database);
@@ -36,7 +36,7 @@ async function runFive(
   app = await startApp({ ...database, queue: { ...POLLING_OFF, concurrency: 1 }, providers: [Work] });
   work = app.get(Work);
   await app.jobs.spawnMany(upTo(5).map((payload) => ({ name: 'work', payload, key })));
-  await until(() => tables.drained(), { what: 'all is done' });
+  await untilDone(tables);
   const rows = await tables.sql<{ nth: string; state: string; attempt: number }>(
     'SELECT payload::text AS nth, state, attempt FROM nestmq.finished_job',
   );

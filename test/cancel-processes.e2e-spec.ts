@@ -1,6 +1,7 @@
 import { beforeEach, describe, expect, it } from '@jest/globals';
 import { POLLING_OFF, startApp, type TestApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { laneWith } from './support/lanes.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
@@ -68,7 +69,7 @@ describe('a job that runs in another process', () => {
     await until(() => worker.of('outcome').length, { what: 'the handler knows' });
     expect(worker.of('outcome')).toMatchObject([{ outcome: 'committed' }]);
     expect(await tables.number('SELECT count(*) FROM effect')).toBe(1);
-    await until(() => tables.drained(), { what: 'it is gone' });
+    await untilDone(tables);
     expect(await tables.number('SELECT count(*) FROM nestmq.finished_job')).toBe(0);
     await desk.close();
   });
@@ -119,7 +120,7 @@ describe('a job that runs in another process', () => {
       const other = await startWorker(database.url, env);
       expect(await other.started({ id: next })).toMatchObject({ seq: 2 });
       expect(await ended(desk, head, 'cancelled')).toMatchObject({ seq: 1 });
-      await until(() => tables.drained(), { what: 'all is done' });
+      await untilDone(tables);
       await desk.close();
     },
   );

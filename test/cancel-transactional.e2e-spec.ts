@@ -2,6 +2,7 @@ import { describe, expect, it } from '@jest/globals';
 import type { HandlerOptions, Job } from 'nestmq';
 import type { TestApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { useTables } from './support/tables.js';
 import { has, ofJobs, transactional } from './support/transactional.js';
 import { until } from './support/until.js';
@@ -36,7 +37,7 @@ const withEach = <T>(values: readonly T[]): [T, string, Cancel][] =>
 async function runOne(app: TestApp): Promise<{ id: string; events: string[] }> {
   const { id } = await app.jobs.spawn('work');
   await until(() => ofJobs(app).some((type) => type !== 'started'), { what: 'it has ended' });
-  await until(() => tables.drained(), { what: 'nothing is left of it' });
+  await untilDone(tables);
   return { id, events: ofJobs(app) };
 }
 

@@ -12,6 +12,7 @@ import {
 } from 'nestmq';
 import { POLLING_OFF, startApp, type TestApp, type TestAppOptions } from './support/app.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { laneWith, upTo } from './support/lanes.js';
 import { recordSql } from './support/sql-log.js';
 import { useTables } from './support/tables.js';
@@ -23,7 +24,7 @@ const tables = useTables(database);
 
 beforeEach(() => tables.clear());
 
-const drained = (): Promise<boolean> => until(() => tables.drained(), { what: 'all is done' });
+const drained = (): Promise<boolean> => untilDone(tables);
 
 async function startWork(
   behaviour: Behaviour = () => undefined,

@@ -4,6 +4,7 @@ import { z } from 'zod';
 import { POLLING_OFF, startApp, type TestApp } from './support/app.js';
 import { startChild } from './support/child.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { gate, workWith, type Behaviour } from './support/work.js';
@@ -45,7 +46,7 @@ describe('job.checkpoint', () => {
     });
     await app.jobs.spawn('work', false);
     await ended(app);
-    await until(() => tables.drained(), { what: 'nothing is left' });
+    await untilDone(tables);
     expect(app.runs.map(({ payload, attempt }) => [payload, attempt])).toEqual([
       [false, 1],
       [true, 2],

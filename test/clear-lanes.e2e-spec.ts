@@ -1,6 +1,7 @@
 import { beforeEach, describe, expect, it } from '@jest/globals';
 import { POLLING_OFF, startApp, type TestApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { openSession } from './support/engine.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
@@ -16,7 +17,7 @@ beforeEach(async () => {
 
 const spawn = (app: TestApp, ...payloads: string[]) =>
   app.jobs.spawnMany(payloads.map((payload) => ({ name: 'work', payload, key: 'lane' })));
-const drained = () => until(() => tables.drained(), { what: 'all has run' });
+const drained = () => untilDone(tables);
 const ranIn = ({ runs }: Work): unknown[] => runs.map(({ payload, seq }) => [payload, seq]);
 
 describe('an ordered lane that is cleared', () => {

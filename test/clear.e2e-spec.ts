@@ -2,6 +2,7 @@ import { beforeEach, describe, expect, it } from '@jest/globals';
 import { ChannelBusyError, InvalidOptionsError } from 'nestmq';
 import { POLLING_OFF, startApp, type TestApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { openSession } from './support/engine.js';
 import { recordSql } from './support/sql-log.js';
 import { useTables } from './support/tables.js';
@@ -27,7 +28,7 @@ describe('queue.clear', () => {
     await spawnInto(sender, 'foo', 'foo', 'bar', 'bar', 'baz', 'baz');
     expect(await sender.queue.clear(['foo', 'baz'])).toBe(4);
     const runner = await startApp({ ...database, queue: POLLING_OFF, providers: [Worker] });
-    await until(() => tables.drained(), { what: 'what is left has run' });
+    await untilDone(tables);
     expect(payloadsOf(runner.get(Worker))).toEqual(['bar', 'bar']);
     await sender.close();
     await runner.close();
@@ -125,7 +126,7 @@ describe('queue.clear', () => {
     await pg.query('COMMIT');
     expect(await app.queue.clear(['work'], { keepRunning: true })).toBe(1);
     open();
-    await until(() => tables.drained(), { what: 'the run has ended' });
+    await untilDone(tables);
     await app.close();
   });
 
@@ -161,7 +162,7 @@ describe('queue.clearAll', () => {
     expect(await tables.drained()).toBe(true);
     const runner = await startApp({ ...database, queue: POLLING_OFF, providers: [Worker] });
     await spawnInto(sender, 'channel 1', 'brand new');
-    await until(() => tables.drained(), { what: 'the jobs after it have run' });
+    await untilDone(tables);
     expect(payloadsOf(runner.get(Worker)).toSorted()).toEqual(['brand new', 'channel 1']);
     await runner.close();
     await sender.close();
@@ -193,7 +194,7 @@ describe('clears beside two processes that claim', () => {
       }
     };
     await Promise.all([spawn(), clear()]);
-    await until(() => tables.drained(), { what: 'what was not cleared has run' });
+    await untilDone(tables);
     // Each run is told of in a message of its own.
     await until(() => ran().length + cleared >= spawned, { what: 'all are accounted for' });
     expect(spawned).toBe(5_000);
@@ -206,7 +207,7 @@ describe('clears beside two processes that claim', () => {
     const lanes = await tables.sql<{ channel: string; key: string }>('SELECT channel, key FROM nestmq.lane');
     expect(lanes.length).toBeGreaterThan(0);
     await app.jobs.spawnMany(lanes.map((lane) => ({ name: 'work', payload: 'end', ordered: true, ...lane })));
-    await until(() => tables.drained(), { what: 'every lane goes on' });
+    await untilDone(tables);
     await app.close();
   });
 });

@@ -3,6 +3,7 @@ import { Logger } from '@nestjs/common';
 import type { QueueEvent } from 'nestmq';
 import { POLLING_OFF, startApp, type TestApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { gate, workWith } from './support/work.js';
@@ -44,7 +45,7 @@ describe('job.complete() without a manager', () => {
     open();
     await until(() => has(app, 'completed'), { what: 'its handler has ended' });
     expect((await app.queue.get(id))?.result).toBe('of complete');
-    await until(() => tables.drained(), { what: 'its lease is gone' });
+    await untilDone(tables);
     expect(app.get(Work).runs).toHaveLength(1);
     await app.close();
   });
@@ -59,7 +60,7 @@ describe('job.complete() without a manager', () => {
     const app = await startApp({ ...database, queue, providers: [Work] });
     const { id } = await app.jobs.spawn('work');
     await until(() => has(app, 'completed'), { what: 'it is completed' });
-    await until(() => tables.drained(), { what: 'nothing is left' });
+    await untilDone(tables);
     expect(types(app)).toEqual(['started', 'completed']);
     const lines = warn.mock.calls.map(([line]) => String(line));
     expect(lines.filter((line) => line.includes('too late to matter'))).toEqual([
@@ -76,7 +77,7 @@ describe('job.complete() without a manager', () => {
     const app = await startApp({ ...database, queue, providers: [Work] });
     await app.jobs.spawn('work');
     await until(() => has(app, 'completed'), { what: 'it is completed' });
-    await until(() => tables.drained(), { what: 'nothing is left' });
+    await untilDone(tables);
     expect(app.get(Work).runs).toHaveLength(1);
     await app.close();
   });

@@ -4,6 +4,7 @@ import type { EntityManager } from 'typeorm';
 import { POLLING_OFF, startApp, type TestApp } from './support/app.js';
 import { batchWith } from './support/batches.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { gate, workWith } from './support/work.js';
@@ -39,7 +40,7 @@ describe('job.complete({ manager })', () => {
     await until(() => has(app, 'completed'), { what: 'it is completed' });
     expect(await effects()).toEqual([{ job_id: id }]);
     expect(await app.queue.get(id)).toMatchObject({ state: 'completed', result: { done: true }, attempts: 1 });
-    await until(() => tables.drained(), { what: 'its lease is gone' });
+    await untilDone(tables);
     await app.close();
   });
 
@@ -75,7 +76,7 @@ describe('job.complete({ manager })', () => {
     const app = await startApp({ ...database, queue, providers: [Work] });
     await app.jobs.spawn('work');
     await until(() => has(app, 'completed'), { what: 'it is completed' });
-    await until(() => tables.drained(), { what: 'nothing is left' });
+    await untilDone(tables);
     expect(app.get(Work).runs).toHaveLength(1);
     expect(has(app, 'retrying')).toBe(false);
     await app.close();
@@ -144,7 +145,7 @@ describe('job.complete({ manager })', () => {
     rollback.open();
     await until(() => has(app, 'retrying'), { what: 'the second is retried' });
     await app.queue.resume('work');
-    await until(() => tables.drained(), { what: 'nothing is left' });
+    await untilDone(tables);
     expect(app.get(Work).runs.map(({ payload, attempt }) => [payload, attempt])).toEqual([
       ['commits', 1],
       ['rolls back', 1],
@@ -285,7 +286,7 @@ describe('32 jobs of one batch', () => {
     expect(has(app, 'dead')).toBe(false);
     expect(app.get(Work).runs).toHaveLength(32);
     expect(await tables.sql('SELECT total FROM shared ORDER BY id')).toEqual([{ total: 32 }, { total: 32 }]);
-    await until(() => tables.drained(), { what: 'nothing is left' });
+    await untilDone(tables);
     await app.close();
   });
 
@@ -307,7 +308,7 @@ describe('32 jobs of one batch', () => {
     await until(() => app.events.filter(({ type }) => type === 'completed').length === 31, { what: '31 are settled' });
     expect(await tables.number('SELECT count(*) FROM nestmq.job')).toBe(1);
     open();
-    await until(() => tables.drained(), { what: 'nothing is left' });
+    await untilDone(tables);
     await app.close();
   });
 });

@@ -2,6 +2,7 @@ import { beforeEach, describe, expect, it } from '@jest/globals';
 import { type HandlerOptions, InvalidTransitionError, RejectJob, RetryAfter, TransactionConflictError } from 'nestmq';
 import { POLLING_OFF, startApp, type TestApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { laneWith, payloadsOf, seqsOf, upTo } from './support/lanes.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
@@ -14,7 +15,7 @@ beforeEach(() => tables.clear());
 
 const LANE = { channel: 'work', key: 'lane' };
 
-const drained = (): Promise<boolean> => until(() => tables.drained(), { what: 'all is done' });
+const drained = (): Promise<boolean> => untilDone(tables);
 
 /** Payloads that have to die: the test may heal them. */
 const sick = new Set<unknown>();
@@ -237,7 +238,7 @@ describe('a job that has just died', () => {
     };
     const discarding = [discard(), discard()];
     await app.jobs.spawnMany(upTo(200).map((n) => ({ name: 'work', payload: n, key: `lane ${n % 4}` })));
-    await until(() => tables.drained(), { what: 'all lanes have gone on' });
+    await untilDone(tables);
     ended = true;
     await Promise.all(discarding);
     expect(work.runs).toHaveLength(200);

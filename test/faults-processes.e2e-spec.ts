@@ -1,6 +1,7 @@
 import { beforeEach, describe, expect, it } from '@jest/globals';
 import { startApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { startWorker } from './support/workers.js';
@@ -40,7 +41,7 @@ describe('kill -9 of a process in the middle of a handler', () => {
     const second = await startWorker(database.url, LEASE);
     expect(await second.started({ id })).toMatchObject({ attempt: 2 });
     second.send('go');
-    await until(() => tables.drained(), { what: 'it is completed' });
+    await untilDone(tables);
     expect(await tables.number('SELECT count(*) FROM effect')).toBe(1);
     await app.close();
   });
@@ -88,7 +89,7 @@ describe('a process that is paused past its lease', () => {
     expect(await other.started({ id })).toMatchObject({ attempt: 2 });
     other.send('go');
     await until(() => other.of('outcome').length, { what: 'the other has completed it' });
-    await until(() => tables.drained(), { what: 'it is gone' });
+    await untilDone(tables);
     await tables.sql('DELETE FROM effect');
 
     paused.send('go');

@@ -2,6 +2,7 @@ import { beforeEach, describe, expect, it } from '@jest/globals';
 import { Reservation, type JobSpawner } from 'nestmq';
 import { POLLING_OFF, type TestApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { withApp } from './support/with-app.js';
@@ -287,7 +288,7 @@ describe('lanes with holds that are committed, released and end at random', () =
             await withSender(async (sender) => {
               const keys = Array.from({ length: LANES }, (__, lane) => `lane ${lane}`);
               const expected = await Promise.all(keys.map((key, lane) => sendLane(lane % 2 ? sender : app, key)));
-              await until(() => tables.drained(), { what: 'everything has run or is removed' });
+              await untilDone(tables);
               const runs = [...worker.runs, ...other.runs].toSorted((a, b) => a.seq! - b.seq!);
               for (const [lane, key] of keys.entries()) {
                 const mine = runs.filter((run) => run.key === key);

@@ -2,6 +2,7 @@ import { beforeEach, describe, expect, it } from '@jest/globals';
 import { InvalidOptionsError, RejectJob, type HandlerOptions, type QueueModuleOptions } from 'nestmq';
 import { POLLING_OFF, startApp, type TestApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { laneWith, payloadsOf, seqsOf, upTo, type LaneWork } from './support/lanes.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
@@ -12,7 +13,7 @@ const tables = useTables(database);
 
 const LANE = { channel: 'work', key: 'lane' };
 
-const drained = (): Promise<boolean> => until(() => tables.drained(), { what: 'all is done' });
+const drained = (): Promise<boolean> => untilDone(tables);
 
 beforeEach(() => tables.clear());
 

@@ -3,6 +3,7 @@ import { Injectable } from '@nestjs/common';
 import { JobHandler, type HandlerOptions, type Job, type QueueModuleOptions } from 'nestmq';
 import { POLLING_OFF, startApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { laneWith, payloadsOf, seqsOf, turn, upTo } from './support/lanes.js';
 import { silencingProxy } from './support/silencing-proxy.js';
 import { useTables } from './support/tables.js';
@@ -12,7 +13,7 @@ import { gate, type Behaviour } from './support/work.js';
 const database = useDatabase();
 const tables = useTables(database);
 
-const drained = (): Promise<boolean> => until(() => tables.drained(), { what: 'all is done' });
+const drained = (): Promise<boolean> => untilDone(tables);
 
 beforeEach(() => tables.clear());
 

@@ -3,6 +3,7 @@ import { DatabaseUnavailableError } from 'nestmq';
 import { Connection } from '../libs/queue/src/postgres/connection.js';
 import { POLLING_OFF, type TestApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { withApp } from './support/with-app.js';
@@ -142,7 +143,7 @@ describe('a lane', () => {
     await withApp({ ...database, queue, providers: [Work] }, async (app) => {
       // So that runs of several jobs are claimed.
       await app.jobs.spawnMany(Array.from({ length: 12 }, (_, n) => ({ name: 'work', payload: n, key: `k${n}` })));
-      await until(() => tables.drained(), { what: 'the first jobs are gone' });
+      await untilDone(tables);
       await send(app, ['k', 'k+1']);
       await until(atRest, { what: 'the lane is at rest' });
       expect(starts).toEqual(['k 1', 'k 2', 'k+1 1']);

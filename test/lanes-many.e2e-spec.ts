@@ -2,6 +2,7 @@ import { beforeEach, describe, expect, it, jest } from '@jest/globals';
 import type { QueueModuleOptions } from 'nestmq';
 import { POLLING_OFF, startApp, type TestApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { laneWith, payloadsOf, seqsOf, upTo, type LaneWork } from './support/lanes.js';
 import { silencingProxy } from './support/silencing-proxy.js';
 import { recordSql } from './support/sql-log.js';
@@ -141,7 +142,7 @@ describe('a backlog', () => {
   it('of one lane with thousands of jobs drains in order without a poll', async () => {
     const { app, work } = await startLanes(database.url);
     await app.jobs.spawnMany(upTo(5_000).map((payload) => ({ name: 'work', payload, key: 'long' })));
-    await until(() => tables.drained(), { what: 'all is done' });
+    await untilDone(tables);
     expect(payloadsOf(work, 'long')).toEqual(upTo(5_000));
     expect(seqsOf(work, 'long')).toEqual(upTo(5_000));
     await app.close();
@@ -150,7 +151,7 @@ describe('a backlog', () => {
   it('of thousands of lanes drains without a poll, each in order', async () => {
     const { app, work } = await startLanes(database.url);
     await app.jobs.spawnMany(upTo(5_000).map((payload) => ({ name: 'work', payload, key: `k${payload % 2_500}` })));
-    await until(() => tables.drained(), { what: 'all is done' });
+    await untilDone(tables);
     expect(work.runs).toHaveLength(5_001);
     for (const n of [0, 1, 1_234, 2_499]) {
       expect(payloadsOf(work, `k${n}`)).toEqual(upTo(5_000).filter((payload) => payload % 2_500 === n));

@@ -4,6 +4,7 @@ import { InvalidOptionsError, QueueModule, type HandlerOptions, type JobSpawnOpt
 import { POLLING_OFF, startApp } from './support/app.js';
 import { failedBoot } from './support/boot.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { laneWith, oneByOne, payloadsOf, seqsOf, turn, upTo } from './support/lanes.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
@@ -13,7 +14,7 @@ const database = useDatabase();
 const tables = useTables(database);
 const queue = POLLING_OFF;
 
-const drained = (): Promise<boolean> => until(() => tables.drained(), { what: 'all is done' });
+const drained = (): Promise<boolean> => untilDone(tables);
 
 beforeEach(() => tables.clear());
 

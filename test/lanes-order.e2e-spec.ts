@@ -1,6 +1,7 @@
 import { beforeEach, describe, expect, it } from '@jest/globals';
 import { POLLING_OFF, startApp, type TestApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { laneWith, oneByOne, payloadsOf, seqsOf, turn, upTo } from './support/lanes.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
@@ -11,7 +12,7 @@ const tables = useTables(database);
 
 const LEVELS = ['READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE'] as const;
 
-const drained = (): Promise<boolean> => until(() => tables.drained(), { what: 'all is done' });
+const drained = (): Promise<boolean> => untilDone(tables);
 
 beforeEach(() => tables.clear());
 

@@ -2,6 +2,7 @@ import { beforeEach, describe, expect, it } from '@jest/globals';
 import type { HandlerOptions } from 'nestmq';
 import { POLLING_OFF, startApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { openSession } from './support/engine.js';
 import { laneWith, payloadsOf, turn, upTo } from './support/lanes.js';
 import { useTables } from './support/tables.js';
@@ -11,7 +12,7 @@ import type { Behaviour } from './support/work.js';
 const database = useDatabase();
 const tables = useTables(database);
 
-const drained = (): Promise<boolean> => until(() => tables.drained(), { what: 'all is done' });
+const drained = (): Promise<boolean> => untilDone(tables);
 
 beforeEach(async () => {
   await tables.clear();

@@ -3,6 +3,7 @@ import { Injectable } from '@nestjs/common';
 import { JobHandler, type Job } from 'nestmq';
 import { POLLING_OFF, startApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { laneWith, oneByOne, payloadsOf, seqsOf, turn, upTo } from './support/lanes.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
@@ -12,7 +13,7 @@ const database = useDatabase();
 const tables = useTables(database);
 const queue = POLLING_OFF;
 
-const drained = (): Promise<boolean> => until(() => tables.drained(), { what: 'all is done' });
+const drained = (): Promise<boolean> => untilDone(tables);
 
 beforeEach(() => tables.clear());
 

@@ -5,6 +5,7 @@ import { run } from '../libs/queue/src/statements/statement.js';
 import { POLLING_OFF, startApp, type TestApp } from './support/app.js';
 import { startChild } from './support/child.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { openSession } from './support/engine.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
@@ -93,7 +94,7 @@ describe('a handler with keepAlive: false', () => {
       progress: null,
     });
     expect(app.events).toContainEqual({ type: 'rescued', waiting: 1, dead: 0, cancelled: 0 });
-    await until(() => tables.drained(), { what: 'both leases are gone' });
+    await untilDone(tables);
     await app.close();
   });
 
@@ -108,7 +109,7 @@ describe('a handler with keepAlive: false', () => {
     });
     expect(app.events).toContainEqual({ type: 'rescued', waiting: 0, dead: 1, cancelled: 0 });
     await until(() => has(app, 'lease-lost'), { what: 'its run has ended' });
-    await until(() => tables.drained(), { what: 'nothing is left' });
+    await untilDone(tables);
     expect(app.runs).toHaveLength(1);
     await app.close();
   });
@@ -159,7 +160,7 @@ describe('a handler with keepAlive: false', () => {
     lost.open();
     await until(() => has(app, 'lease-lost'), { what: 'the first run has ended' });
     expect(refused).toEqual(['lease_lost', 'lease_lost']);
-    await until(() => tables.drained(), { what: 'nothing is left' });
+    await untilDone(tables);
     await app.close();
   });
 
@@ -189,7 +190,7 @@ describe('a handler with keepAlive: false', () => {
     await until(() => has(app, 'completed'), { what: 'it is completed' });
     expect(await app.queue.get(id)).toMatchObject({ state: 'completed', attempts: 1 });
     expect(app.runs).toHaveLength(1);
-    await until(() => tables.drained(), { what: 'nothing is left' });
+    await untilDone(tables);
     await app.close();
   });
 
@@ -325,7 +326,7 @@ describe('an ordered job with a lease that ends', () => {
     ]);
     hung.open();
     await until(() => has(app, 'lease-lost'), { what: 'the run that hung has ended' });
-    await until(() => tables.drained(), { what: 'every lease is gone' });
+    await untilDone(tables);
     expect(app.runs).toHaveLength(5);
     expect(await lanes()).toEqual([{ key: 'k', last_seq: 4, leased: false, blocked: false }]);
     await app.close();
@@ -372,7 +373,7 @@ describe('an ordered job with a lease that ends', () => {
       [2, 1],
       [3, 1],
     ]);
-    await until(() => tables.drained(), { what: 'nothing is left' });
+    await untilDone(tables);
     await app.close();
   });
 });
@@ -398,7 +399,7 @@ describe('behind a job whose end is not written yet', () => {
       { ...POLLING_OFF, prefetchMs: 1_000 },
     );
     await app.jobs.spawnMany(Array.from({ length: 50 }, () => ({ name: 'work', payload: 'warms up', key: 'w' })));
-    await until(() => tables.drained(), { what: 'the rate is measured' });
+    await untilDone(tables);
     const [first] = await app.jobs.spawnMany(
       ['first', 'second'].map((payload) => ({ name: 'work', payload, key: 'k' })),
     );
@@ -421,7 +422,7 @@ describe('behind a job whose end is not written yet', () => {
     for (let n = 0; n < 20; n += 1) await app.dataSource.transaction((manager) => manager.query('SELECT 1'));
     log.push('first is written');
     await session.pg.query('ROLLBACK');
-    await until(() => tables.drained(), { what: 'both are completed' });
+    await untilDone(tables);
     await app.close();
     return log;
   }

@@ -2,6 +2,7 @@ import { beforeEach, describe, expect, it } from '@jest/globals';
 import type { QueueEvent, QueueModuleOptions } from 'nestmq';
 import { POLLING_OFF, startApp, type TestApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { recordSql } from './support/sql-log.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
@@ -189,7 +190,7 @@ describe('a runner whose connections broke', () => {
       { what: 'it listens on a new connection' },
     );
     first.open();
-    await until(() => tables.drained(), { what: 'all are done' });
+    await untilDone(tables);
     const twice = [...ran].filter(([, times]) => times > 1).map(([id]) => id);
     expect(twice.length).toBeLessThanOrEqual(1); // the slow one itself lost its lease
     await app.close();
@@ -215,7 +216,7 @@ describe('suspects', () => {
     await app.jobs.spawn('work', 'other');
     await until(() => work.runs.some(({ payload }) => payload === 'other'), { what: 'another job runs beside it' });
     open();
-    await until(() => tables.drained(), { what: 'all are done' });
+    await untilDone(tables);
     expect(most).toBe(1);
     expect(work.runs.filter(({ payload }) => payload === 'suspect').map(({ attempt }) => attempt)).toEqual([
       2, 2, 2, 2,
@@ -239,7 +240,7 @@ describe('suspects', () => {
     // Not taken before its turn: another process could run it, and a kill of this one would charge it.
     expect(await app.queue.get(id)).toMatchObject({ state: 'waiting', attempts: 1 });
     open();
-    await until(() => tables.drained(), { what: 'all are done' });
+    await untilDone(tables);
     expect(work.runs.at(-1)).toMatchObject({ id, attempt: 2 });
     await app.close();
   });
@@ -251,7 +252,7 @@ describe('suspects', () => {
     await app.jobs.spawn('work', 'suspect');
     await tables.sql(`UPDATE nestmq.job SET suspect = true, attempt = 1 WHERE payload::text = '"suspect"'`);
     await app.queue.resume('work');
-    await until(() => tables.drained(), { what: 'all are done' });
+    await untilDone(tables);
     expect(work.runs.findIndex(({ payload }) => payload === 'suspect')).toBeLessThan(10_000);
     await app.close();
   });
@@ -277,7 +278,7 @@ describe('a runner that is full', () => {
     // It looks once at each heartbeat.
     expect(sent.filter((text) => text.includes('nestmq.lease')).length).toBeLessThanOrEqual(10);
     open();
-    await until(() => tables.drained(), { what: 'all are done' });
+    await untilDone(tables);
     await app.close();
   });
 });

@@ -2,6 +2,7 @@ import { beforeEach, describe, expect, it } from '@jest/globals';
 import type { JobFilter, JobState } from 'nestmq';
 import { startApp, type TestApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { gate, workWith } from './support/work.js';
@@ -103,7 +104,7 @@ describe('queue.list()', () => {
     const { jobs } = await app.queue.list({ channel: 'work' });
     expect(jobs.map(({ state }) => state)).toEqual(['waiting', 'running', 'running']);
     open();
-    await until(() => tables.drained(), { what: 'all are done' });
+    await untilDone(tables);
     await app.close();
   });
 

@@ -1,6 +1,7 @@
 import { beforeEach, describe, expect, it, jest } from '@jest/globals';
 import { POLLING_OFF } from './support/app.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { recordSql } from './support/sql-log.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
@@ -27,7 +28,7 @@ describe('many jobs', () => {
       expect(statements('INSERT INTO nestmq.job ')).toBe(1);
       await withApp({ url: database.url, providers, queue: { ...POLLING_OFF, concurrency: 500 } }, async (app) => {
         await until(() => app.get(Worker).runs.length === JOBS, { what: 'all jobs have run' });
-        await until(() => tables.drained(), { what: 'all jobs are settled' });
+        await untilDone(tables);
       });
       expect(statements('INSERT INTO nestmq.lease ')).toBeLessThan(JOBS / 50);
       expect(statements('DELETE FROM nestmq.job')).toBeLessThan(JOBS / 50);

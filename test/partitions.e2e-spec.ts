@@ -16,6 +16,7 @@ import {
 import { POLLING_OFF, startApp, type TestApp } from './support/app.js';
 import { failedBoot } from './support/boot.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { laneWith, payloadsOf, turn, upTo } from './support/lanes.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
@@ -25,7 +26,7 @@ const database = useDatabase();
 const tables = useTables(database);
 const idle = { runner: false };
 
-const drained = (): Promise<boolean> => until(() => tables.drained(), { what: 'all is done' });
+const drained = (): Promise<boolean> => untilDone(tables);
 
 beforeEach(() => tables.clear());
 

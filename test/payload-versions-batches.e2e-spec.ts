@@ -3,6 +3,7 @@ import type { HandlerOptions, JobBatch, QueueEvent } from 'nestmq';
 import { POLLING_OFF, type TestApp } from './support/app.js';
 import { batchesOf, batchWith, type BatchBehaviour, type BatchWork } from './support/batches.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { upTo } from './support/lanes.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
@@ -35,7 +36,7 @@ const runIn = (
   return withApp({ url: database.url, providers: [Worker], queue }, (app) => work(app, app.get(Worker)));
 };
 
-const drained = () => until(() => tables.drained(), { what: 'all has run' });
+const drained = () => untilDone(tables);
 const ok: BatchBehaviour = () => undefined;
 
 const eventsOf = <Type extends QueueEvent['type']>({ events }: TestApp, type: Type) =>

@@ -4,6 +4,7 @@ import { z } from 'zod';
 import { failedBoot } from './support/boot.js';
 import type { TestApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { withApp } from './support/with-app.js';
@@ -32,7 +33,7 @@ const runIn = (
   return withApp({ url: database.url, providers: [Worker] }, (app) => work(app, app.get(Worker)));
 };
 
-const drained = () => until(() => tables.drained(), { what: 'all has run' });
+const drained = () => untilDone(tables);
 const ok: Behaviour = () => undefined;
 
 /** Version 1 had one name, version 2 two, version 3 says which of them is shown. */

@@ -6,6 +6,7 @@ import { run } from '../libs/queue/src/statements/statement.js';
 import { POLLING_OFF, startApp } from './support/app.js';
 import { boot } from './support/boot.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { openSession } from './support/engine.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
@@ -112,7 +113,8 @@ describe('pruners of several processes', () => {
     const Ordered = workWith({ ordered: true, retention: 1 });
     const app = await startApp({ ...database, queue: { ...POLLING_OFF, pruneEvery: 100 }, providers: [Ordered] });
     await app.jobs.spawnMany([1, 2, 3].map((payload) => ({ name: 'work', payload, key: 'k' })));
-    await until(async () => (await tables.drained()) && (await kept()) === 0, { what: 'all have run and are pruned' });
+    await untilDone(tables);
+    await until(async () => (await kept()) === 0, { what: 'all are pruned' });
     await app.jobs.spawn('work', 4, { key: 'k' });
     const work = app.get(Ordered);
     await until(() => work.runs.length === 4, { what: 'the next one runs' });
@@ -155,7 +157,8 @@ describe('an application from spawn to prune', () => {
       providers: [workWith({ retention: 1 })],
     });
     await app.jobs.spawnMany(Array.from({ length: 3 }, () => ({ name: 'work', payload: null })));
-    await until(async () => (await tables.drained()) && (await kept()) === 0, { what: 'all are pruned' });
+    await untilDone(tables);
+    await until(async () => (await kept()) === 0, { what: 'all are pruned' });
     expect(app.events.filter(({ type }) => type === 'completed')).toHaveLength(3);
     await app.close();
     expect(await tables.number('SELECT count(*) FROM nestmq.runner')).toBe(0);

@@ -2,6 +2,7 @@ import { beforeEach, describe, expect, it } from '@jest/globals';
 import type { QueueEvent } from 'nestmq';
 import { POLLING_OFF, startApp, type TestApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { gate, workWith } from './support/work.js';
@@ -37,7 +38,7 @@ describe('two processes', () => {
         );
         ids.push(...spawned.map(({ id }) => id));
       }
-      await until(() => tables.drained(), { what: 'all are done' });
+      await untilDone(tables);
       expect(firstRunsBy(workers).toSorted()).toEqual(ids.toSorted());
       expect(await tables.number('SELECT count(*) FROM effect')).toBe(400);
       await producer.close();
@@ -69,7 +70,7 @@ describe('a spawn in a transaction that commits late, under load', () => {
       open();
       await transactions[index];
     }
-    await until(() => tables.drained(), { what: 'all are done' });
+    await untilDone(tables);
     expect([...ran.keys()].toSorted()).toEqual(ids.toSorted());
     expect([...ran.values()].every((times) => times === 1)).toBe(true);
     await app.close();
@@ -104,7 +105,7 @@ describe('a spawn in a transaction that commits late, under load', () => {
     await until(() => count(app, 'completed') === 300, { what: 'the others are done' });
     commit.open();
     await Promise.all(transactions);
-    await until(() => tables.drained(), { what: 'all are done' });
+    await untilDone(tables);
     expect(app.get(Work).runs).toHaveLength(600);
     await app.close();
   });
@@ -150,7 +151,7 @@ describe('the history of 5 000 jobs under kills, errors and late commits', () =>
       workers = [...rest, await startWorker(database.url, env)];
     }
     await producing;
-    await until(() => tables.drained(), { what: 'all are done' });
+    await untilDone(tables);
     expect(await tables.number(`SELECT count(*) FROM nestmq.finished_job WHERE state = 'dead'`)).toBe(0);
     const done = await tables.sql<{ job_id: string }>('SELECT job_id::text FROM effect');
     // The unique key on effect.job_id is the other half: nothing was completed twice.

@@ -119,6 +119,7 @@ describe('a process that is to release its own at its start', () => {
     expect(await app.queue.get(id)).toMatchObject({ state: 'running', attempts: 1, runner });
     first.send('go');
     await until(async () => (await app.queue.get(id)) === null, { what: 'the first one has completed it' });
+    await until(() => first.of('outcome').length, { what: 'its handler knows' });
     expect(first.of('outcome')).toMatchObject([{ id, outcome: 'committed' }]);
     await app.close();
   });

@@ -1,6 +1,7 @@
 import { beforeEach, describe, expect, it } from '@jest/globals';
 import { POLLING_OFF, startApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { gate, workWith } from './support/work.js';
@@ -32,7 +33,7 @@ describe('an exhausted job', () => {
     expect(running).toMatchObject({ state: 'running', reason: null, attempts: 2, finishedAt: null });
     expect(running!.lastError).toContain('run 1 failed');
     open();
-    await until(() => tables.drained(), { what: 'the other one is completed' });
+    await untilDone(tables);
     await app.close();
   });
 });
@@ -66,7 +67,7 @@ describe('a job that fails quickly', () => {
     });
     const app = await startApp({ ...database, queue: { ...POLLING_OFF, leaseMs: 600_000 }, providers: [Work] });
     await app.jobs.spawn('work');
-    await until(() => tables.drained(), { what: 'the third run has completed it' });
+    await untilDone(tables);
     expect(app.get(Work).runs.map(({ attempt }) => attempt)).toEqual([1, 2, 3]);
     await app.close();
   });

@@ -3,6 +3,7 @@ import { Inject, Injectable } from '@nestjs/common';
 import { JobHandler, type HandlerOptions, type Job } from 'nestmq';
 import { POLLING_OFF, startApp, type TestApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { gate, workWith } from './support/work.js';
@@ -86,7 +87,7 @@ describe('a channel', () => {
     await app.queue.pause(channel);
     expect(await app.queue.resume(channel)).toBe(true);
     await app.jobs.spawn('work', 1, { channel });
-    await until(() => tables.drained(), { what: 'it has run' });
+    await untilDone(tables);
     expect(app.get(Work).runs).toMatchObject([{ channel }]);
     expect(await app.queue.stats()).toEqual([]);
     await app.close();
@@ -138,7 +139,7 @@ describe('concurrency { min, max }', () => {
     await until(() => told(app, 'started') === 7, { what: 'one run was too few' });
     expect(app.queue.running).toBe(4);
     for (const { open } of gates) open();
-    await until(() => tables.drained(), { what: 'all have run' });
+    await untilDone(tables);
     await app.close();
   });
 });

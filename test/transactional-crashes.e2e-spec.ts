@@ -4,6 +4,7 @@ import { startApp, type TestApp } from './support/app.js';
 import { startChild, type Child } from './support/child.js';
 import { ExactlyOnce } from './support/exactly-once.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { takeTime } from './support/work.js';
@@ -37,7 +38,7 @@ const spawn = async (app: TestApp, payloads: readonly string[]): Promise<string[
     ({ id }) => id,
   );
 
-const done = (): Promise<unknown> => until(() => tables.drained(), { what: 'all is done' });
+const done = (): Promise<unknown> => untilDone(tables);
 
 /** Each job has left each of its effects once, and its follow-up has run once. */
 async function expectExactlyOnce(ids: readonly string[]): Promise<void> {

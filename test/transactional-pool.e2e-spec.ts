@@ -5,6 +5,7 @@ import { getJobSpawnerToken, JobHandler, QueueModule, type Job } from 'nestmq';
 import { POLLING_OFF, startApp } from './support/app.js';
 import { boot as bootNest, failedBoot } from './support/boot.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { useTables } from './support/tables.js';
 import { transactional } from './support/transactional.js';
 import { until } from './support/until.js';
@@ -16,7 +17,7 @@ const { boot, write, effects } = transactional(database, tables);
 
 const send = (count: number) => Array.from({ length: count }, (_, payload) => ({ name: 'work', payload }));
 const poolOf = (max: number) => ({ typeorm: { poolSize: max } as object });
-const done = (): Promise<unknown> => until(() => tables.drained(), { what: 'all is done' });
+const done = (): Promise<unknown> => untilDone(tables);
 
 describe('transactional runs', () => {
   it('leave two connections of the pool to what their handlers do outside of job.manager, so that none waits for ever', async () => {

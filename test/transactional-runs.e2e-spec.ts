@@ -1,6 +1,7 @@
 import { beforeEach, describe, expect, it } from '@jest/globals';
 import type { Job } from 'nestmq';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { useTables } from './support/tables.js';
 import { has, ofJobs, transactional } from './support/transactional.js';
 import { until } from './support/until.js';
@@ -390,7 +391,7 @@ describe('ordered jobs with a transactional handler', () => {
       { ordered: true },
     );
     await app.jobs.spawnMany(Array.from({ length: 40 }, (_, payload) => ({ name: 'work', payload, key: 'lane' })));
-    await until(() => tables.drained(), { what: 'all is done' });
+    await untilDone(tables);
     expect((await effects()).map(({ note }) => note)).toEqual(
       Array.from({ length: 40 }, (_, index) => `seq ${index + 1} behind ${index}`),
     );
@@ -411,7 +412,7 @@ describe('ordered jobs with a transactional handler', () => {
     await until(() => has(app, 'dead'), { what: 'the second is dead' });
     expect((await effects()).map(({ note }) => note)).toEqual(['1']);
     await app.deadLetters.discard({ channel: 'work', key: 'lane' });
-    await until(() => tables.drained(), { what: 'the third is done' });
+    await untilDone(tables);
     expect((await effects()).map(({ note }) => note)).toEqual(['1', '3']);
     await app.close();
   });
@@ -432,7 +433,7 @@ describe('queue.runOne', () => {
     expect(await effects()).toEqual([]);
     expect(await app.queue.runOne()).toMatchObject({ id, outcome: 'completed' });
     expect(await effects()).toEqual([{ job_id: id, note: 'attempt 2' }]);
-    await until(() => tables.drained(), { what: 'its lease is gone' });
+    await untilDone(tables);
     await app.close();
   });
 });

@@ -2,6 +2,7 @@ import { describe, expect, it } from '@jest/globals';
 import { RejectJob, RetryAfter, SnoozeJob, type Job } from 'nestmq';
 import type { EntityManager } from 'typeorm';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { useTables } from './support/tables.js';
 import { has, ofJobs, transactional } from './support/transactional.js';
 import { until } from './support/until.js';
@@ -33,7 +34,7 @@ describe('a transactional handler', () => {
     expect(seen).toEqual([{ level: 'read committed', xid: xmin }]);
     expect(await effects()).toEqual([{ job_id: id, note: 'written' }]);
     expect(ofJobs(app)).toEqual(['started', 'completed']);
-    await until(() => tables.drained(), { what: 'its lease is gone' });
+    await untilDone(tables);
     await app.close();
     await tables.sql(`ALTER DATABASE ${name} RESET default_transaction_isolation`);
   });
@@ -152,7 +153,7 @@ describe('a transactional handler', () => {
     await until(() => has(app, 'completed'), { what: 'it is completed' });
     expect(await app.queue.get(id)).toMatchObject({ state: 'completed', result: { total: 3 }, attempts: 1 });
     expect(await tables.sql('SELECT DISTINCT xmin::text FROM (SELECT xmin FROM effect UNION ALL SELECT xmin FROM nestmq.finished_job) AS written')).toHaveLength(1); // prettier-ignore
-    await until(() => tables.drained(), { what: 'its lease is gone' });
+    await untilDone(tables);
     await app.close();
   });
 

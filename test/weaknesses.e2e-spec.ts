@@ -1,6 +1,7 @@
 import { beforeEach, describe, expect, it } from '@jest/globals';
 import { POLLING_OFF, startApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { gate, workWith } from './support/work.js';
@@ -56,7 +57,7 @@ describe('a run that outlasts its lease many times over', () => {
       what: 'both have beaten',
     });
     open();
-    await until(() => tables.drained(), { what: 'it is done' });
+    await untilDone(tables);
     expect(first.events).toContainEqual(expect.objectContaining({ type: 'completed', id, attempt: 1 }));
     expect(second.get(Work).runs).toEqual([]);
     await Promise.all([first.close(), second.close()]);

@@ -28,6 +28,9 @@ export const POLLING_OFF = { pollMs: 60_000 } as const;
 
 const open = new Set<TestApp>();
 
+/** Those that are not closed. */
+export const openApps = (): readonly TestApp[] => [...open];
+
 // A test that leaves its application open fails here, and does not disturb the next one.
 afterEach(async () => {
   const left = [...open];

@@ -1,5 +1,6 @@
 import { beforeEach } from '@jest/globals';
 import { startApp, type TestApp } from './app.js';
+import { untilDone } from './events.js';
 import { laneWith } from './lanes.js';
 import type { Tables } from './tables.js';
 import { until } from './until.js';
@@ -41,7 +42,7 @@ export function useLaneProcesses(database: { readonly url: string }, tables: Tab
   return {
     stepsOf,
     startsOf: async (key: string): Promise<Step[]> => (await stepsOf(key)).filter(({ what }) => what === 'starts'),
-    drained: (): Promise<boolean> => until(() => tables.drained(), { what: 'all is done' }),
+    drained: (): Promise<boolean> => untilDone(tables),
     /** An application that only sends. */
     startSender: async (): Promise<{ app: TestApp; send: (task: string, key?: string) => Promise<string> }> => {
       const Work = laneWith({ retries: 20, backoff: { type: 'fixed', base: 20, jitter: 0 } });
