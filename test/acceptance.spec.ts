@@ -20,8 +20,16 @@ const rows = readText(PAGE)
     return { behaviour: behaviour!.trim(), file: file!.trim().replaceAll('`', ''), test: test!.trim() };
   });
 
+const parsed = new Map<string, ReadonlySet<string>>();
+
 /** Names of the tests in a file behind those of the groups that they are in, as they are written. */
-function testsIn(path: string): Set<string> {
+function testsIn(path: string): ReadonlySet<string> {
+  const known = parsed.get(path) ?? parse(path);
+  parsed.set(path, known);
+  return known;
+}
+
+function parse(path: string): Set<string> {
   const names = new Set<string>();
   const visit = (node: ts.Node, groups: readonly string[]): void => {
     const [kind, name] = ts.isCallExpression(node) ? [node.expression.getText(), node.arguments[0]] : ['', undefined];
