@@ -1,3 +1,6 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import { beforeEach, describe, expect, it } from '@jest/globals';
 import type { HandlerOptions, Job, QueueEvent } from 'nestmq';
 import { rescueExpired } from '../libs/queue/src/statements/rescue-expired.js';
@@ -196,15 +199,19 @@ describe('a handler with keepAlive: false', () => {
 
   it('in another process, which blocks its event loop, is run by this one, and its completion is refused', async () => {
     const sender = await startApp({ ...database, queue: { runner: false, openNames: true } });
-    const { id } = await sender.jobs.spawn('work', { blockMs: 8_000 }, { channel: 'work' });
+    const folder = await mkdtemp(path.join(tmpdir(), 'nestmq-'));
+    const blockUntil = path.join(folder, 'go on');
+    const { id } = await sender.jobs.spawn('work', { blockUntil }, { channel: 'work' });
     await sender.close();
     const child = startChild('checkpoint-worker.ts', { URL: database.url, KEEP_ALIVE: 'false' });
     await child.message((message) => message === 'stored', 'it runs in the other process');
     const app = await startWork(() => undefined, { retention: '1h', keepAlive: false });
     await until(() => has(app, 'completed'), { what: 'this process has completed it' });
     expect(app.runs).toMatchObject([{ id, attempt: 2 }]);
-    expect(child.messages).not.toContain('completed');
+    await writeFile(blockUntil, '');
     await child.message((message) => message === 'lease_lost', 'the other process is refused');
+    expect(child.messages).not.toContain('completed');
+    await rm(folder, { recursive: true });
     expect(await app.queue.get(id)).toMatchObject({ state: 'completed', attempts: 2 });
     await app.close();
   });
@@ -358,7 +365,7 @@ describe('an ordered job with a lease that ends', () => {
 
   it('of which the process is killed -9 is run by another one, in order', async () => {
     const sender = await startApp({ ...database, queue: { runner: false, openNames: true } });
-    const payloads = [{ blockMs: 60_000 }, {}, {}];
+    const payloads = [{ blockUntil: '/never' }, {}, {}];
     await sender.jobs.spawnMany(
       payloads.map((payload) => ({ name: 'work', payload, channel: 'work', key: 'k', ordered: true })),
     );

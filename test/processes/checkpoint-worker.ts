@@ -1,4 +1,5 @@
 // An application in a process of its own whose handler stores what the payload says, tells so, and does not end.
+import { existsSync } from 'node:fs';
 import 'reflect-metadata';
 import { Injectable, Module } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
@@ -10,9 +11,12 @@ export interface StoreThenHang {
   /** Stored as bytes. */
   readonly text?: string;
   readonly progress?: ProgressReport;
-  /** Blocks the event loop so long, and completes then, instead of hanging. */
-  readonly blockMs?: number;
+  /** Blocks the event loop until there is such a file, and completes then, instead of hanging. */
+  readonly blockUntil?: string;
 }
+
+/** Nobody wakes who waits at it. */
+const nothing = new Int32Array(new SharedArrayBuffer(4));
 
 const tell = (message: string): void => void process.send?.(message);
 
@@ -25,9 +29,9 @@ class Worker {
     if (text !== undefined) await job.checkpoint({ bytes: Buffer.from(text) });
     if (progress) await job.progress(progress);
     tell('stored');
-    if (job.payload.blockMs !== undefined) {
-      const end = performance.now() + job.payload.blockMs;
-      while (performance.now() < end);
+    const { blockUntil } = job.payload;
+    if (blockUntil !== undefined) {
+      while (!existsSync(blockUntil)) Atomics.wait(nothing, 0, 0, 10);
       tell(
         await job.complete().then(
           () => 'completed',
