@@ -45,7 +45,7 @@ describe('a job that runs in another process', () => {
     expect(await ended(desk, id, 'cancelled')).toMatchObject({ reason: 'not wanted', attempts: 1 });
     const marker = await send(desk, 'end');
     await worker.started({ id: marker });
-    expect(worker.of('started').map((run) => run.id)).toEqual([id, marker]);
+    expect((await worker.starts()).map((run) => run.id)).toEqual([id, marker]);
     await desk.close();
   });
 
@@ -86,7 +86,7 @@ describe('a job that runs in another process', () => {
     expect(await ended(desk, id, 'cancelled')).toMatchObject({ reason: 'not wanted', attempts: 1 });
     const marker = await send(desk, 'end');
     await other.started({ id: marker });
-    expect(other.of('started').map((run) => run.id)).toEqual([marker]);
+    expect((await other.starts()).map((run) => run.id)).toEqual([marker]);
     await desk.close();
   });
 
@@ -100,7 +100,7 @@ describe('a job that runs in another process', () => {
     await worker.exit();
     const other = await startWorker(database.url, SHORT_LEASE);
     await ended(desk, id, 'cancelled');
-    expect(other.of('started')).toEqual([]);
+    expect(await other.starts()).toEqual([]);
     await desk.close();
   });
 

@@ -126,8 +126,8 @@ describe('a job that ends its process', () => {
       await until(async () => worker.process.exitCode !== null || (await tables.drained()), {
         what: 'the process has ended, or the queue is empty',
       });
-      starts.push(...worker.of('started'));
       await worker.kill();
+      starts.push(...worker.of('started'));
     }
     expect(await app.queue.get(killer)).toMatchObject({ state: 'dead', reason: 'lease expired', attempts: 3 });
     for (const id of neighbours) {

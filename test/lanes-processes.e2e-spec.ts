@@ -4,7 +4,7 @@ import { BATCHES, LANES, MANY, ONE_BY_ONE, useLaneProcesses, type Step } from '.
 import { upTo } from './support/lanes.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
-import { startWorker } from './support/workers.js';
+import { startWorker, type WorkerProcess } from './support/workers.js';
 
 const database = useDatabase();
 const tables = useTables(database);
@@ -29,12 +29,14 @@ describe('two processes', () => {
     const { app, send } = await startSender();
     const workers = await startTwo(LANES);
     const [first, second] = [await send('wait-then-complete'), await send('end')];
-    const holder = await Promise.any(workers.map((worker) => worker.started({ id: first }).then(() => worker)));
+    const runsFirst = (worker: WorkerProcess): boolean => worker.of('started').some(({ id }) => id === first);
+    const holder = await until(() => workers.find(runsFirst), { what: 'the first one runs' });
     const markers = await Promise.all(upTo(10).map((n) => send('end', `marker ${n}`)));
     await until(async () => (await Promise.all(markers.map((id) => app.queue.exists(id)))).every((is) => !is), {
       what: 'jobs of ten other lanes have run',
     });
-    expect(workers.flatMap((worker) => worker.of('started')).filter(({ id }) => id === second)).toEqual([]);
+    const begun = (await Promise.all(workers.map((worker) => worker.starts()))).flat();
+    expect(begun.filter(({ id }) => id === second)).toEqual([]);
     holder.send('go');
     await until(() => workers.flatMap((worker) => worker.of('started')).some(({ id }) => id === second), {
       what: 'the second one starts',
@@ -102,9 +104,9 @@ describe('a process that is paused past its lease', () => {
     const next = await send('effect');
     await until(async () => !(await app.queue.exists(next)), { what: 'the lane runs on' });
     expect(await tables.sql('SELECT job_id::text AS id FROM effect')).toEqual([{ id: next }]);
-    expect(paused.of('started').filter(({ id }) => id === follower)).toEqual([]);
-    const seqs = [...other.of('started'), ...paused.of('started')].filter(({ id }) => id === next);
-    expect(seqs).toMatchObject([{ seq: 3 }]);
+    const [byPaused, byOther] = [await paused.starts(), await other.starts()];
+    expect(byPaused.filter(({ id }) => id === follower)).toEqual([]);
+    expect([...byPaused, ...byOther].filter(({ id }) => id === next)).toMatchObject([{ seq: 3 }]);
     await app.close();
   });
 });
@@ -121,7 +123,7 @@ describe('a shutdown', () => {
     first.send('go');
     await first.exit();
     await drained();
-    expect(second.of('started').map(({ id, seq, attempt }) => [id, seq, attempt])).toEqual([
+    expect((await second.starts()).map(({ id, seq, attempt }) => [id, seq, attempt])).toEqual([
       [ids[2], 3, 1],
       [ids[3], 4, 1],
     ]);
@@ -139,7 +141,7 @@ describe('a shutdown', () => {
     await tables.sql(`UPDATE nestmq.job SET payload = '"step"' WHERE id = $1`, [head]);
     const second = await startWorker(database.url, LANES);
     await drained();
-    expect(second.of('started').map(({ id, seq, attempt }) => [id, seq, attempt])).toEqual([
+    expect((await second.starts()).map(({ id, seq, attempt }) => [id, seq, attempt])).toEqual([
       [head, 1, 1],
       [follower, 2, 1],
     ]);

@@ -20,8 +20,10 @@ beforeEach(async () => {
 const count = (app: TestApp, type: QueueEvent['type']): number =>
   app.events.filter((event) => event.type === type).length;
 /** Without the runs after a failed one: what the server does not serialize in a handler's own transaction runs again. */
-const firstRunsBy = (workers: readonly WorkerProcess[]): string[] =>
-  workers.flatMap((worker) => worker.of('started').flatMap(({ id, attempt }) => (attempt === 1 ? id : [])));
+const firstRunsBy = async (workers: readonly WorkerProcess[]): Promise<string[]> => {
+  const starts = (await Promise.all(workers.map((worker) => worker.starts()))).flat();
+  return starts.flatMap(({ id, attempt }) => (attempt === 1 ? id : []));
+};
 
 describe('two processes', () => {
   it.each(['read committed', 'repeatable read', 'serializable'])(
@@ -39,7 +41,7 @@ describe('two processes', () => {
         ids.push(...spawned.map(({ id }) => id));
       }
       await untilDone(tables);
-      expect(firstRunsBy(workers).toSorted()).toEqual(ids.toSorted());
+      expect((await firstRunsBy(workers)).toSorted()).toEqual(ids.toSorted());
       expect(await tables.number('SELECT count(*) FROM effect')).toBe(400);
       await producer.close();
       await tables.sql(`ALTER DATABASE ${name} RESET default_transaction_isolation`);

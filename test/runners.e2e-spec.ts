@@ -101,7 +101,7 @@ describe('a process that is to release its own at its start', () => {
     const again = await startWorker(database.url, OWN);
     await until(async () => (await app.queue.get(id))?.state === 'dead', { what: 'it is dead' });
     expect(await app.queue.get(id)).toMatchObject({ reason: 'lease expired', attempts: 1 });
-    expect(again.of('started')).toEqual([]);
+    expect(await again.starts()).toEqual([]);
     await app.close();
   });
 

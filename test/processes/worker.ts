@@ -33,7 +33,9 @@ export type WorkerMessage =
   | { readonly type: 'aborted'; readonly id: string; readonly reason: string }
   | { readonly type: 'outcome'; readonly id: string; readonly outcome: string }
   | { readonly type: 'event'; readonly event: string; readonly id?: string }
-  | { readonly type: 'closed' };
+  | { readonly type: 'closed' }
+  /** Behind whatever was told before it. */
+  | { readonly type: 'echo' };
 
 const env = process.env;
 const tell = (message: WorkerMessage): void => void process.send?.(message);
@@ -41,6 +43,7 @@ const tell = (message: WorkerMessage): void => void process.send?.(message);
 const commands = new Set<string>();
 const waiting: (() => void)[] = [];
 process.on('message', (command: string) => {
+  if (command === 'echo') return tell({ type: 'echo' });
   commands.add(command);
   for (const resolve of waiting.splice(0)) resolve();
 });

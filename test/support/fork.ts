@@ -14,9 +14,9 @@ export interface Child {
   send(message: unknown): void;
   /** Waits for a message and answers it. */
   message<T = unknown>(matches: (message: T) => boolean, what: string, timeoutMs?: number): Promise<T>;
-  /** Ends it and waits until it has ended. */
+  /** Ends it and waits until it has ended, and for what it has said before. */
   kill(signal?: NodeJS.Signals): Promise<void>;
-  /** Waits for its end; answers the exit code, or the signal that ended it. */
+  /** Waits for its end, and for what it has said before; answers the exit code, or the signal that ended it. */
   exit(): Promise<number | NodeJS.Signals>;
 }
 
@@ -33,9 +33,7 @@ export function forkProcess(file: string, env: Record<string, string>): Child {
   const messages: unknown[] = [];
   child.on('message', (message) => messages.push(message));
   const alive = (): boolean => child.exitCode === null && child.signalCode === null;
-  const ended = async (): Promise<void> => {
-    if (alive()) await once(child, 'exit');
-  };
+  const closed = once(child, 'close'); // behind its last message, which 'exit' is not
   return {
     pid: child.pid!,
     messages,
@@ -45,12 +43,11 @@ export function forkProcess(file: string, env: Record<string, string>): Child {
     message: (matches, what, timeoutMs = 60_000) =>
       until(() => messages.find((message) => matches(message as never)) as never, { what, timeoutMs }),
     kill: async (signal = 'SIGKILL') => {
-      const end = ended();
       if (alive()) child.kill(signal);
-      await end;
+      await closed;
     },
     exit: async () => {
-      await ended();
+      await closed;
       return child.exitCode ?? child.signalCode!;
     },
   };

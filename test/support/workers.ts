@@ -5,6 +5,9 @@ import { until } from './until.js';
 export interface WorkerProcess extends Child {
   /** Waits until a run has begun, and answers it. */
   started(matches?: { id?: string; attempt?: number }): Promise<Extract<WorkerMessage, { type: 'started' }>>;
+  /** All runs that have begun by now: it may have said so a moment ago. */
+  starts(): Promise<Extract<WorkerMessage, { type: 'started' }>[]>;
+  /** What it has told so far. */
   of<Type extends WorkerMessage['type']>(type: Type): Extract<WorkerMessage, { type: Type }>[];
 }
 
@@ -19,6 +22,12 @@ export async function startWorker(url: string, env: Record<string, string> = {})
   return {
     ...child,
     of,
+    starts: async () => {
+      const echoes = of('echo').length;
+      child.send('echo');
+      await until(() => of('echo').length > echoes, { what: 'the second process has told all so far' });
+      return of('started');
+    },
     started: ({ id, attempt } = {}) =>
       until(() => of('started').find((run) => (id ?? run.id) === run.id && (attempt ?? run.attempt) === run.attempt), {
         what: `job ${id ?? ''} runs in the second process`,
