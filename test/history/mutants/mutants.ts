@@ -126,7 +126,7 @@ export const MUTANTS: readonly Mutant[] = [
     patches: [
       {
         file: `${STATEMENTS}/claim-lanes.ts`,
-        find: 'ORDER BY seq, position\n        LIMIT ${RUN}',
+        find: 'ORDER BY seq, position\n          LIMIT ${RUN}',
         replace: 'ORDER BY due_at LIMIT ${RUN}',
       },
     ],
