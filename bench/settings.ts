@@ -13,6 +13,8 @@ export interface Settings {
   readonly out: string;
   /** New runs are added to those that are there of the same case, instead of taking their place. */
   readonly append: boolean;
+  /** Each case is run once before it is measured. */
+  readonly warmUp: boolean;
   /** Install redis-server where it is missing. */
   readonly install: boolean;
 }
@@ -23,7 +25,7 @@ export interface Known {
 }
 
 export const USAGE = `npm run bench -- [workload …] [--systems name,…] [--jobs n] [--seconds n] [--repeat n] [--processes n]
-                 [--append] [--out folder] [--no-install]
+                 [--append] [--out folder] [--no-warm-up] [--no-install]
 A workload "none" measures nothing and writes the document again.`;
 
 /** @throws {Error} naming the wrong argument */
@@ -39,6 +41,7 @@ export function parseSettings(args: readonly string[], known: Known): Settings {
       processes: { type: 'string' },
       out: { type: 'string', default: 'docs' },
       append: { type: 'boolean', default: false },
+      'no-warm-up': { type: 'boolean', default: false },
       'no-install': { type: 'boolean', default: false },
     },
   });
@@ -52,6 +55,7 @@ export function parseSettings(args: readonly string[], known: Known): Settings {
     processes: positive(values.processes, 'processes') ?? Infinity,
     out: values.out,
     append: values.append,
+    warmUp: !values['no-warm-up'],
     install: !values['no-install'],
   };
 }

@@ -44,7 +44,7 @@ export interface Contender {
  */
 export async function takeTurns(bench: Bench, contenders: readonly Contender[]): Promise<void> {
   const samples = new Map(contenders.map((contender): [Contender, Sample[]] => [contender, []]));
-  for (const contender of contenders) await contender.run(false);
+  if (bench.settings.warmUp) for (const contender of contenders) await contender.run(false);
   for (let turn = 0; turn < bench.repeat; turn++) {
     for (const contender of contenders) {
       const sample = await contender.run(true);

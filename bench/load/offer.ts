@@ -45,15 +45,16 @@ export async function offerInBulk(
   const caller = async (): Promise<void> => {
     for (;;) {
       await backlog.enter(CALL);
-      if (clockMs() >= until || jobs + CALL > limit) return;
+      if (clockMs() >= until || jobs >= limit) return;
       const first = jobs;
-      jobs += CALL;
-      await send(first, CALL);
+      const count = Math.min(CALL, limit - first);
+      jobs += count;
+      await send(first, count);
       at[first / CALL] = clockMs();
     }
   };
   await Promise.all(Array.from({ length: CALLERS }, caller));
-  return { jobs, at: at.slice(0, jobs / CALL) };
+  return { jobs, at: at.slice(0, Math.ceil(jobs / CALL)) };
 }
 
 /**

@@ -1,4 +1,5 @@
 import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { queueMigrations } from 'nestmq/migrations';
 import pg from 'pg';
 import { DataSource } from 'typeorm';
@@ -68,6 +69,7 @@ export async function startServer(): Promise<BenchServer> {
         serverPid: server.pid,
         drop: async () => {
           await admin.end();
+          await untilLeft(main, name);
           await main.query(`DROP DATABASE ${name} WITH (FORCE)`);
         },
       };
@@ -77,6 +79,19 @@ export async function startServer(): Promise<BenchServer> {
       await server.stop();
     },
   };
+}
+
+/** A pool says that it has ended before its connections have; one that is cut off by the drop would end its process. */
+async function untilLeft(main: pg.Client, database: string): Promise<void> {
+  const patience = performance.now() + 5_000;
+  do {
+    const { rowCount } = await main.query(
+      `SELECT FROM pg_stat_activity WHERE datname = $1 AND backend_type = 'client backend'`,
+      [database],
+    );
+    if (rowCount === 0) return;
+    await sleep(5);
+  } while (performance.now() < patience);
 }
 
 export async function connect(url: string): Promise<pg.Client> {

@@ -26,7 +26,8 @@ const MOST_JOBS = 200_000;
 /** As many as the system does in four seconds, so that the slow ones do not take minutes. */
 export function jobsFor({ settings }: Bench, { entry }: Stage, measured: boolean, most = MOST_JOBS): number {
   const seconds = measured ? (settings.seconds ?? 4) : 0.5;
-  return Math.max(measured ? 50 : 10, Math.min(settings.jobs ?? most, Math.round(entry.pace * seconds)));
+  const paced = Math.max(measured ? 50 : 10, Math.round(entry.pace * seconds));
+  return Math.min(settings.jobs ?? most, paced);
 }
 
 export interface DrainOptions {
