@@ -5,6 +5,7 @@ export default {
   testEnvironment: 'node',
   globalSetup: '<rootDir>/test/global-setup.mjs',
   globalTeardown: '<rootDir>/test/global-teardown.mjs',
+  testSequencer: '<rootDir>/test/longest-first.cjs',
   testMatch: [
     '<rootDir>/libs/**/*.spec.ts',
     '<rootDir>/apps/**/*.spec.ts',
@@ -13,7 +14,8 @@ export default {
   ],
   // long enough for a slow, busy machine: only a test that hangs meets it
   testTimeout: 180_000,
-  maxWorkers: 2,
+  // many tests wait more than they compute, so that two would leave two cores idle half of the time
+  maxWorkers: 3,
   extensionsToTreatAsEsm: ['.ts'],
   modulePathIgnorePatterns: ['<rootDir>/dist/', '<rootDir>/.data/'],
   moduleNameMapper: {
