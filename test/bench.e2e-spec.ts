@@ -140,7 +140,7 @@ describe('the benchmark, in its tiny form', () => {
     const { rows } = results.find(({ workload }) => workload === 'spawn-bulk')!;
     const runsOf = (name: string): number[] =>
       rows.filter(({ system }) => system === name).map(({ samples }) => samples.length);
-    expect([runsOf('raw'), runsOf('nestmq')]).toEqual([
+    expect([runsOf('graphile-worker'), runsOf('raw')]).toEqual([
       [2, 2],
       [1, 1],
     ]);
