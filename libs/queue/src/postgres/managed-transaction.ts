@@ -66,6 +66,7 @@ export class ManagedTransaction {
     private readonly queryRunner: QueryRunner,
     private readonly client: PgClient,
     begin: Query,
+    private readonly closing: Query,
   ) {
     this.opening = begin;
     if (this.canBundle) {
@@ -84,10 +85,10 @@ export class ManagedTransaction {
     const queryRunner = dataSource.createQueryRunner();
     try {
       const client = (await queryRunner.connect()) as PgClient;
-      const transaction = new ManagedTransaction(queryRunner, client, {
-        ...(namedStatements && { name: `${schema}.${isolation}` }),
-        text: beginRun(isolation),
-      });
+      const named = (name: string, text: string): Query =>
+        namedStatements ? { name: `${schema}.${name}`, text } : text;
+      const begin = named(isolation, beginRun(isolation));
+      const transaction = new ManagedTransaction(queryRunner, client, begin, named('commit', commit));
       await queryRunner.startTransaction();
       return transaction;
     } catch (error) {
@@ -190,7 +191,7 @@ export class ManagedTransaction {
       client.query(opening).catch(() => undefined);
       return client.query(...call);
     }
-    return sendTogether(client, [opening, query as Query], { values: values as unknown[] }).catch(
+    return sendTogether(client, [opening, query as Query], { place: 1, values: values as unknown[] }).catch(
       (error: BundleError) => {
         throw error.cause;
       },
@@ -211,7 +212,7 @@ export class ManagedTransaction {
     const first = this.opening === null ? last : [this.opening, ...last];
     this.opening = null;
     try {
-      return await sendTogether(this.client, [...first, commit]);
+      return await sendTogether(this.client, [...first, this.closing], { place: null });
     } catch (error) {
       const { done, cause } = error as BundleError;
       throw refusal(cause, done < first.length);

@@ -1,16 +1,15 @@
 import pg from 'pg';
+import { SYNC, UnreadStatement, type PreparedNames } from './unread-statement.js';
 
 /** The part of pg's connection that sends messages; pg's own `Query` is written against it, in every copy of pg. */
-interface PgConnection {
-  readonly stream: { cork?(): void; uncork?(): void };
-  /** Those of which the server's answer is not there yet. */
-  readonly submittedNamedStatements?: Record<string, string | undefined>;
+interface PgConnection extends PreparedNames {
+  readonly stream: { readonly writable: boolean; cork?(): void; uncork?(): void; write(bytes: Buffer): boolean };
   sync(): void;
 }
 
 /** A query of pg, as it is while it is sent and answered. */
 interface PgQuery {
-  name?: string;
+  readonly name?: string;
   queryMode: string;
   readonly text: string;
   readonly _result: unknown;
@@ -37,9 +36,10 @@ export interface QueryingClient {
   query(query: unknown, ...more: unknown[]): unknown;
 }
 
-/** Which of the statements of a bundle the answer is wanted of: the last one by default. */
+/** Which of the statements of a bundle the answer is wanted of: of the others only whether they have failed. */
 interface Wanted {
-  readonly place?: number;
+  /** `null`: of none, only which command the last one has been to the server. */
+  readonly place: number | null;
   /** Of that one. */
   readonly values?: readonly unknown[];
 }
@@ -59,7 +59,7 @@ export function canBundle(client: { readonly pipeline?: boolean; readonly connec
 export async function sendTogether<T>(
   client: QueryingClient,
   queries: readonly Query[],
-  { place = queries.length - 1, values }: Wanted = {},
+  { place, values }: Wanted,
 ): Promise<T> {
   const bundle = new QueryBundle(queries, place, values);
   return new Promise<T>((resolve, reject) => {
@@ -82,19 +82,20 @@ export class BundleError extends Error {
   }
 }
 
+type Statement = PgQuery | UnreadStatement;
+
+const isRead = (statement: Statement): statement is PgQuery => !(statement instanceof UnreadStatement);
+
 /** Plain text would not be seen by the server any more behind a statement that has failed: everything is prepared. */
-function make(query: Query, values: readonly unknown[] | undefined): PgQuery {
+function makeRead(query: Query, values: readonly unknown[] | undefined): PgQuery {
   const made = new pg.Query(query as never, values as never) as unknown as PgQuery;
   made.queryMode = 'extended';
   return made;
 }
 
-/** The same, without the price that pg takes for an object. */
-function makeUnread(query: Query): PgQuery {
-  if (typeof query === 'string') return make(query, undefined);
-  const made = make(query.text, query.values);
-  if (query.name !== undefined) made.name = query.name;
-  return made;
+function makeUnread(query: Query): UnreadStatement {
+  if (typeof query === 'string') return new UnreadStatement(undefined, query);
+  return new UnreadStatement(query.name, query.text, query.values);
 }
 
 /** For `client.query`, which takes any object with a `submit`, as it takes the one of pg-cursor. */
@@ -102,25 +103,25 @@ export class QueryBundle {
   done = 0;
   /** Set by pg too, which wraps it where queries have a time limit. */
   callback: Callback = () => undefined;
-  private readonly queries: PgQuery[];
-  private readonly wanted: PgQuery;
-  private readonly last: PgQuery;
+  private readonly statements: Statement[];
+  private readonly wanted: PgQuery | null;
+  private readonly last: Statement;
 
-  constructor(queries: readonly Query[], place: number, values: readonly unknown[] | undefined) {
-    this.queries = queries.map((query, index) => (index === place ? make(query, values) : makeUnread(query)));
-    this.wanted = this.queries[place]!;
-    this.last = this.queries.at(-1)!;
-    this.last.callback = (error, result) => this.callback(error, result);
+  constructor(queries: readonly Query[], place: number | null, values: readonly unknown[] | undefined) {
+    this.wanted = place === null ? null : makeRead(queries[place]!, values);
+    this.statements = queries.map((query, index) => (index === place ? this.wanted! : makeUnread(query)));
+    this.last = this.statements.at(-1)!;
+    if (this.wanted !== null) this.wanted.callback = (error, result) => this.callback(error, result);
   }
 
   /** Before all the others, as long as nothing is sent. */
   prepend(query: Query): void {
-    this.queries.unshift(makeUnread(query));
+    this.statements.unshift(makeUnread(query));
   }
 
   /** @param result the answer to the last one */
   answer(result: unknown): unknown {
-    return this.wanted === this.last ? result : this.wanted._result;
+    return this.wanted === null || this.wanted === this.last ? result : this.wanted._result;
   }
 
   /** Of the statement that is being answered: pg notes by it what the server has parsed. */
@@ -134,75 +135,102 @@ export class QueryBundle {
 
   /** pg puts its own way to read types into it. */
   get _result(): unknown {
-    return this.wanted._result;
+    return this.wanted?._result;
   }
 
   get binary(): boolean {
-    return this.wanted.binary;
+    return this.wanted?.binary ?? false;
   }
 
   set binary(binary: boolean) {
-    this.wanted.binary = binary;
+    if (this.wanted !== null) this.wanted.binary = binary;
   }
 
-  private get current(): PgQuery {
-    return this.queries[this.done] ?? this.last;
+  private get current(): Statement {
+    return this.statements[this.done] ?? this.last;
+  }
+
+  /** The one whose answer is being read, if it is to be. */
+  private get read(): PgQuery | null {
+    const { current } = this;
+    return isRead(current) ? current : null;
   }
 
   submit(connection: PgConnection): Error | null {
     const { stream } = connection;
-    // Each query ends with a Sync: only the last one's is sent, which makes one of them all.
-    const withoutSync = Object.create(connection, { sync: { value: () => undefined } }) as PgConnection;
+    if (this.wanted === null) {
+      if (stream.writable) stream.write(this.bytesOf(this.statements, connection));
+      return null;
+    }
+    const place = this.statements.indexOf(this.wanted);
+    const behind = this.statements.slice(place + 1);
     stream.cork?.();
     try {
-      for (const query of this.queries) {
-        const refused = query.submit(query === this.last ? connection : withoutSync);
-        if (refused === null) continue;
-        if (query !== this.queries[0]) connection.sync();
-        return refused;
-      }
+      if (place > 0 && stream.writable) stream.write(this.bytesOf(this.statements.slice(0, place), connection));
+      // It ends with a Sync, which makes one of them all when it is the last.
+      const refused = this.wanted.submit(behind.length === 0 ? connection : withoutSync(connection));
+      if (refused !== null && place === 0) return refused;
+      if (refused !== null) connection.sync();
+      else if (behind.length > 0 && stream.writable) stream.write(this.bytesOf(behind, connection));
+      return refused;
     } finally {
       stream.uncork?.();
     }
-    return null;
   }
 
   handleRowDescription(message: unknown): void {
-    this.current.handleRowDescription(message);
+    this.read?.handleRowDescription(message);
   }
 
   handleDataRow(message: unknown): void {
-    this.current.handleDataRow(message);
+    this.read?.handleDataRow(message);
   }
 
   handlePortalSuspended(connection: PgConnection): void {
-    this.current.handlePortalSuspended(connection);
+    this.read?.handlePortalSuspended(connection);
   }
 
   handleEmptyQuery(connection: PgConnection): void {
-    this.current.handleEmptyQuery(connection);
+    this.read?.handleEmptyQuery(connection);
   }
 
-  handleCommandComplete(message: unknown, connection: PgConnection): void {
-    this.current.handleCommandComplete(message, connection);
-    if (this.current !== this.last) this.done += 1;
+  handleCommandComplete(message: { text: string }, connection: PgConnection): void {
+    const { current } = this;
+    if (isRead(current)) current.handleCommandComplete(message, connection);
+    else current.command = message.text;
+    if (current !== this.last) this.done += 1;
   }
 
   handleCopyInResponse(connection: PgConnection): void {
-    this.current.handleCopyInResponse(connection);
+    this.read?.handleCopyInResponse(connection);
   }
 
   handleCopyData(message: unknown, connection: PgConnection): void {
-    this.current.handleCopyData(message, connection);
+    this.read?.handleCopyData(message, connection);
   }
 
   handleError(error: unknown, connection: PgConnection): void {
     // What stands behind the failed one was not even parsed.
-    for (const { name } of this.queries) if (name !== undefined) delete connection.submittedNamedStatements?.[name];
+    for (const { name } of this.statements) if (name !== undefined) delete connection.submittedNamedStatements?.[name];
     this.callback(error);
   }
 
   handleReadyForQuery(connection: PgConnection): void {
-    this.last.handleReadyForQuery(connection);
+    // Whatever pg could not read of the rows is told by its query.
+    if (this.wanted !== null) this.wanted.handleReadyForQuery(connection);
+    else this.callback(null, { command: (this.last as UnreadStatement).command });
   }
+
+  /** In one piece, which costs less than a piece for each message. With a Sync where they are the end. */
+  private bytesOf(statements: readonly Statement[], connection: PgConnection): Buffer {
+    const messages: Buffer[] = [];
+    for (const statement of statements) if (!isRead(statement)) statement.addTo(messages, connection);
+    if (statements.at(-1) === this.last) messages.push(SYNC);
+    return Buffer.concat(messages);
+  }
+}
+
+/** As seen by the one query of pg that is not the last of a bundle. */
+function withoutSync(connection: PgConnection): PgConnection {
+  return Object.create(connection, { sync: { value: () => undefined } }) as PgConnection;
 }

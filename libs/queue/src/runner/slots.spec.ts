@@ -52,6 +52,23 @@ describe('Slots', () => {
     expect(slots.demand(3.2, false)).toEqual({ limit: 2, slots: 2, run: 50 });
   });
 
+  it.each([
+    ['takes jobs ahead of transactions that take as long as commits do', 12, true],
+    ['takes none ahead of slow transactions', 60, false],
+  ])('%s, beside nearly as many connections as slots', (_, durationMs, takesAhead) => {
+    const slots = new Slots({ min: 16, max: 32, prefetchMs: 5, maxTransactions: 30 });
+    const transactional = { concurrency: null, isolation: 'READ COMMITTED' } as RegisteredHandler;
+    const startedAt = performance.now();
+    for (const one of jobs(60)) slots.take(one, transactional);
+    for (let i = 0; i < 60; i++) {
+      slots.start(startedAt);
+      slots.end(transactional, durationMs);
+    }
+    for (const one of jobs(30)) slots.take(one, transactional);
+    for (let i = 0; i < 30; i++) slots.start(startedAt);
+    expect(slots.demand(startedAt + 30, true).limit > 0).toBe(takesAhead);
+  });
+
   it('gives a suspect the next free slot, before what was taken ahead', () => {
     const slots = filled(3);
     slots.start(0);

@@ -93,7 +93,7 @@ export class Slots {
   demand(now: number, mayTakeAhead: boolean): Demand {
     const { min, max } = this.settings;
     this.transactions.mayTakeAhead = mayTakeAhead;
-    const ahead = mayTakeAhead ? this.rate.ahead(now) : 0;
+    const ahead = mayTakeAhead ? Math.max(this.rate.ahead(now), this.transactions.ahead(now)) : 0;
     const startable = this.running + this.aheadCount - (this.batches.none ? 0 : this.batches.spared);
     const inHand = startable + this.behind;
     // What waits behind others of its lane must not keep the other slots empty.

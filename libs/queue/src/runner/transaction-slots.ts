@@ -1,8 +1,11 @@
 import type { ClaimedJob } from '../job/job.js';
 import { RateMeter } from './rate-meter.js';
 
-/** A run waits for the disk, whatever its handler does: so much more work is held ahead of the connections. */
-const COMMIT_MS = 15;
+/**
+ * A run waits for the server and its disk, whatever its handler does: so much more work is held ahead of the connections,
+ * which makes few claims of many runs.
+ */
+const COMMIT_MS = 30;
 
 /**
  * Which jobs of transactional handlers may start: each needs a connection of the application's pool. What is claimed ahead
@@ -28,11 +31,16 @@ export class TransactionSlots {
     return this.max - this.taken - this.waiting.length;
   }
 
+  /** How many to hold ahead of the connections. */
+  ahead(now: number): number {
+    return this.rate.ahead(now);
+  }
+
   /** How many more may be claimed. Ahead of the connections as much at once as pays for a claim. */
   room(now: number): number {
     const { startable } = this;
     if (!this.mayTakeAhead) return startable;
-    const ahead = this.rate.ahead(now);
+    const ahead = this.ahead(now);
     return startable <= 0 && this.waiting.length > ahead / 2 ? 0 : startable + ahead;
   }
 
