@@ -56,6 +56,7 @@ const TARGETS: readonly Target[] = [
   { what: 'ordered, 1 000 keys × 20', against: 'the fastest peer that keeps order', sign: '≥', wanted: 5, reached: (all) => all.best('ordered', '1 000 keys', rate, peers) }, // prettier-ignore
   { what: 'ordered, 20 keys × 100', against: 'the fastest peer that keeps order', sign: '≥', wanted: 5, reached: (all) => all.best('ordered', '20 keys', rate, peers) }, // prettier-ignore
   { what: 'drain', against: 'raw SQL doing the same durable work', sign: '≥', wanted: 0.6, reached: (all) => all.best('drain', 'jobs', rate, raw) }, // prettier-ignore
+  { what: 'transactional handlers, one INSERT each', against: 'the same two statements by pgbench, prepared', sign: '≥', wanted: 0.6, reached: (all) => all.beside('transactions', 'one INSERT', rate, 'pgbench, prepared') }, // prettier-ignore
 ];
 
 /** Looks figures up in the results; names of cases by their beginning. */
@@ -75,6 +76,13 @@ class Figures {
   /** One figure, against the system that is best by another one. */
   ofBest(workload: string, name: string, pick: Pick, by: Pick, which: Which): Reached | null {
     return this.against(workload, name, pick, this.sorted(workload, name, by, which).at(-1)?.entry);
+  }
+
+  /** Against something that is no queue. */
+  beside(workload: string, name: string, pick: Pick, other: string): Reached | null {
+    const ours = this.figure(workload, name, 'nestmq', pick);
+    const theirs = this.figure(workload, name, other, pick);
+    return ours === null || theirs === null ? null : { ours, theirs, their: other, ratio: ours / theirs };
   }
 
   /** Two figures of our own. */

@@ -1,14 +1,12 @@
-import { execFile, fork } from 'node:child_process';
+import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 import { Redis } from 'ioredis';
 import { freePort } from '../../scripts/postgres.mjs';
-
-const run = promisify(execFile);
+import { findProgram, type FoundProgram } from './program.js';
 
 /** What its documentation calls the durable choice that is still fast: at most a second of commits is lost in a crash. */
 export const REDIS_SETTINGS = { appendonly: 'yes', appendfsync: 'everysec', save: '' } as const;
@@ -23,25 +21,13 @@ export interface RedisServer {
   stop(): Promise<void>;
 }
 
-/** Why there is no redis-server, or how to call it. */
-export type FoundRedis = { readonly program: string } | { readonly missing: string };
-
-/** @param install by apt-get, where there is none and we are root */
-export async function findRedis({ install }: { install: boolean }): Promise<FoundRedis> {
-  if (await isThere('redis-server')) return { program: 'redis-server' };
-  const missing = 'there is no redis-server on this machine';
-  if (!install) return { missing };
-  if (process.getuid?.() !== 0) return { missing: `${missing}, and installing it takes root` };
-  console.log('Installing redis-server by apt-get, for the column of BullMQ.');
-  try {
-    await run('apt-get', ['update']);
-    await run('apt-get', ['install', '-y', '--no-install-recommends', 'redis-server'], {
-      env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive', RUNLEVEL: '1' }, // its own service is not wanted
-    });
-    return { program: 'redis-server' };
-  } catch (error) {
-    return { missing: `${missing}, and apt-get could not install it: ${String(error).split('\n', 1)[0]}` };
-  }
+export function findRedis({ install }: { install: boolean }): Promise<FoundProgram> {
+  return findProgram({
+    program: 'redis-server',
+    package: 'redis-server',
+    purpose: 'the column of BullMQ',
+    install,
+  });
 }
 
 export async function startRedis(program: string): Promise<RedisServer> {
@@ -73,11 +59,4 @@ export async function startRedis(program: string): Promise<RedisServer> {
       await rm(dir, { recursive: true, force: true });
     },
   };
-}
-
-function isThere(program: string): Promise<boolean> {
-  return run(program, ['--version']).then(
-    () => true,
-    () => false,
-  );
 }

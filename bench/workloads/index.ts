@@ -21,6 +21,7 @@ import { spawnSingle } from './spawn-single.js';
 import { stats } from './stats.js';
 import { storm } from './storm.js';
 import { sustained } from './sustained.js';
+import { transactions } from './transactions.js';
 
 /** In the order of the document. The last five are of what only nestmq has. */
 export const WORKLOADS: readonly Workload[] = [
@@ -35,6 +36,7 @@ export const WORKLOADS: readonly Workload[] = [
   backlog,
   ordered,
   handlers,
+  transactions,
   shapes,
   storm,
   scaleOut,
