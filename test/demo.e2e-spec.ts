@@ -18,7 +18,7 @@ import {
 import { until } from './support/until.js';
 
 /** Of each file, so that there are always files under way and countries to sum up when a process is killed. */
-const RECORDS = 20_000;
+const RECORDS = 10_000;
 const REGIONS = 3_865;
 const BATCHES = RECORDS / 1_000;
 const ENV = { DEMO_RECORDS: String(RECORDS) };
@@ -65,7 +65,7 @@ describe('the import', () => {
     expect(tables.regions).toHaveLength(REGIONS);
     expect(tables.batches).toHaveLength(2 * BATCHES + 4);
     expect(output).toContain('Import 1 begins.');
-    expect(output).toContain(' 43,864 rows in ');
+    expect(output).toContain(' 23,864 rows in ');
     expect(output).toContain('1 dead');
     expect(output).toMatch(/job \d+ is dead: RejectJob: record 0 of places, "Atlantis": country is "\?\?"/);
     expect(output).toMatch(/↻ CountrySummaries\.add runs again in \d+ ms: the name service did not answer/);
@@ -82,7 +82,7 @@ describe('the import', () => {
   it('goes on behind its last checkpoint when it is killed before the commit of a batch, twice', async () => {
     await makeTables();
     const written: { rows: number; writers: string }[] = [];
-    for (const record of [3_000, 11_000]) {
+    for (const record of [3_000, 7_000]) {
       const next = `NEW.payload ->> 'next' = '${record + 1_000}' AND NEW.payload ->> 'file' = 'places'`;
       const gate = await closeGate(client, 'UPDATE', next);
       const process = start(database);
@@ -96,15 +96,15 @@ describe('the import', () => {
     const last = start(database);
     expect(await last.exit()).toBe(0);
 
-    expect(last.output).toMatch(/Import 2 was not finished and goes on: .*places from record 11,000/);
-    expect(last.output).toMatch(/places +19,999 rows, 3 runs, from records 0, 3,000, 11,000\n/);
+    expect(last.output).toMatch(/Import 2 was not finished and goes on: .*places from record 7,000/);
+    expect(last.output).toMatch(/places +9,999 rows, 3 runs, from records 0, 3,000, 7,000\n/);
     expect(await runsOfPlaces(client)).toEqual([
       { attempt: 1, first: 0, last: 2_000 },
-      { attempt: 2, first: 3_000, last: 10_000 },
-      { attempt: 3, first: 11_000, last: 19_000 },
+      { attempt: 2, first: 3_000, last: 6_000 },
+      { attempt: 3, first: 7_000, last: 9_000 },
     ]);
-    expect([await writersOfPlaces(client, 3_000), await writersOfPlaces(client, 11_000)]).toEqual(written);
-    expect(written.map(({ rows }) => rows)).toEqual([2_999, 10_999]);
+    expect([await writersOfPlaces(client, 3_000), await writersOfPlaces(client, 7_000)]).toEqual(written);
+    expect(written.map(({ rows }) => rows)).toEqual([2_999, 6_999]);
     expect(await readDemoTables(client)).toEqual(undisturbed.tables);
   });
 
@@ -148,7 +148,7 @@ describe('the import', () => {
     expect(second.output).toContain(`places from record ${next.toLocaleString('en')}`);
     expect(second.output).toContain('in 2 starts');
     expect(await writersOfPlaces(client, next)).toEqual(written);
-    expect(await runsOfPlaces(client)).toEqual([{ attempt: 1, first: 0, last: 19_000 }]); // a stop is no attempt
+    expect(await runsOfPlaces(client)).toEqual([{ attempt: 1, first: 0, last: 9_000 }]); // a stop is no attempt
     expect(await readDemoTables(client)).toEqual(undisturbed.tables);
   });
 
@@ -283,7 +283,7 @@ describe('the HTTP application', () => {
     expect(finished).toMatchObject({ counted, rejected: 1, starts: 1, jobs: { left: 0 } });
     expect(finished).toMatchObject({
       files: [
-        { file: 'districts', state: 'completed', percent: 100, message: '20000 of 20000 districts' },
+        { file: 'districts', state: 'completed', percent: 100, message: '10000 of 10000 districts' },
         { file: 'places', state: 'completed', percent: 100, checkpoint: RECORDS, runsFrom: [0] },
         { file: 'regions', state: 'completed', percent: 100, message: '3865 of 3865 regions' },
       ],
