@@ -1,4 +1,5 @@
 import { beforeEach, describe, expect, it } from '@jest/globals';
+import type { ClaimedJob } from '../libs/queue/src/job/job.js';
 import { claimArrivals } from '../libs/queue/src/statements/claim-lanes.js';
 import { claimSuspect } from '../libs/queue/src/statements/claim-suspect.js';
 import { endLanes, sweepLanes } from '../libs/queue/src/statements/lanes.js';
@@ -44,8 +45,8 @@ async function waits(session: Session): Promise<boolean> {
   return (await tables.number(`SELECT count(*) FROM pg_locks WHERE pid = $1 AND NOT granted`, [processID])) > 0;
 }
 
-const claim = (session: Session) =>
-  session.transaction(
+async function claim(session: Session): Promise<ClaimedJob[]> {
+  const rows = await session.transaction(
     (client) =>
       run(client, claimArrivals, {
         ...{ runner: '1', lease: 1, channel: 'c', priority: 0, names: ['n'] },
@@ -53,6 +54,8 @@ const claim = (session: Session) =>
       }),
     beginOwning('nestmq', 'c'),
   );
+  return rows.flatMap(({ job }) => job ?? []);
+}
 
 const heads = (): Promise<object[]> =>
   tables.sql(`SELECT key, runner_id::text AS owner, head_position::text AS head, ready_at IS NOT NULL AS ready
@@ -68,14 +71,14 @@ describe('a sweep and a claim that meet the same lanes', () => {
     const sweeping = sweeper.transaction((client) => run(client, sweepLanes, { after: null }));
     await until(() => waits(sweeper), { what: 'the sweep waits' });
     let claimed = false;
-    const claiming = claim(claimer).then((rows) => {
+    const claiming = claim(claimer).then((jobs) => {
       claimed = true;
-      return rows;
+      return jobs;
     });
     await until(async () => claimed || (await waits(claimer)), { what: 'the claim is done, or waits' });
     await held.letGo();
-    const [, rows] = await Promise.all([sweeping, claiming]);
-    expect(rows.map(({ job }) => job?.id)).toEqual(['2', '3']);
+    const [, jobs] = await Promise.all([sweeping, claiming]);
+    expect(jobs.map(({ id }) => id)).toEqual(['2', '3']);
     expect(await heads()).toMatchObject([
       { key: 'fresh', owner: '1' },
       { key: 'known', owner: '1' },
@@ -89,8 +92,8 @@ describe('a sweep and a claim that meet the same lanes', () => {
     const held = await hold('a', 'before');
     const sweeping = sweeper.transaction((client) => run(client, sweepLanes, { after: null }));
     await until(() => waits(sweeper), { what: 'the sweep waits' });
-    const [row] = await claim(claimer);
-    await end(claimer, 'known', row!.job!);
+    const [job] = await claim(claimer);
+    await end(claimer, 'known', job!);
     await held.letGo();
     await sweeping;
     expect(await heads()).toEqual([{ key: 'known', owner: null, head: '3', ready: true }]);
@@ -127,7 +130,7 @@ describe('a claim in the middle of which a suspect was claimed, run and ended', 
     expect(suspect).toMatchObject({ id: '2', seq: 1 });
     await end(other, 'late', suspect!);
     await held.letGo();
-    expect((await claiming).map(({ job }) => job?.id)).toEqual(['3']);
+    expect((await claiming).map(({ id }) => id)).toEqual(['3']);
     expect(await heads()).toEqual([
       { key: 'first', owner: '1', head: null, ready: false },
       { key: 'late', owner: null, head: '1', ready: true },
