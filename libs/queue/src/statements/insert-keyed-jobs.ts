@@ -265,9 +265,16 @@ export const drawIds = defineStatement<{ count: number }, JobId[]>({
 
 /**
  * Opens a transaction that inserts jobs with keys, on a connection that others use too: it waits hardly at all for a key
- * that somebody has, and is sent again later. Tables are read by their indexes.
+ * that somebody has, and is sent again later. Tables are read by their indexes, by a plan made once a connection: to plan
+ * the statement takes longer than to insert a job.
  */
-export const beginKeyed = `${beginPlain}; SET LOCAL lock_timeout = 5; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off`;
+export const beginKeyed = [
+  beginPlain,
+  'SET LOCAL lock_timeout = 5',
+  'SET LOCAL enable_seqscan = off',
+  'SET LOCAL enable_bitmapscan = off',
+  'SET LOCAL plan_cache_mode = force_generic_plan',
+].join('; ');
 
 function encodeKeyedJobs(jobs: readonly KeyedJob[]): string {
   return `[${jobs.map(encodeKeyedJob).join(',')}]`;
