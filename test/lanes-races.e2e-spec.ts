@@ -1,12 +1,16 @@
-import { beforeEach, describe, expect, it } from '@jest/globals';
+import { beforeEach, describe, expect, it, jest } from '@jest/globals';
+import { Logger } from '@nestjs/common';
 import type { ClaimedJob } from '../libs/queue/src/job/job.js';
 import { claimArrivals } from '../libs/queue/src/statements/claim-lanes.js';
 import { claimSuspect } from '../libs/queue/src/statements/claim-suspect.js';
 import { endLanes, sweepLanes } from '../libs/queue/src/statements/lanes.js';
 import { run } from '../libs/queue/src/statements/statement.js';
 import { beginOwning, beginOwningSuspects } from '../libs/queue/src/statements/transaction.js';
+import { POLLING_OFF, startApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
 import { openSession, START, type Session } from './support/engine.js';
+import { untilDone } from './support/events.js';
+import { laneWith } from './support/lanes.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 
@@ -111,6 +115,28 @@ function end(session: Session, key: string, { id, lease, seq }: { id: string; le
     });
   });
 }
+
+describe('a claim in the middle of which somebody writes down a lane that nobody had met', () => {
+  it('is made again at once, without a word', async () => {
+    const warn = jest.spyOn(Logger.prototype, 'warn');
+    const Work = laneWith();
+    const app = await startApp({ ...database, queue: POLLING_OFF, providers: [Work] });
+    const session = await openSession(database.url);
+    await session.pg.query('BEGIN');
+    await session.pg.query(`INSERT INTO nestmq.lane (channel, key, name) VALUES ('work', 'met', 'work')`);
+    await app.jobs.spawnMany(['met', 'other'].map((key) => ({ name: 'work', payload: key, key })));
+    const waiting = `SELECT count(*) FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted`;
+    await until(async () => (await tables.number(waiting)) > 0, { what: 'the claim waits' });
+    await session.pg.query('COMMIT');
+    await untilDone(tables);
+    expect(app.get(Work).runs.map(({ key, seq }) => [key, seq])).toEqual([
+      ['met', 1],
+      ['other', 1],
+    ]);
+    expect(warn).not.toHaveBeenCalled();
+    await app.close();
+  });
+});
 
 describe('a claim in the middle of which a suspect was claimed, run and ended', () => {
   it('does not write down the lane of that one as it was', async () => {

@@ -168,8 +168,8 @@ export const MUTANTS: readonly Mutant[] = [
     patches: [
       {
         file: `${STATEMENTS}/claim-lanes.ts`,
-        find: "count(*) FILTER (WHERE starts), 'epoch', 0",
-        replace: "0, 'epoch', 0",
+        find: 'count(*) FILTER (WHERE starts) AS started',
+        replace: '0 AS started',
       },
     ],
     proofs: [{ history: [...QUIET, '--lanes', 'few', '--deadly', '30'] }],

@@ -1,6 +1,7 @@
 import type { ClaimedJob } from '../job/job.js';
 import type { LeaseBook } from '../job/lease-book.js';
 import type { Connection } from '../postgres/connection.js';
+import { isUniqueViolation } from '../postgres/sqlstate.js';
 import { claimJobs, claimJobsByKey, type ClaimRow, type FeedNews } from '../statements/claim-jobs.js';
 import { claimSuspect } from '../statements/claim-suspect.js';
 import { claimArrivals, claimLanes, type ClaimLanesRow } from '../statements/claim-lanes.js';
@@ -118,6 +119,8 @@ export class Claimer {
     } catch (error) {
       this.book.abandon(lease);
       feed.end(this.feeds.clock.nowMicros());
+      // Somebody has written down a lane meanwhile of which nobody knew: the next look sees it.
+      if (isUniqueViolation(error, 'lane_pkey')) return [];
       throw error;
     }
   }

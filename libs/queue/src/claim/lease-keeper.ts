@@ -150,7 +150,7 @@ export class LeaseKeeper {
   }
 
   private beaten(columns: unknown[], report: LeaseReport & { runner: string }, sentAt: number): void {
-    const row = heartbeat.row(columns, { ...report });
+    const row = heartbeat.rows([columns], { ...report })[0]!;
     // An answer about an id that has been given up since says nothing.
     if (report.runner !== this.runnerId()) return;
     if (!row.alive) {

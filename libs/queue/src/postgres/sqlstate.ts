@@ -29,8 +29,9 @@ export function isUnavailable(error: unknown): boolean {
   return UNAVAILABLE.test(sqlStateOf(error)) || (error instanceof Error && CONNECTION_ENDED.test(error.message));
 }
 
-/** Another row has the key by now. */
-export const isUniqueViolation = (error: unknown): boolean => sqlStateOf(error) === '23505';
+/** Another row has the key by now; of a constraint, where one is named. */
+export const isUniqueViolation = (error: unknown, constraint?: string): boolean =>
+  sqlStateOf(error) === '23505' && [undefined, (error as { constraint?: string }).constraint].includes(constraint);
 
 /** Whether the same statement may succeed when it is sent again. */
 export function isRetryable(error: unknown): boolean {

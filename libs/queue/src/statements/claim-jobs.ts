@@ -235,6 +235,9 @@ function claimRow(columns: unknown[], params: LeaseName): ClaimRow {
 
 export const NEWS_COLUMN = jobColumns.length;
 
+/** How many of its places are the same for all claims. */
+export const FEED_NEWS = 5;
+
 /** As {@link answered} has built it; what stands behind these is the statement's own. */
 export type FeedNewsColumn = [
   now: number,

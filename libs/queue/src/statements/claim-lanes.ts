@@ -3,10 +3,10 @@ import {
   claimedJob,
   feedNews,
   newsColumn,
+  FEED_NEWS,
   NEWS_COLUMN,
   type ClaimParams,
   type ClaimRow,
-  type FeedNews,
   type FeedNewsColumn,
 } from './claim-jobs.js';
 import { inArrivals } from './job-columns.js';
@@ -59,7 +59,8 @@ interface Source {
  * that already have a seq stand before those that have none, and those in the order of their positions.
  *
  * A lane's jobs go through the steps as arrays, and only where they stand: the rows themselves are read once more where they
- * are answered, by their places in the table. To copy each whole row from step to step took half of a claim's time.
+ * are answered, all at once by their places in the table, in whatever order these come. To copy each whole row from step to
+ * step, or to look it up by itself, took half of a claim's time.
  *
  * The lane that meets the demand is taken whole, so a claim may have up to a run more than was asked for. Lanes behind it
  * are not even read: `turn` counts the jobs, and the LIMIT ends the reading.
@@ -67,24 +68,28 @@ interface Source {
  * A job on its last attempt, like a suspect, is only taken as the head of a lane that starts at once; from the first
  * lane on for which there is no slot, the rest stays. A lane whose head must wait is written down with the time, so that
  * nobody has to look at it before. Lanes are written in the order of their keys, as whoever writes several of them does, so
- * that nobody waits for another crosswise. A lane that was written since it was read is left to whoever did that. Durable: a lane's owner and its last seq must outlive a crash of the server.
+ * that nobody waits for another crosswise: those that nobody has met so far first, which is cheapest by far, and refuses the
+ * claim where somebody has written one meanwhile (`lane_pkey`). A lane that was written since it was read is left to whoever
+ * did that. Durable: a lane's owner and its last seq must outlive a crash of the server.
  */
 const leaseLanes = (schema: string, { candidates, placeOf, lastLooked, complete, nextDue }: Source): string => `
   WITH ${candidates}, lane_run AS MATERIALIZED (
-    SELECT key, ordinal, last_seq, used_at, places, ids, runs, seqs, found, numbered, taken
+    SELECT key, ordinal, last_seq, used_at, places, ids, runs, seqs, numbered, taken, found = taken AS whole,
+      last_seq + greatest(least(found, ${RUN}::bigint) - numbered, 0) AS leased_seq,
+      NOT go_on[1] AND ordinal > ${SLOTS} AS stays
     FROM (
       SELECT candidate.key, ordinal, last_seq, used_at, lane.*, turn
       FROM candidate
       CROSS JOIN LATERAL (
         SELECT array_agg(place) AS places, array_agg(id) AS ids, array_agg(run) AS runs, array_agg(seq) AS seqs,
-          count(*) AS found, count(seq) AS numbered,
-          CASE WHEN (array_agg(fits AND priority = ${PRIORITY}))[1] THEN greatest(1, least(${RUN}::bigint, coalesce(
-              array_position(array_agg(fits AND attempt + 1 < coalesce(max_attempts, 2147483647)), false) - 1, count(*)
-            ))) ELSE 0 END AS taken
+          count(*) AS found, count(seq) AS numbered, array_agg(goes_on) AS go_on,
+          CASE WHEN (array_agg(fits AND priority = ${PRIORITY}))[1]
+            THEN greatest(1, least(${RUN}::bigint, coalesce(array_position(array_agg(goes_on), false) - 1, count(*)))) ELSE 0 END AS taken
         FROM (
-          SELECT ctid AS place, id, run, seq, priority, attempt, max_attempts,
-            due_at <= statement_timestamp() AND held_until IS NULL AND NOT suspect AND name = ANY(${NAMES}::text[]) AS fits
-          FROM ${schema}.job
+          SELECT job.ctid AS place, id, run, seq, priority, fits, fits AND attempt + 1 < coalesce(max_attempts, 2147483647) AS goes_on
+          FROM ${schema}.job CROSS JOIN LATERAL (
+            SELECT due_at <= statement_timestamp() AND held_until IS NULL AND NOT suspect AND name = ANY(${NAMES}::text[]) AS fits
+          ) AS head
           WHERE channel = ${CHANNEL} AND key = candidate.key AND position IS NOT NULL
           ORDER BY seq, position
           LIMIT ${RUN}::bigint + 1
@@ -95,40 +100,44 @@ const leaseLanes = (schema: string, { candidates, placeOf, lastLooked, complete,
     ) AS turns
     WHERE turn = 1
   ), head AS MATERIALIZED (
-    SELECT lane_run.key, ordinal, last_seq, used_at, taken > 0 AS taken, job.name, job.priority, job.position,
-      last_seq + greatest(least(found, ${RUN}::bigint) - numbered, 0) AS leased_seq,
-      CASE WHEN held_until IS NULL AND NOT suspect THEN greatest(due_at, statement_timestamp()) END AS ready_at,
-      taken > 0 AND ordinal > ${SLOTS} AND attempt + 1 >= max_attempts AS stays
+    SELECT key, ordinal, last_seq, used_at, leased_seq, true AS taken, stays, ${PRIORITY}::smallint AS priority, NULL AS name,
+      NULL::bigint AS position, NULL::timestamptz AS ready_at
+    FROM lane_run
+    WHERE taken > 0
+    UNION ALL
+    SELECT lane_run.key, ordinal, last_seq, used_at, leased_seq, false, false, coalesce(job.priority, ${PRIORITY}), job.name,
+      job.position, CASE WHEN held_until IS NULL AND NOT suspect THEN greatest(due_at, statement_timestamp()) END
     FROM lane_run LEFT JOIN ${schema}.job ON job.ctid = places[1]
+    WHERE taken = 0
   ), cut AS MATERIALIZED (
     SELECT coalesce(min(ordinal) FILTER (WHERE stays), 2147483647) AS at, coalesce(max(ordinal), 0) AS reached FROM head
-  ), written AS (
-    INSERT INTO ${schema}.lane AS lane (channel, key, last_seq, leased_seq, used_at, runner_id, lease, priority, name, ready_at, head_position)
-    SELECT ${CHANNEL}, key, last_seq, leased_seq, coalesce(used_at, clock_timestamp()),
-      CASE WHEN taken THEN ${RUNNER}::bigint END, CASE WHEN taken THEN ${LEASE}::integer END, coalesce(priority, ${PRIORITY}), name,
-      CASE WHEN NOT taken THEN ready_at END,
-      CASE WHEN NOT taken THEN position END
-    FROM head, cut
-    WHERE ordinal < cut.at
-    ORDER BY key
+  ), met AS (
+    ${writing(schema, 'used_at IS NULL')}
+    RETURNING ${WRITTEN}
+  ), used AS (
+    ${writing(schema, 'used_at IS NOT NULL AND (SELECT count(*) FROM met) >= 0')}
     ON CONFLICT (channel, key) DO UPDATE
-    SET last_seq = excluded.last_seq, leased_seq = excluded.leased_seq, used_at = clock_timestamp(), runner_id = excluded.runner_id, lease = excluded.lease, priority = excluded.priority, name = excluded.name,
+    SET last_seq = excluded.last_seq, leased_seq = excluded.leased_seq, used_at = clock_timestamp(), runner_id = excluded.runner_id,
+      lease = excluded.lease, priority = excluded.priority, name = coalesce(excluded.name, lane.name),
       ready_at = excluded.ready_at, head_position = excluded.head_position
     WHERE lane.used_at = excluded.used_at
-    RETURNING key, runner_id IS NOT NULL AS owned, ${laneMessage('lane')} AS message
+    RETURNING ${WRITTEN}
+  ), written AS MATERIALIZED (
+    SELECT * FROM met UNION ALL SELECT * FROM used
   ), granted AS MATERIALIZED (
-    SELECT places[turn] AS place, ids[turn] AS id, runs[turn] AS run, key, turn = found AS last,
+    SELECT places[turn] AS place, ids[turn] AS id, runs[turn] AS run, key, turn, ordinal, turn = taken AND whole AS last,
       CASE WHEN turn <= numbered THEN seqs[turn] ELSE last_seq + turn - numbered END AS given_seq,
       turn = 1 AND ordinal <= ${SLOTS} AS starts
-    FROM lane_run, cut, generate_series(1, taken::integer) AS turn
-    WHERE ordinal < cut.at AND coalesce(key IN (SELECT key FROM written WHERE owned), false)
+    FROM lane_run, generate_series(1, taken::integer) AS turn
+    WHERE coalesce(key IN (SELECT key FROM written WHERE owned), false)
+  ), batch AS MATERIALIZED (
+    SELECT ${agg(['place', 'id', 'run', 'key', 'given_seq', 'last'])}, count(*) FILTER (WHERE starts) AS started
+    FROM granted
   ), leased AS (
     INSERT INTO ${schema}.lease (runner_id, number, channel, priority, job_ids, runs, keys, seqs, started, hi_due_at, hi_id)
-    SELECT ${RUNNER}, ${LEASE}, ${CHANNEL}, ${PRIORITY},
-      array_agg(id ORDER BY starts DESC, id), array_agg(run ORDER BY starts DESC, id),
-      array_agg(key ORDER BY starts DESC, id), array_agg(given_seq ORDER BY starts DESC, id), count(*) FILTER (WHERE starts), 'epoch', 0
-    FROM granted
-    HAVING count(*) > 0
+    SELECT ${RUNNER}, ${LEASE}, ${CHANNEL}, ${PRIORITY}, ids, runs, keys, given_seqs, started, 'epoch', 0
+    FROM batch
+    WHERE ids IS NOT NULL
   ), looked AS MATERIALIZED (
     SELECT at = 2147483647 AND reached < ${LIMIT} AND NOT EXISTS (SELECT FROM candidate WHERE ordinal = reached + 1) AS all_looked,
       least(reached, at - 1) AS last_ordinal
@@ -144,12 +153,31 @@ const leaseLanes = (schema: string, { candidates, placeOf, lastLooked, complete,
   )
   SELECT ${noJob}, ${newsColumn({
     nextDue,
-    besides: ['seen', 'paused', '(SELECT json_agg(message) FROM written WHERE message IS NOT NULL)'],
-  })}, NULL, NULL
-  FROM news
+    besides: [
+      ...['seen', 'paused', '(SELECT json_agg(message) FROM written WHERE message IS NOT NULL)'],
+      ...['ids', 'given_seqs', 'lasts'].map((list) => `array_to_string(${list}, ',')`),
+    ],
+  })}
+  FROM news, batch
   UNION ALL
-  SELECT ${answeredColumns.join(', ')}, NULL, given_seq::text, last
-  FROM granted JOIN ${schema}.job ON job.ctid = granted.place`;
+  SELECT ${answeredColumns.join(', ')}, NULL
+  FROM ${schema}.job
+  WHERE job.ctid = ANY ((SELECT places FROM batch)::tid[])`;
+
+/** Writes down lanes as their heads say, in the order of their keys. */
+const writing = (schema: string, which: string): string => `
+    INSERT INTO ${schema}.lane AS lane (channel, key, last_seq, leased_seq, used_at, runner_id, lease, priority, name, ready_at, head_position)
+    SELECT ${CHANNEL}, key, last_seq, leased_seq, coalesce(used_at, clock_timestamp()),
+      CASE WHEN taken THEN ${RUNNER}::bigint END, CASE WHEN taken THEN ${LEASE}::integer END, priority, name, ready_at, position
+    FROM head, cut
+    WHERE ordinal < cut.at AND ${which}
+    ORDER BY key`;
+
+const WRITTEN = `key, runner_id IS NOT NULL AS owned, ${laneMessage('lane')} AS message`;
+
+/** Lists of the granted jobs, in one order: those that start at once first, then lane by lane. */
+const agg = (columns: readonly string[]): string =>
+  columns.map((column) => `array_agg(${column} ORDER BY starts DESC, ordinal, turn) AS ${column}s`).join(', ');
 
 const lanesValues = (p: ClaimLanesParams): unknown[] => [
   ...[p.runner, p.lease, p.channel, p.priority, p.after.micros, p.after.id, p.limit, p.slots, p.names, p.run],
@@ -160,7 +188,7 @@ const lanesValues = (p: ClaimLanesParams): unknown[] => [
  * transaction that owns the channel. Indexes `lane_ready`, `job_lane`.
  */
 export const claimLanes = defineStatement<ClaimLanesParams, ClaimLanesRow>({
-  name: 'claim_lanes_v6',
+  name: 'claim_lanes_v7',
   text: (schema) =>
     leaseLanes(schema, {
       candidates: `candidate AS MATERIALIZED (
@@ -189,7 +217,7 @@ export const claimLanes = defineStatement<ClaimLanesParams, ClaimLanesRow>({
       LIMIT 1`,
     }),
   values: lanesValues,
-  row: claimLanesRow,
+  rows: claimLanesRows,
 });
 
 /**
@@ -198,7 +226,7 @@ export const claimLanes = defineStatement<ClaimLanesParams, ClaimLanesRow>({
  * to stand before its head. Right only in a transaction that owns the channel. Indexes `job_arrival`, `lane_pkey`, `job_lane`.
  */
 export const claimArrivals = defineStatement<ClaimArrivalsParams, ClaimLanesRow>({
-  name: 'claim_arrivals_v6',
+  name: 'claim_arrivals_v7',
   text: (schema) =>
     leaseLanes(schema, {
       candidates: `arrival AS MATERIALIZED (
@@ -216,20 +244,20 @@ export const claimArrivals = defineStatement<ClaimArrivalsParams, ClaimLanesRow>
       ORDER BY due_at, id
       LIMIT ${ARRIVALS}
     ) AS due
-  ), met AS MATERIALIZED (
+  ), arrived AS MATERIALIZED (
     SELECT key, min(position) AS lowest, min(ordinal) AS first FROM arrival GROUP BY key ORDER BY first
   ), candidate AS MATERIALIZED (
     SELECT free.*, row_number() OVER () AS ordinal
     FROM (
-      SELECT met.key, coalesce(${lastSeqOf('lane')}, 0) AS last_seq, lane.used_at, met.first AS seen
-      FROM met LEFT JOIN LATERAL (
-        SELECT * FROM ${schema}.lane WHERE lane.channel = ${CHANNEL} AND lane.key = met.key LIMIT 1
+      SELECT arrived.key, coalesce(${lastSeqOf('lane')}, 0) AS last_seq, lane.used_at, arrived.first AS seen
+      FROM arrived LEFT JOIN LATERAL (
+        SELECT * FROM ${schema}.lane WHERE lane.channel = ${CHANNEL} AND lane.key = arrived.key LIMIT 1
       ) AS lane ON true
       WHERE lane.key IS NULL OR (
         lane.blocked_by IS NULL
         AND (
           lane.head_position IS NULL
-          OR lane.head_position >= met.lowest AND coalesce(lane.ready_at > statement_timestamp(), true)
+          OR lane.head_position >= arrived.lowest AND coalesce(lane.ready_at > statement_timestamp(), true)
         )
         AND (
           ${isFree(schema)}
@@ -254,21 +282,22 @@ export const claimArrivals = defineStatement<ClaimArrivalsParams, ClaimLanesRow>
       LIMIT 1`,
     }),
   values: (params) => [...lanesValues(params), params.arrivals],
-  row: claimLanesRow,
+  rows: claimLanesRows,
 });
 
-function claimLanesRow(columns: unknown[], params: ClaimLanesParams): ClaimLanesRow {
-  const [column, seq, closesLane] = columns.slice(NEWS_COLUMN);
-  const news = column as FeedNewsColumn | null;
-  const place = { suspect: false, seq: Number(seq), closesLane: closesLane as boolean };
-  return {
-    job: columns[0] === null ? null : claimedJob(columns, params, place),
-    feed: news === null ? null : { ...feedNews(news), lastKey: null, ...laneNews(news) },
-    messages: (news?.[7] as string[] | null | undefined) ?? [],
-  };
+/** What stands behind the news of a feed. */
+type LanesNewsColumn = [seen: number | null, paused: boolean, messages: string[] | null, ...lists: (string | null)[]];
+
+/** The jobs stand as they do in the table, and the first row tells their order, their numbers, and which are the last of their lanes. */
+function claimLanesRows([first, ...rows]: unknown[][], params: ClaimLanesParams): ClaimLanesRow[] {
+  const column = first![NEWS_COLUMN] as FeedNewsColumn;
+  const [seen, paused, messages, ...lists] = column.slice(FEED_NEWS) as LanesNewsColumn;
+  const [ids = [], seqs = [], lasts = []] = lists.map((list) => list?.split(',') ?? []);
+  const byId = new Map(rows.map((columns) => [columns[0], columns]));
+  const jobs = ids.map((id, index): ClaimLanesRow => {
+    const place = { suspect: false, seq: Number(seqs[index]), closesLane: lasts[index] === 't' };
+    return { job: claimedJob(byId.get(id)!, params, place), feed: null, messages: [] };
+  });
+  const feed = { ...feedNews(column), lastKey: null, arrivals: seen, paused };
+  return [{ job: null, feed, messages: messages ?? [] }, ...jobs];
 }
-
-const laneNews = ([, , , , , seen, paused]: FeedNewsColumn): Pick<FeedNews, 'arrivals' | 'paused'> => ({
-  arrivals: seen as number | null,
-  paused: paused as boolean,
-});

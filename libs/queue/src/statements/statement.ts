@@ -13,7 +13,7 @@ export interface SqlQuery {
   readonly rowMode: 'array';
 }
 
-interface StatementDefinition<Params, Row> {
+type StatementDefinition<Params, Row> = Reading<Params, Row> & {
   /** Ends in a version, raised whenever the text changes: a server refuses a name that comes back with other text. */
   name: string;
   /** Planned anew each time: for what a kept plan may be wrong later, on a connection whose planner cannot be told. */
@@ -21,12 +21,15 @@ interface StatementDefinition<Params, Row> {
   /** Constant but for the schema, which is checked as an identifier before. */
   text: (schema: string) => string;
   values: (params: Params) => unknown[];
-  row: (columns: unknown[], params: Params) => Row;
-}
+};
+
+/** An answer is read row by row, or as a whole where its rows belong together. */
+type Reading<Params, Row> =
+  { row: (columns: unknown[], params: Params) => Row } | { rows: (answer: unknown[][], params: Params) => Row[] };
 
 export interface Statement<Params, Row> {
   query(client: SqlClient, params: Params): SqlQuery;
-  row: (columns: unknown[], params: Params) => Row;
+  rows: (answer: unknown[][], params: Params) => Row[];
 }
 
 /** Declares a statement. Its text is built once for each schema. */
@@ -40,7 +43,10 @@ export function defineStatement<Params, Row>(definition: StatementDefinition<Par
     return text;
   };
   return {
-    row: definition.row,
+    rows:
+      'rows' in definition
+        ? definition.rows
+        : (answer, params) => answer.map((columns) => definition.row(columns, params)),
     query: (client, params) => ({
       ...(client.namedStatements && !definition.isUnnamed?.(params) && { name: `${client.schema}.${definition.name}` }),
       text: textFor(client.schema),
@@ -57,7 +63,7 @@ export async function run<Params, Row>(
   params: Params,
 ): Promise<Row[]> {
   const { rows } = await client.query(statement.query(client, params));
-  return rows.map((columns) => statement.row(columns, params));
+  return statement.rows(rows, params);
 }
 
 /** Whole numbers as the server reads an array of them: pg would quote each by itself. */
