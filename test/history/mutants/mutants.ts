@@ -175,6 +175,28 @@ export const MUTANTS: readonly Mutant[] = [
     proofs: [{ history: [...QUIET, '--lanes', 'few', '--deadly', '30'] }],
   },
   {
+    name: 'the lane’s owner, when it is extended',
+    patches: [
+      {
+        file: `${STATEMENTS}/extend-lane.ts`,
+        find: 'AND runner_id = ${RUNNER}::bigint AND lease = ${LEASE}::integer\n',
+        replace: '\n',
+      },
+    ],
+    proofs: [{ test: ['test/lanes-extended.e2e-spec.ts', 'is none, and writes nothing'] }],
+  },
+  {
+    name: 'the lease’s row, where a lane is extended',
+    patches: [
+      {
+        file: `${STATEMENTS}/extend-lane.ts`,
+        find: 'job_ids = job_ids[first:] || ids,',
+        replace: 'job_ids = job_ids[first:],',
+      },
+    ],
+    proofs: [{ test: ['test/lanes-extended.e2e-spec.ts', 'comes back whole, in its order'] }],
+  },
+  {
     name: 'the second look after a late commit',
     patches: [
       {

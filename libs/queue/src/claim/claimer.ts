@@ -5,6 +5,7 @@ import { isUniqueViolation } from '../postgres/sqlstate.js';
 import { claimJobs, claimJobsByKey, type ClaimRow, type FeedNews } from '../statements/claim-jobs.js';
 import { claimSuspect } from '../statements/claim-suspect.js';
 import { claimArrivals, claimLanes, type ClaimLanesRow } from '../statements/claim-lanes.js';
+import { extendLane } from '../statements/extend-lane.js';
 import { run } from '../statements/statement.js';
 import { beginOwning, beginOwningSuspects } from '../statements/transaction.js';
 import type { Feed } from './feed.js';
@@ -22,6 +23,9 @@ export interface Demand {
   /** Jobs of one lane at most: they run one after another. */
   readonly run: number;
 }
+
+/** A run of a lane, by the job that runs. */
+export type ExtendedLane = Pick<ClaimedJob, 'runner' | 'lease' | 'channel' | 'key' | 'priority' | 'name'>;
 
 export interface ClaimerSettings {
   readonly schema: string;
@@ -55,6 +59,15 @@ export class Claimer {
     // What the others have leased is kept; the failed look comes again by itself when it is alone in failing.
     if (failure !== undefined && jobs.length === 0) throw failure.reason;
     return jobs;
+  }
+
+  /** Leases the next jobs behind those of a run of a lane, under its lease: none where the lane is not its any more. */
+  async extend(lane: ExtendedLane, most: number): Promise<ClaimedJob[]> {
+    const params = { ...lane, names: this.feeds.namesBeside(lane.name), run: Math.min(MAX_CLAIM, most) };
+    return this.connection.transaction(
+      (client) => run(client, extendLane, params),
+      beginOwning(this.settings.schema, lane.channel),
+    );
   }
 
   /** Leases one job whose last lease was lost, if there is one. */

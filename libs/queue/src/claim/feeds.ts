@@ -67,6 +67,11 @@ export class Feeds {
     return this.groups.some(({ names, capacity }) => names.includes(name) && capacity() > 0);
   }
 
+  /** The handlers that are claimed for together with this one, by their names. */
+  namesBeside(name: string): readonly string[] {
+    return this.groups.find(({ names }) => names.includes(name))?.names ?? [];
+  }
+
   /** What a survey has found: the first free job of every feed. Feeds that have none, and nothing coming, are forgotten. */
   survey(heads: readonly FeedHead[]): void {
     const now = this.clock.nowMicros();

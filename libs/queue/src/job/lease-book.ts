@@ -41,6 +41,11 @@ export class LeaseBook {
     else this.leases.set(lease, { filled: true, unsettled: jobs + lanes });
   }
 
+  /** More jobs have come under the lease, which still has a lane to give back. */
+  extend(lease: number, jobs: number): void {
+    this.letGo(lease, -jobs);
+  }
+
   /** Jobs of a lane that will not start here: there is nothing to settle, and the lane's end is still to come. */
   letGo(lease: number, jobs: number): void {
     const open = this.leases.get(lease);

@@ -1,8 +1,10 @@
 import type { Logger } from '@nestjs/common';
+import type { ExtendedLane } from '../claim/claimer.js';
 import type { HandlerRegistry } from '../handlers/handler.registry.js';
 import type { Policies } from '../handlers/policies.js';
 import type { QueueEvent } from '../job/events.js';
 import type { ErrorHook } from '../job/handler.js';
+import type { ClaimedJob } from '../job/job.js';
 import type { LeaseBook } from '../job/lease-book.js';
 import type { RunPort } from '../job/run-port.js';
 import type { EndedRun } from '../settle/settlement.js';
@@ -34,6 +36,8 @@ export interface JobRunsParts {
   readonly ended: (run: EndedRun) => void;
   /** A lane is to be given back, behind what has ended before. */
   readonly laneEnded: (end: LaneEnd) => void;
+  /** Claims more of a lane, at most so many jobs, under the lease that has it. */
+  readonly extendLane: (lane: ExtendedLane, most: number) => Promise<readonly ClaimedJob[]>;
   /** The lease of a run has ended before the run: its job is to be rescued. */
   readonly leaseEnded: () => void;
   /** There is room for more. */

@@ -2,7 +2,7 @@ import type { Demand } from '../claim/claimer.js';
 import type { HandlerGroup } from '../claim/feeds.js';
 import { JobExecutor } from '../execute/job-executor.js';
 import type { RunningJob } from '../execute/running-job.js';
-import { QueueClosedError } from '../job/errors.js';
+import { messageOf, QueueClosedError } from '../job/errors.js';
 import type { RegisteredHandler } from '../job/handler.js';
 import type { ClaimedJob, JobId } from '../job/job.js';
 import { RELEASED } from '../job/outcome.js';
@@ -11,7 +11,8 @@ import { BatchRuns } from './batch-runs.js';
 import { Batches } from './batches.js';
 import { handlerGroups } from './handler-groups.js';
 import type { JobRunsParts, JobRunsSettings } from './job-runs-parts.js';
-import { Lanes, type LaneId } from './lanes.js';
+import type { LaneId, LaneRun } from './lane-run.js';
+import { Lanes } from './lanes.js';
 import { factsOf } from './run-events.js';
 import { isOfLaneOf, Runs } from './runs.js';
 import { Slots } from './slots.js';
@@ -48,7 +49,8 @@ export class JobRuns {
     const hookFailed = (what: string): void => parts.logger.error(what);
     const events = { stuck: (job: RunningJob) => this.reportStuck(job), hookFailed };
     this.executor = new JobExecutor(abortGraceMs, events);
-    this.lanes = new Lanes(this.slots, prefetchMs, { ...parts, handlerOf: (job) => this.handlerOf(job) });
+    const extend = (lane: LaneRun): void => void this.extend(lane);
+    this.lanes = new Lanes(this.slots, prefetchMs, { ...parts, extend, handlerOf: (job) => this.handlerOf(job) });
     this.runs = new Runs(settings, parts, this.lanes, hookFailed);
     const { slots, batches, lanes, runs, executor: single } = this;
     this.batchRuns = new BatchRuns({ slots, batches, lanes, runs, single, abortGraceMs, events }, parts);
@@ -94,6 +96,20 @@ export class JobRuns {
     if (this.stopping) this.releaseAhead();
     else this.startReady();
     if (this.slots.waitingCount > 0) this.aheadTimer ??= setInterval(() => this.releaseIdleAhead(), MAX_IDLE_AHEAD_MS);
+  }
+
+  /** Claims more of a lane while its jobs run. When that fails its run ends with what it has, and the lane is claimed anew. */
+  private async extend(lane: LaneRun): Promise<void> {
+    let jobs: readonly ClaimedJob[] = [];
+    try {
+      jobs = await this.parts.extendLane(lane.current!, this.slots.inTurn);
+      await this.parts.policies.learn(jobs);
+    } catch (error) {
+      if (!this.stopping) this.parts.logger.warn(`Claiming more of a lane failed: ${messageOf(error)}`);
+    }
+    this.lanes.extended(lane, jobs);
+    if (this.cancelled.size > 0) this.cancelAhead(this.cancelled);
+    this.startReady();
   }
 
   /** Starts what has a slot. */

@@ -3,33 +3,8 @@ import type { ClaimedJob } from '../job/job.js';
 import type { LeaseBook } from '../job/lease-book.js';
 import { endingOf, isCommitted, type Outcome } from '../job/outcome.js';
 import type { LaneEnd } from '../statements/lanes.js';
+import { newRun, wantsMore, type LaneId, type LaneRun } from './lane-run.js';
 import type { Slots } from './slots.js';
-
-/** A run of one lane's jobs that this process has leased: one of them is next or running, the others wait behind it. */
-interface LaneRun {
-  readonly channel: string;
-  readonly key: string;
-  readonly runner: string;
-  readonly lease: number;
-  /** The job that is next, or runs; `null` when its handler has ended and no other has been taken. */
-  current: ClaimedJob | null;
-  /** Number of its last job, when nothing stood behind that. */
-  closesAt: number | null;
-  /** The jobs behind the current one, in order. */
-  readonly followers: ClaimedJob[];
-  /** Jobs whose handlers have ended well and whose end is being written. */
-  unwritten: number;
-  /** Number of a job that took long: the next one starts when all ends are written. */
-  awaited: number | null;
-  /** A handler's limit counts a job that is to start when ends are written: whose room is kept for it meanwhile. */
-  keptRoomOf: RegisteredHandler | null;
-  /** What its handlers have taken so far. */
-  spentMs: number;
-  /** The end of one of its jobs was refused: nothing further starts, and the lane is given back when nothing runs. */
-  refused: boolean;
-  /** Who may go on only when nothing is unwritten. */
-  waiters: (() => void)[];
-}
 
 /** What is known of a run that has ended. */
 export interface RunFacts {
@@ -45,6 +20,8 @@ export interface LanesParts {
   readonly handlerOf: (job: ClaimedJob) => RegisteredHandler;
   /** A lane is to be given back, behind what has ended before. */
   readonly laneEnded: (end: LaneEnd) => void;
+  /** More of a lane's jobs are to be claimed; `extended` is to be called with them, or with none. */
+  readonly extend: (lane: LaneRun) => void;
 }
 
 /** A run may take so many times the prefetch, where one of its handlers took longer than was thought. */
@@ -56,7 +33,7 @@ const TURN = 10;
  * The next job starts when the handler of the one before has ended well; the end itself may still be on its way to the
  * database, where ends are written in order. Behind a handler that took longer than the prefetch it starts when that is
  * written. Everything else ends the run, and so does a run that takes too long, so that lanes take turns: the jobs behind
- * were never started, so there is nothing to write of them.
+ * were never started, so there is nothing to write of them. A long run of fast handlers is extended before its jobs are used up.
  */
 export class Lanes {
   /** By the number of their lease, which is of one channel, and by their keys. */
@@ -82,7 +59,32 @@ export class Lanes {
       return run === undefined;
     });
     this.slots.changeBehind(jobs.length - startable.length);
+    for (const job of startable) this.letBeExtended(job);
     return startable;
+  }
+
+  /** A lane that has its lease to itself. */
+  private letBeExtended(first: ClaimedJob): void {
+    const run = this.of(first);
+    if (run !== undefined && this.leases.get(first.lease)!.size === 1) run.extension.size = run.followers.length + 1;
+  }
+
+  /** The answer to `extend`. Of a run that is over meanwhile the jobs are free again with its lane. */
+  extended(run: LaneRun, jobs: readonly ClaimedJob[]): void {
+    const { extension } = run;
+    const isOver = this.leases.get(run.lease)?.get(run.key) !== run;
+    if (isOver) return;
+    this.parts.book.extend(run.lease, jobs.length);
+    run.followers.push(...jobs);
+    this.slots.changeBehind(jobs.length);
+    // A run that has let go of jobs takes no others: their numbers are behind those.
+    if (extension.size === 0 || this.stopping) this.letGoTail(run);
+    else extension.size = jobs.length;
+    extension.underWay = false;
+    if (jobs.at(-1)?.closesLane) run.closesAt = jobs.at(-1)!.seq;
+    const { awaitedBehind } = extension;
+    extension.awaitedBehind = null;
+    if (awaitedBehind !== null) this.goOn(run, awaitedBehind);
   }
 
   /** The jobs behind the one that is to start which come with it: at most so many, up to the first that does not fit. */
@@ -114,14 +116,14 @@ export class Lanes {
     run.spentMs += durationMs;
     const written = isCommitted(outcome);
     const mayGoOn = outcome.kind === 'completed' && (written || !leaseEnds) && !run.refused;
-    const goesOn = mayGoOn && !this.stopping && run.followers.length > 0;
+    const goesOn = mayGoOn && !this.stopping && (run.followers.length > 0 || run.extension.underWay);
     if (!goesOn || run.spentMs > this.prefetchMs * TURN) {
       const last = { completed: outcome.kind === 'completed', blockedBy: blockerOf(job, outcome, policy) };
       this.end(run, advancedTo ?? job.seq!, last);
       return;
     }
     if (advancedTo === undefined && !written) run.unwritten += 1;
-    if (durationMs <= this.prefetchMs || run.unwritten === 0) this.startNext(run);
+    if (durationMs <= this.prefetchMs || run.unwritten === 0) this.goOn(run, advancedTo ?? job.seq!);
     else {
       run.awaited = job.seq;
       this.keepRoom(run);
@@ -134,8 +136,7 @@ export class Lanes {
     if (run === undefined) return;
     if (isCommitted(outcome)) return;
     if (outcome.kind !== 'unless-completed') this.written(run);
-    else if (completedByHandler && !this.stopping && run.followers.length > 0) this.startNext(run);
-    else if (completedByHandler) this.end(run, job.seq!, { completed: true });
+    else if (completedByHandler) this.goOn(run, job.seq!);
     else this.end(run, job.seq!, { blockedBy: blockerOf(job, endingOf(outcome), policy) });
   }
 
@@ -193,6 +194,7 @@ export class Lanes {
       const at = run.followers.findIndex(which);
       if (at < 0) return [];
       const cut = run.followers.splice(at);
+      run.extension.size = 0;
       if (at === 0) this.giveRoom(run);
       this.slots.changeBehind(-cut.length);
       const taken = cut.filter(which);
@@ -211,7 +213,12 @@ export class Lanes {
 
   /** The jobs behind running ones go back to where others can see them: they are free once the lane is. */
   letGoTails(): void {
-    for (const runs of this.leases.values()) for (const run of runs.values()) this.letGoTail(run);
+    for (const runs of this.leases.values())
+      for (const run of runs.values()) {
+        this.letGoTail(run);
+        const { awaitedBehind } = run.extension;
+        if (awaitedBehind !== null) this.end(run, awaitedBehind, { completed: true });
+      }
   }
 
   /** The leases are gone, the lanes with them. */
@@ -219,9 +226,20 @@ export class Lanes {
     for (const runs of this.leases.values()) for (const run of runs.values()) if (isLost(run)) this.forget(run);
   }
 
+  /** Starts the next job, if there is one, or will be. The last one, with this number, is completed. */
+  private goOn(run: LaneRun, lastSeq: number): void {
+    if (!this.stopping && run.followers.length > 0) this.startNext(run);
+    else if (!this.stopping && run.extension.underWay) run.extension.awaitedBehind = lastSeq;
+    else this.end(run, lastSeq, { completed: true });
+  }
+
   private startNext(run: LaneRun): void {
     const next = run.followers.shift()!;
     run.current = next;
+    if (wantsMore(run)) {
+      run.extension.underWay = true;
+      this.parts.extend(run);
+    }
     this.giveRoom(run);
     this.slots.changeBehind(-1);
     this.slots.take(next, this.parts.handlerOf(next));
@@ -245,6 +263,7 @@ export class Lanes {
 
   private letGoTail(run: LaneRun): void {
     const { length } = run.followers.splice(0);
+    run.extension.size = 0;
     this.giveRoom(run);
     this.slots.changeBehind(-length);
     this.parts.book.letGo(run.lease, length);
@@ -268,9 +287,7 @@ export class Lanes {
     this.release(run);
     const { awaited } = run;
     run.awaited = null;
-    if (awaited === null || run.refused) return;
-    if (!this.stopping && run.followers.length > 0) this.startNext(run);
-    else this.end(run, awaited, { completed: true });
+    if (awaited !== null && !run.refused) this.goOn(run, awaited);
   }
 
   private release(run: LaneRun): void {
@@ -287,27 +304,6 @@ export class Lanes {
     else runs.set(run.key, run);
   }
 }
-
-/** Of a job, or of its lane: whose it is. */
-export type LaneId = Pick<ClaimedJob, 'runner' | 'lease' | 'channel' | 'key'>;
-
-const newRun = (current: ClaimedJob): LaneRun => ({
-  channel: current.channel,
-  key: current.key,
-  runner: current.runner,
-  lease: current.lease,
-  current,
-  ...{
-    closesAt: null,
-    followers: [],
-    unwritten: 0,
-    awaited: null,
-    keptRoomOf: null,
-    spentMs: 0,
-    refused: false,
-    waiters: [],
-  },
-});
 
 /** A dead job for which its lane waits, where the handler says so. */
 function blockerOf(job: ClaimedJob, outcome: Outcome, policy: HandlerPolicy): string | null {

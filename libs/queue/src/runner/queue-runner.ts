@@ -97,6 +97,7 @@ export class QueueRunner {
       laneEnded: (end) => this.settler.endLane(end),
       leaseEnded: () => this.expectExpired(),
       wanting: () => this.claims.wake(),
+      extendLane: (lane, most) => claimer.extend(lane, most),
     });
     this.feeds = new Feeds(this.runs.handlerGroups(), channels && new Set(channels));
     const claimer = new Claimer(

@@ -4,7 +4,8 @@ import type { RegisteredHandler } from '../job/handler.js';
 import type { ClaimedJob } from '../job/job.js';
 import { EXPIRED, isCommitted, type Outcome } from '../job/outcome.js';
 import type { JobRunsParts, JobRunsSettings } from './job-runs-parts.js';
-import type { LaneId, Lanes } from './lanes.js';
+import type { LaneId } from './lane-run.js';
+import type { Lanes } from './lanes.js';
 import { RunBoard } from './run-board.js';
 import { factsOf } from './run-events.js';
 

@@ -16,7 +16,7 @@ import { parseWakeUp } from '../statements/wake-up.js';
 import { JobRuns } from './job-runs.js';
 import { Membership } from './membership.js';
 import type { RunnerParts, RunnerSettings } from './queue-runner.js';
-import type { LaneId } from './lanes.js';
+import type { LaneId } from './lane-run.js';
 import { eventOf, factsOf, thrownAfterCompletion } from './run-events.js';
 
 /** How long aborted handlers may take to end. */
@@ -60,6 +60,7 @@ export class SingleRun {
         leaseEnded: () => void this.rescue(),
         laneEnded: (end) => this.settler.endLane(end),
         wanting: () => undefined,
+        extendLane: () => Promise.resolve([]),
       },
     );
     this.feeds = new Feeds(this.runs.handlerGroups(), channels && new Set(channels));

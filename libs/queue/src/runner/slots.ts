@@ -99,7 +99,12 @@ export class Slots {
     // What waits behind others of its lane must not keep the other slots empty.
     if (startable >= min && inHand >= min + ahead / 2) return NOTHING;
     const limit = Math.min(MAX_CLAIM, Math.max(max - startable, max + Math.ceil(ahead * 1.5) - inHand));
-    return { limit, slots: Math.max(0, max - startable), run: Math.min(MAX_CLAIM, this.rate.inTurn()) };
+    return { limit, slots: Math.max(0, max - startable), run: Math.min(MAX_CLAIM, this.inTurn) };
+  }
+
+  /** How many jobs of one lane are claimed at once: they run one after another. */
+  get inTurn(): number {
+    return this.rate.inTurn();
   }
 
   /** So many more jobs wait behind others of their lanes, or fewer. */

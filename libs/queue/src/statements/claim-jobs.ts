@@ -221,7 +221,7 @@ export const claimJobsByKey = defineStatement<ClaimByKeyParams, ClaimRow>({
 });
 
 /** Under what a job is leased. */
-type LeaseName = Pick<ClaimedJob, 'runner' | 'lease' | 'channel' | 'priority'>;
+export type LeaseName = Pick<ClaimedJob, 'runner' | 'lease' | 'channel' | 'priority'>;
 
 const UNORDERED = { suspect: false, seq: null, closesLane: false } as const;
 
@@ -233,7 +233,7 @@ function claimRow(columns: unknown[], params: LeaseName): ClaimRow {
   };
 }
 
-export const NEWS_COLUMN = jobColumns.length;
+const NEWS_COLUMN = jobColumns.length;
 
 /** How many of its places are the same for all claims. */
 export const FEED_NEWS = 5;

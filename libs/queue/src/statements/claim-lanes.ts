@@ -1,15 +1,6 @@
-import {
-  answeredColumns,
-  claimedJob,
-  feedNews,
-  newsColumn,
-  FEED_NEWS,
-  NEWS_COLUMN,
-  type ClaimParams,
-  type ClaimRow,
-  type FeedNewsColumn,
-} from './claim-jobs.js';
+import { feedNews, newsColumn, FEED_NEWS, type ClaimParams, type ClaimRow, type FeedNewsColumn } from './claim-jobs.js';
 import { inArrivals } from './job-columns.js';
+import { LANE_JOB_LISTS, laneJobs, rowsAt, toldBy, toldFirst, type LaneJobLists } from './lane-jobs.js';
 import { isFree, lastSeqOf } from './lanes.js';
 import { defineStatement, micros, timeOf } from './statement.js';
 import { laneMessage } from './wake-up.js';
@@ -32,9 +23,6 @@ export interface ClaimArrivalsParams extends ClaimLanesParams {
 const [RUNNER, LEASE, CHANNEL, PRIORITY, AFTER_MICROS, AFTER_ID, LIMIT, SLOTS, NAMES, RUN, ARRIVALS] = [
   ...['$1', '$2', '$3', '$4', '$5', '$6', '$7', '$8', '$9', '$10', '$11'],
 ];
-
-/** Columns of the row that stands before those of the jobs, and tells of the feed. */
-const noJob = answeredColumns.map(() => 'NULL').join(', ');
 
 const notPaused = (schema: string): string =>
   `NOT EXISTS (SELECT FROM ${schema}.paused_channel WHERE paused_channel.channel = ${CHANNEL})`;
@@ -59,8 +47,7 @@ interface Source {
  * that already have a seq stand before those that have none, and those in the order of their positions.
  *
  * A lane's jobs go through the steps as arrays, and only where they stand: the rows themselves are read once more where they
- * are answered, all at once by their places in the table, in whatever order these come. To copy each whole row from step to
- * step, or to look it up by itself, took half of a claim's time.
+ * are answered. To copy each whole row from step to step took half of a claim's time.
  *
  * The lane that meets the demand is taken whole, so a claim may have up to a run more than was asked for. Lanes behind it
  * are not even read: `turn` counts the jobs, and the LIMIT ends the reading.
@@ -151,18 +138,20 @@ const leaseLanes = (schema: string, { candidates, placeOf, lastLooked, complete,
       (SELECT place_at, place_id, NULL FROM (${lastLooked}) AS place WHERE all_looked)
     ) AS place ON true
   )
-  SELECT ${noJob}, ${newsColumn({
-    nextDue,
-    besides: [
-      ...['seen', 'paused', '(SELECT json_agg(message) FROM written WHERE message IS NOT NULL)'],
-      ...['ids', 'given_seqs', 'lasts'].map((list) => `array_to_string(${list}, ',')`),
-    ],
-  })}
+  SELECT ${toldFirst(
+    newsColumn({
+      nextDue,
+      besides: [
+        'seen',
+        'paused',
+        '(SELECT json_agg(message) FROM written WHERE message IS NOT NULL)',
+        ...LANE_JOB_LISTS,
+      ],
+    }),
+  )}
   FROM news, batch
   UNION ALL
-  SELECT ${answeredColumns.join(', ')}, NULL
-  FROM ${schema}.job
-  WHERE job.ctid = ANY ((SELECT places FROM batch)::tid[])`;
+  ${rowsAt(schema, 'SELECT places FROM batch')}`;
 
 /** Writes down lanes as their heads say, in the order of their keys. */
 const writing = (schema: string, which: string): string => `
@@ -286,18 +275,12 @@ export const claimArrivals = defineStatement<ClaimArrivalsParams, ClaimLanesRow>
 });
 
 /** What stands behind the news of a feed. */
-type LanesNewsColumn = [seen: number | null, paused: boolean, messages: string[] | null, ...lists: (string | null)[]];
+type LanesNewsColumn = [seen: number | null, paused: boolean, messages: string[] | null, ...lists: LaneJobLists];
 
-/** The jobs stand as they do in the table, and the first row tells their order, their numbers, and which are the last of their lanes. */
 function claimLanesRows([first, ...rows]: unknown[][], params: ClaimLanesParams): ClaimLanesRow[] {
-  const column = first![NEWS_COLUMN] as FeedNewsColumn;
+  const column = toldBy(first) as FeedNewsColumn;
   const [seen, paused, messages, ...lists] = column.slice(FEED_NEWS) as LanesNewsColumn;
-  const [ids = [], seqs = [], lasts = []] = lists.map((list) => list?.split(',') ?? []);
-  const byId = new Map(rows.map((columns) => [columns[0], columns]));
-  const jobs = ids.map((id, index): ClaimLanesRow => {
-    const place = { suspect: false, seq: Number(seqs[index]), closesLane: lasts[index] === 't' };
-    return { job: claimedJob(byId.get(id)!, params, place), feed: null, messages: [] };
-  });
   const feed = { ...feedNews(column), lastKey: null, arrivals: seen, paused };
+  const jobs = laneJobs(rows, lists, params).map((job) => ({ job, feed: null, messages: [] }));
   return [{ job: null, feed, messages: messages ?? [] }, ...jobs];
 }

@@ -1,0 +1,81 @@
+import type { ClaimedJob } from '../job/job.js';
+import type { LeaseName } from './claim-jobs.js';
+import { LANE_JOB_LISTS, laneJobs, rowsAt, toldBy, toldFirst, type LaneJobLists } from './lane-jobs.js';
+import { defineStatement } from './statement.js';
+
+export interface ExtendLaneParams extends LeaseName {
+  readonly key: string;
+  readonly names: readonly string[];
+  /** Most jobs to take. */
+  readonly run: number;
+}
+
+const [RUNNER, LEASE, CHANNEL, KEY, NAMES, RUN] = ['$1', '$2', '$3', '$4', '$5', '$6'];
+
+/**
+ * Leases the next jobs of a lane that this lease owns, and owns alone: while the jobs before them run, so that a long lane
+ * does not wait for a claim behind each of its runs. They get the numbers behind those of the lease, in whose row they are
+ * written down behind the others; of these the row keeps what is left to be settled. As a claim does, it ends at the first
+ * job that may not run now or is on its last attempt; a job that was committed late stands before those that are behind it.
+ *
+ * Answers none when the lane is not this lease's any more, or not its only one. Right only in a transaction that owns the
+ * channel. Locks the lane before the lease, as settlements do. Indexes `lane_pkey`, `lease_pkey`, `job_lane`.
+ */
+export const extendLane = defineStatement<ExtendLaneParams, ClaimedJob>({
+  name: 'extend_lane_v1',
+  text: (schema) => `
+  WITH owned AS MATERIALIZED (
+    SELECT ctid AS place
+    FROM ${schema}.lane
+    WHERE channel = ${CHANNEL} AND key = ${KEY} AND runner_id = ${RUNNER}::bigint AND lease = ${LEASE}::integer
+      AND NOT EXISTS (SELECT FROM ${schema}.paused_channel WHERE paused_channel.channel = ${CHANNEL})
+    FOR UPDATE
+  ), held AS MATERIALIZED (
+    SELECT lease.ctid AS place, job_ids, seqs[cardinality(seqs)] AS last_seq
+    FROM owned, ${schema}.lease
+    WHERE runner_id = ${RUNNER}::bigint AND number = ${LEASE}::integer AND ${KEY} = ALL (keys)
+    FOR UPDATE OF lease SKIP LOCKED
+  ), standing AS MATERIALIZED (
+    SELECT job.place, id, run, goes_on, id IN (SELECT unnest(job_ids) FROM held) AS leased, row_number() OVER () AS ordinal
+    FROM held CROSS JOIN LATERAL (
+      SELECT job.ctid AS place, id, run,
+        due_at <= statement_timestamp() AND held_until IS NULL AND NOT suspect AND name = ANY(${NAMES}::text[])
+          AND attempt + 1 < coalesce(max_attempts, 2147483647) AS goes_on
+      FROM ${schema}.job
+      WHERE channel = ${CHANNEL} AND key = ${KEY} AND position IS NOT NULL
+      ORDER BY seq, position
+      LIMIT cardinality(held.job_ids) + ${RUN}::integer + 1
+    ) AS job
+  ), fresh AS MATERIALIZED (
+    SELECT place, id, run, goes_on, row_number() OVER (ORDER BY ordinal) AS turn FROM standing WHERE NOT leased
+  ), next AS MATERIALIZED (
+    SELECT array_agg(fresh.place ORDER BY turn) AS places, array_agg(id ORDER BY turn) AS ids, array_agg(run ORDER BY turn) AS runs,
+      array_agg(last_seq + turn ORDER BY turn) AS given_seqs,
+      array_agg(turn = (SELECT count(*) FROM fresh) ORDER BY turn) AS lasts,
+      count(*)::integer AS jobs
+    FROM fresh, held
+    WHERE turn <= ${RUN}::integer AND turn < coalesce((SELECT min(turn) FROM fresh WHERE NOT goes_on), 2147483647)
+  ), kept AS MATERIALIZED (
+    SELECT held.place, last_seq,
+      coalesce(array_position(job_ids, (SELECT id FROM standing WHERE leased ORDER BY ordinal LIMIT 1)), 2147483647) AS first
+    FROM held
+  ), extended AS (
+    UPDATE ${schema}.lease
+    SET job_ids = job_ids[first:] || ids, runs = lease.runs[first:] || next.runs, keys = keys[first:] || array_fill(${KEY}::text, ARRAY[jobs]),
+      seqs = seqs[first:] || given_seqs, started = CASE WHEN first = 1 THEN started ELSE 0 END
+    FROM kept, next
+    WHERE lease.ctid = kept.place AND jobs > 0
+    RETURNING number
+  ), advanced AS (
+    UPDATE ${schema}.lane
+    SET leased_seq = kept.last_seq + jobs, used_at = clock_timestamp()
+    FROM owned, kept, next, extended
+    WHERE lane.ctid = owned.place
+  )
+  SELECT ${toldFirst(`json_build_array(${LANE_JOB_LISTS.join(', ')})`)}
+  FROM next
+  UNION ALL
+  ${rowsAt(schema, 'SELECT places FROM next')}`,
+  values: ({ runner, lease, channel, key, names, run }) => [runner, lease, channel, key, names, run],
+  rows: ([first, ...rows], params) => laneJobs(rows, toldBy(first) as LaneJobLists, params),
+});
