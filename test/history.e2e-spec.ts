@@ -10,6 +10,7 @@ describe.each<Partial<Settings>>([
   { lanes: 'few', runs: 1 },
   { lanes: 'many', runs: 20 },
   { lanes: 'few', batch: 5 },
+  { lanes: 'one', runs: 100, smooth: true },
 ])('with kills, stops, errors and rollbacks: %j', (settings) => {
   const database = useDatabase();
 
@@ -18,6 +19,7 @@ describe.each<Partial<Settings>>([
     expect(violations).toEqual([]);
     expect(end).toBe('drained');
     expect(figures.completed).toBeGreaterThan(0);
-    expect(figures.lanes).toBeGreaterThan(1);
+    expect(figures.lanes).toBeGreaterThanOrEqual(1);
+    if (settings.smooth) expect(figures.extended).toBeGreaterThan(0);
   });
 });

@@ -60,6 +60,7 @@ type HandlerEvent =
 
 type SettlementEvent =
   | {
+      /** Told again of a lease that is extended: with the jobs that are left, and the new ones. */
       readonly type: 'leased';
       readonly runner: string;
       readonly lease: number;

@@ -75,7 +75,11 @@ class Log {
     // Declared dead, then forgotten: the first counts.
     for (const gone of this.of('gone').toReversed()) this.gone.set(gone.runner, gone);
     for (const stopping of this.of('stopping')) this.stopping.set(stopping.runner, stopping);
-    for (const leased of this.of('leased')) this.leases.set(leaseName(leased), { leased, unleased: null });
+    for (const leased of this.of('leased')) {
+      const first = this.leases.get(leaseName(leased))?.leased;
+      const whole = first === undefined ? leased : { ...first, jobs: [...first.jobs, ...leased.jobs] };
+      this.leases.set(leaseName(leased), { leased: whole, unleased: null });
+    }
     for (const unleased of this.of('unleased')) {
       const lease = this.leases.get(leaseName(unleased));
       if (lease) this.leases.set(leaseName(unleased), { ...lease, unleased });

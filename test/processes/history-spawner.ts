@@ -7,14 +7,14 @@ import { JobSpawner, QueueModule } from 'nestmq';
 import { DataSource, type EntityManager } from 'typeorm';
 import { EventLog } from '../history/harness/log.js';
 import { Random } from '../history/harness/random.js';
-import { randomTask, type Task } from '../history/harness/task.js';
+import { randomTask, type Task, type TaskShares } from '../history/harness/task.js';
 import { pause } from '../support/pace.js';
 
 const env = process.env;
 const SPAWNERS_AT_ONCE = 8;
 const LIVE_JOBS = Number(env.LIVE_JOBS);
 const LANES = Number(env.LANES);
-const DEADLY = Number(env.DEADLY);
+const SHARES: TaskShares = { deadly: Number(env.DEADLY), smooth: env.SMOOTH === '1' };
 const log = new EventLog(env.URL!);
 const rolledBack = new Error('told to roll back');
 
@@ -75,7 +75,7 @@ async function call(random: Random, transactionName: string, manager?: EntityMan
   const name = `${process.pid}.${++calls}`;
   const count = random.pick({ '1': 60, '3': 30, '12': 10 });
   const items = Array.from({ length: Number(count) }, (_, index) =>
-    item(random, randomTask(random, name, index, DEADLY)),
+    item(random, randomTask(random, name, index, SHARES)),
   );
   await log.add('call', { call: name, transaction: transactionName });
   const options = manager ? { manager } : {};
@@ -85,8 +85,10 @@ async function call(random: Random, transactionName: string, manager?: EntityMan
 }
 
 function item(random: Random, payload: Task) {
-  const retries = Number(random.pick({ '2': 60, '4': 30, '0': 10 }));
-  const delayMs = Number(random.pick({ '0': 94, '100': 5, '2000': 1 })) * random.next();
+  // The others end a run of a lane: a last attempt begins one, and who is not due holds it up.
+  const often = SHARES.smooth ? 100 : 1;
+  const retries = Number(random.pick({ '2': 60 * often, '4': 30 * often, '0': 10 }));
+  const delayMs = Number(random.pick({ '0': 94 * often, '100': 5, '2000': 1 })) * random.next();
   const delay = delayMs >= 1 ? { delay: Math.round(delayMs) } : {};
   const common = { channel: 'history', payload, retries, ...delay };
   if (LANES > 0 && random.chance(0.75))

@@ -52,13 +52,13 @@ export class Fleet {
   }
 
   private startOne(): Child {
-    const { leaseMs, pollMs, runs, batch } = this.settings;
+    const { leaseMs, pollMs, runs, batch, smooth } = this.settings;
     const env = {
       URL: this.url,
       LEASE_MS: String(leaseMs),
       POLL_MS: String(pollMs),
       BATCH: String(batch),
-      PREFETCH_MS: String(runs === 1 ? 0 : runs * JOB_MS),
+      PREFETCH_MS: String(runs === 1 ? 0 : runs * (smooth ? SMOOTH_JOB_MS : JOB_MS)),
     };
     const child = forkProcess('history-runner.ts', env);
     this.running.add(child);
@@ -107,6 +107,9 @@ export class Fleet {
 
 /** About what a job of the harness takes in its process, the long ones and the events included. */
 const JOB_MS = 25;
+
+/** Where jobs end at once, the events alone. */
+const SMOOTH_JOB_MS = 5;
 
 /** Many processes boot at once, on a machine that may have other things to do. */
 const BOOT_MS = 120_000;

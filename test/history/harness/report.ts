@@ -16,11 +16,13 @@ export interface Figures {
   readonly zombies: number;
   readonly effects: number;
   readonly rolledBack: number;
+  /** How often a lane was extended while its jobs ran. */
+  readonly extended: number;
   /** Jobs of a lane in a lease, on average. */
   readonly laneRun: number;
 }
 
-export function figuresOf(events: readonly Event[], { jobs, lanes, transactions }: History): Figures {
+export function figuresOf(events: readonly Event[], { jobs, lanes, leases, transactions }: History): Figures {
   const all = [...jobs.values()];
   const settled = all.flatMap((job) => job.settled);
   const runs = all.flatMap((job) => job.runs);
@@ -38,6 +40,7 @@ export function figuresOf(events: readonly Event[], { jobs, lanes, transactions 
     zombies: runs.filter(({ zombie }) => zombie).length,
     effects: all.reduce((sum, { effects }) => sum + effects.length, 0),
     rolledBack: transactions.filter(({ outcome }) => outcome === 'rolled back').length,
+    extended: leased.length - leases.size,
     laneRun: laneRuns === 0 ? 0 : lanesOf.flat().length / laneRuns,
   };
 }

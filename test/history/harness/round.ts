@@ -12,8 +12,8 @@ import { figuresOf, type Round } from './report.js';
 import type { Settings } from './settings.js';
 import { installWitness, readLog } from './witness.js';
 
-const LANES = { few: 4, many: 200, none: 0 } as const;
-const LIVE_JOBS = { few: 300, many: 1_500, none: 300 } as const;
+const LANES = { one: 1, few: 4, many: 200, none: 0 } as const;
+const LIVE_JOBS = { one: 600, few: 300, many: 1_500, none: 300 } as const;
 
 /** One round in a migrated database that is empty: load and faults, then quiet, then the verdict. */
 export async function playRound(url: string, settings: Settings): Promise<Round & { readonly events: Event[] }> {
@@ -55,11 +55,11 @@ export async function playRound(url: string, settings: Settings): Promise<Round 
 
 const round = ({ seed }: Settings, { faults }: Fleet): Pick<Round, 'seed' | 'faults'> => ({ seed, faults });
 
-function startSpawners(url: string, { spawners, lanes, liveJobs, deadly }: Settings, random: Random): Child[] {
+function startSpawners(url: string, { spawners, lanes, liveJobs, deadly, smooth }: Settings, random: Random): Child[] {
   return Array.from({ length: spawners }, () => {
     const env = {
       ...{ URL: url, LANES: String(LANES[lanes]), SEED: String(random.between(0, 2 ** 31)) },
-      ...{ LIVE_JOBS: String(liveJobs ?? LIVE_JOBS[lanes]), DEADLY: String(1 / deadly) },
+      ...{ LIVE_JOBS: String(liveJobs ?? LIVE_JOBS[lanes]), DEADLY: String(1 / deadly), SMOOTH: smooth ? '1' : '' },
     };
     return forkProcess('history-spawner.ts', env);
   });

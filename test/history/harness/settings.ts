@@ -7,7 +7,7 @@ export interface Settings {
   /** Of the first round; each further one has the next. */
   readonly seed: number;
   readonly rounds: number;
-  /** Ordered lanes: 4, 200, or unordered jobs only. */
+  /** Ordered lanes: 1, 4, 200, or unordered jobs only. */
   readonly lanes: Lanes;
   /** Jobs of a lane that are claimed at once, about: 1 switches taking ahead off. */
   readonly runs: number;
@@ -26,11 +26,13 @@ export interface Settings {
   readonly liveJobs: number | null;
   /** Of so many jobs one kills its process, each time it runs. */
   readonly deadly: number;
+  /** Nearly all jobs end well at once, so that lanes are run in long runs, which are extended. */
+  readonly smooth: boolean;
   /** Where the log of a round is written, `null`: only after a violation, to a file of its own. */
   readonly log: string | null;
 }
 
-const LANES = ['few', 'many', 'none'] as const;
+const LANES = ['one', 'few', 'many', 'none'] as const;
 export type Lanes = (typeof LANES)[number];
 
 export const DEFAULTS: Settings = {
@@ -49,11 +51,12 @@ export const DEFAULTS: Settings = {
   drainSeconds: 600,
   liveJobs: null,
   deadly: 2_000,
+  smooth: false,
   log: null,
 };
 
 export const USAGE =
-  'npm run history -- [--seconds 30] [--seed 1] [--rounds 1] [--lanes few|many|none] [--runs 1|20] [--batch 1|5] [--no-faults] [--runners 3] [--spawners 2] [--lease-ms 1000] [--poll-ms 2000] [--stall-seconds 30] [--drain-seconds 600] [--live-jobs 300] [--deadly 2000] [--log file]';
+  'npm run history -- [--seconds 30] [--seed 1] [--rounds 1] [--lanes one|few|many|none] [--runs 1|20|100] [--batch 1|5] [--no-faults] [--runners 3] [--spawners 2] [--lease-ms 1000] [--poll-ms 2000] [--stall-seconds 30] [--drain-seconds 600] [--live-jobs 300] [--deadly 2000] [--smooth] [--log file]';
 
 /** @throws {Error} naming the wrong argument */
 export function parseSettings(args: readonly string[]): Settings {
@@ -80,6 +83,7 @@ export function parseSettings(args: readonly string[]): Settings {
         deadly: text,
         log: text,
         'no-faults': { type: 'boolean' },
+        smooth: { type: 'boolean' },
       },
     },
   });
@@ -99,6 +103,7 @@ export function parseSettings(args: readonly string[]): Settings {
     drainSeconds: number(values['drain-seconds'], 'drain-seconds') ?? DEFAULTS.drainSeconds,
     liveJobs: number(values['live-jobs'], 'live-jobs') ?? DEFAULTS.liveJobs,
     deadly: number(values.deadly, 'deadly') ?? DEFAULTS.deadly,
+    smooth: values.smooth ?? DEFAULTS.smooth,
     log: values.log ?? null,
   };
 }

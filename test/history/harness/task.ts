@@ -14,7 +14,9 @@ export interface Task {
   readonly ms: number;
 }
 
-const DEEDS: Readonly<Record<Deed, number>> = {
+type Shares<Name extends string> = Readonly<Record<Name, number>>;
+
+const DEEDS: Shares<Deed> = {
   return: 44,
   lapse: 6,
   complete: 25,
@@ -26,11 +28,21 @@ const DEEDS: Readonly<Record<Deed, number>> = {
 };
 
 /** Most jobs are short, some outlast a heartbeat, few a lease. */
-const LENGTHS: Readonly<Record<string, number>> = { '0': 60, '5': 25, '30': 12, '300': 2.7, '1500': 0.3 };
+const LENGTHS: Shares<string> = { '0': 60, '5': 25, '30': 12, '300': 2.7, '1500': 0.3 };
 
-/** @param deadly share of the jobs that kill their process */
-export function randomTask(random: Random, call: string, index: number, deadly: number): Task {
+/** One run in a hundred ends otherwise than well. */
+const SMOOTH_DEEDS: Shares<Deed> = { ...DEEDS, return: 3_500, complete: 100 };
+const SMOOTH_LENGTHS: Shares<string> = { '0': 1_990, '5': 5, '30': 3, '300': 2 };
+
+export interface TaskShares {
+  /** Share of the jobs that kill their process. */
+  readonly deadly: number;
+  readonly smooth: boolean;
+}
+
+export function randomTask(random: Random, call: string, index: number, { deadly, smooth }: TaskShares): Task {
   if (random.chance(deadly)) return { call, index, deeds: ['die'], ms: 0 };
-  const ms = Number(random.pick(LENGTHS));
-  return { call, index, deeds: [random.pick(DEEDS), random.pick(DEEDS), random.pick(DEEDS)], ms };
+  const [shares, lengths] = smooth ? [SMOOTH_DEEDS, SMOOTH_LENGTHS] : [DEEDS, LENGTHS];
+  const deed = (): Deed => random.pick(shares);
+  return { call, index, deeds: [deed(), deed(), deed()], ms: Number(random.pick(lengths)) };
 }

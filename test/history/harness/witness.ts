@@ -10,6 +10,12 @@ interface Witness {
   readonly facts: string;
 }
 
+const LEASED = {
+  type: 'leased',
+  facts: `'runner', NEW.runner_id::text, 'lease', NEW.number, 'jobs',
+      (SELECT jsonb_agg(jsonb_build_object('id', id::text, 'run', run)) FROM unnest(NEW.job_ids, NEW.runs) AS job (id, run))`,
+} as const;
+
 const WITNESSES: readonly Witness[] = [
   {
     type: 'spawned',
@@ -29,12 +35,8 @@ const WITNESSES: readonly Witness[] = [
     of: 'INSERT ON nestmq.finished_job',
     facts: `'id', NEW.id::text, 'state', NEW.state, 'seq', NEW.seq`,
   },
-  {
-    type: 'leased',
-    of: 'INSERT ON nestmq.lease',
-    facts: `'runner', NEW.runner_id::text, 'lease', NEW.number, 'jobs',
-      (SELECT jsonb_agg(jsonb_build_object('id', id::text, 'run', run)) FROM unnest(NEW.job_ids, NEW.runs) AS job (id, run))`,
-  },
+  { ...LEASED, of: 'INSERT ON nestmq.lease' },
+  { ...LEASED, of: 'UPDATE OF job_ids ON nestmq.lease' },
   {
     type: 'unleased',
     of: 'DELETE ON nestmq.lease',

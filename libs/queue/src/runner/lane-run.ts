@@ -38,7 +38,7 @@ interface Extension {
 }
 
 /** Shorter runs are over before more of the lane is here, or are of handlers that take their time. */
-const EXTENDED_FROM = 100;
+const EXTENDED_FROM = 32;
 
 export const newRun = (current: ClaimedJob): LaneRun => ({
   runner: current.runner,
