@@ -1,7 +1,7 @@
 import { beforeEach, describe, expect, it } from '@jest/globals';
 import type { ClaimedJob } from '../libs/queue/src/job/job.js';
 import { pauseChannel } from '../libs/queue/src/statements/channels.js';
-import { claimArrivals } from '../libs/queue/src/statements/claim-lanes.js';
+import { claimArrivals, claimLanes } from '../libs/queue/src/statements/claim-lanes.js';
 import { extendLane } from '../libs/queue/src/statements/extend-lane.js';
 import { endLanes } from '../libs/queue/src/statements/lanes.js';
 import { rescueJobs, rescueLanes } from '../libs/queue/src/statements/rescue-jobs.js';
@@ -11,7 +11,7 @@ import { POLLING_OFF, startApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
 import { openSession, START, type Session } from './support/engine.js';
 import { untilDone } from './support/events.js';
-import { laneWith, payloadsOf, seqsOf, upTo } from './support/lanes.js';
+import { laneWith, payloadsOf, seqsOf, turn, upTo } from './support/lanes.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
 import { gate } from './support/work.js';
@@ -118,12 +118,44 @@ describe('a lane that is extended', () => {
     ]);
     await complete(1, 2, 3);
     await extend(session, 1);
+    // One more is kept than is left, which may be a dead one.
     expect(await leases()).toEqual([
-      { number: 1, ids: ['4', '5'], runs: [0, 0], keys: ['a', 'a'], seqs: [4, 5], started: 0 },
+      { number: 1, ids: ['3', '4', '5'], runs: [0, 0, 0], keys: ['a', 'a', 'a'], seqs: [3, 4, 5], started: 0 },
     ]);
     await complete(4, 5);
     await extend(session, 1);
-    expect(await leases()).toMatchObject([{ ids: ['6'], seqs: [6] }]);
+    expect(await leases()).toMatchObject([{ ids: ['5', '6'], seqs: [5, 6] }]);
+  });
+
+  it('keeps what is left to be settled, also when a job that was committed late stands before it in the lane', async () => {
+    const session = await openSession(database.url);
+    await insert({ id: 1 }, ...upTo(6).map((n) => ({ id: 10 + n })));
+    await claim(session, 3);
+    await insert(...upTo(5).map((n) => ({ id: 1 + n })));
+    await extend(session, 1);
+    await complete(1);
+    expect(told(await extend(session, 1))).toEqual([['3', 5, false]]);
+    expect(await leases()).toMatchObject([{ ids: ['1', '11', '12', '2', '3'], seqs: [1, 2, 3, 4, 5], started: 1 }]);
+    await complete(11);
+    await extend(session, 1);
+    expect(await leases()).toMatchObject([{ ids: ['11', '12', '2', '3', '4'], seqs: [2, 3, 4, 5, 6], started: 0 }]);
+  });
+
+  it('is none while jobs stand in it that had their numbers before', async () => {
+    const session = await openSession(database.url);
+    await insert(...upTo(5).map((id) => ({ id })));
+    await tables.sql('UPDATE nestmq.job SET seq = id + 1 WHERE id > 1');
+    await tables.sql(`INSERT INTO nestmq.lane (channel, key, name, last_seq, ready_at, head_position)
+      VALUES ('c', 'a', 'n', 6, now(), 2)`);
+    const rows = await session.transaction(
+      (client) => run(client, claimLanes, { ...OURS, after: START, limit: 10, slots: 10, run: 2 }),
+      beginOwning('nestmq', 'c'),
+    );
+    expect(told(rows.flatMap(({ job }) => job ?? []))).toEqual([
+      ['2', 3, false],
+      ['3', 4, false],
+    ]);
+    expect(await extend(session, 2)).toEqual(NOTHING);
   });
 
   it('gives a job that was committed late before those that stand behind it', async () => {
@@ -264,6 +296,31 @@ describe('a long lane of fast jobs', () => {
     await untilDone(tables);
     expect(seqsOf(second.get(Work))).toEqual(upTo(ALL).slice(done));
     await second.close();
+  });
+
+  it('keeps the room of its handler while it waits for more', async () => {
+    let running = 0;
+    let most = 0;
+    const Work = laneWith({ concurrency: 1 }, async () => {
+      running += 1;
+      most = Math.max(most, running);
+      await turn();
+      running -= 1;
+    });
+    const app = await startApp({ ...database, queue: { ...POLLING_OFF, prefetchMs: 200 }, providers: [Work] });
+    // Held up, an extension comes later than the last job before it has ended.
+    await tables.sql(`CREATE FUNCTION public.hold_up() RETURNS trigger LANGUAGE plpgsql AS
+      $$ BEGIN PERFORM pg_sleep(0.05); RETURN NEW; END $$`);
+    await tables.sql(
+      'CREATE TRIGGER held_up BEFORE UPDATE ON nestmq.lease FOR EACH ROW EXECUTE FUNCTION public.hold_up()',
+    );
+    const keys = ['long', 'longer', 'longest'];
+    await app.jobs.spawnMany(upTo(ALL).map((payload) => ({ name: 'work', payload, key: keys[payload % 3]! })));
+    await untilDone(tables);
+    await tables.sql('DROP FUNCTION public.hold_up CASCADE');
+    for (const key of keys) expect(seqsOf(app.get(Work), key)).toEqual(upTo(ALL / 3));
+    expect(most).toBe(1);
+    await app.close();
   });
 
   it('leaves out a job that is cancelled behind the one that runs', async () => {

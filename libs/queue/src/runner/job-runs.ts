@@ -95,7 +95,7 @@ export class JobRuns {
     if (this.cancelled.size > 0) this.cancelAhead(this.cancelled);
     if (this.stopping) this.releaseAhead();
     else this.startReady();
-    if (this.slots.waitingCount > 0) this.aheadTimer ??= setInterval(() => this.releaseIdleAhead(), MAX_IDLE_AHEAD_MS);
+    this.watchAhead();
   }
 
   /** Claims more of a lane while its jobs run. When that fails its run ends with what it has, and the lane is claimed anew. */
@@ -110,6 +110,7 @@ export class JobRuns {
     this.lanes.extended(lane, jobs);
     if (this.cancelled.size > 0) this.cancelAhead(this.cancelled);
     this.startReady();
+    if (!this.stopping) this.watchAhead();
   }
 
   /** Starts what has a slot. */
@@ -257,6 +258,10 @@ export class JobRuns {
     this.forget(first);
     this.startReady(now);
     if (this.slots.reserved || this.slots.demand(now, true).limit > 0) this.parts.wanting();
+  }
+
+  private watchAhead(): void {
+    if (this.slots.waitingCount > 0) this.aheadTimer ??= setInterval(() => this.releaseIdleAhead(), MAX_IDLE_AHEAD_MS);
   }
 
   /** Jobs were taken ahead of fast ones, and slow ones came in between: they go back to where others can run them. */

@@ -9,6 +9,8 @@ export interface LaneRun extends LaneId {
   readonly priority: number;
   /** The job that is next, or runs; `null` when its handler has ended and no other has been taken. */
   current: ClaimedJob | null;
+  /** The job that has ended last. */
+  last: ClaimedJob | null;
   /** Number of its last job, when nothing stood behind that. */
   closesAt: number | null;
   /** The jobs behind the current one, in order. */
@@ -47,6 +49,7 @@ export const newRun = (current: ClaimedJob): LaneRun => ({
   key: current.key,
   priority: current.priority,
   current,
+  last: null,
   closesAt: null,
   followers: [],
   unwritten: 0,

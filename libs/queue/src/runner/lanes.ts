@@ -108,6 +108,7 @@ export class Lanes {
     const run = this.of(job);
     if (run === undefined) return;
     run.current = null;
+    run.last = job;
     // Whether its own transaction has completed it only the database knows.
     if (outcome.kind === 'unless-completed') {
       this.keepRoom(run);
@@ -229,8 +230,10 @@ export class Lanes {
   /** Starts the next job, if there is one, or will be. The last one, with this number, is completed. */
   private goOn(run: LaneRun, lastSeq: number): void {
     if (!this.stopping && run.followers.length > 0) this.startNext(run);
-    else if (!this.stopping && run.extension.underWay) run.extension.awaitedBehind = lastSeq;
-    else this.end(run, lastSeq, { completed: true });
+    else if (!this.stopping && run.extension.underWay) {
+      run.extension.awaitedBehind = lastSeq;
+      this.keepRoom(run);
+    } else this.end(run, lastSeq, { completed: true });
   }
 
   private startNext(run: LaneRun): void {
@@ -269,9 +272,10 @@ export class Lanes {
     this.parts.book.letGo(run.lease, length);
   }
 
+  /** Of a run that is being extended nobody knows yet what comes next: jobs of the handler that had the room are likely. */
   private keepRoom(run: LaneRun): void {
-    const [next] = run.followers;
-    if (next === undefined || run.keptRoomOf !== null) return;
+    const next = run.followers[0] ?? (run.extension.underWay ? run.last : null);
+    if (next === null || run.keptRoomOf !== null) return;
     run.keptRoomOf = this.parts.handlerOf(next);
     this.slots.keepRoom(run.keptRoomOf);
   }

@@ -15,17 +15,19 @@ const [RUNNER, LEASE, CHANNEL, KEY, NAMES, RUN] = ['$1', '$2', '$3', '$4', '$5',
 /**
  * Leases the next jobs of a lane that this lease owns, and owns alone: while the jobs before them run, so that a long lane
  * does not wait for a claim behind each of its runs. They get the numbers behind those of the lease, in whose row they are
- * written down behind the others; of these the row keeps what is left to be settled. As a claim does, it ends at the first
- * job that may not run now or is on its last attempt; a job that was committed late stands before those that are behind it.
+ * written down behind the others. Of these the row keeps what is left to be settled, whatever its place in the lane, and one
+ * more, which may be the dead one for which the lane is to wait. As a claim does, it ends at the first job that may not run
+ * now or is on its last attempt; a job that was committed late stands before those that are behind it.
  *
- * Answers none when the lane is not this lease's any more, or not its only one. Right only in a transaction that owns the
- * channel. Locks the lane before the lease, as settlements do. Indexes `lane_pkey`, `lease_pkey`, `job_lane`.
+ * Answers none when the lane is not this lease's any more, or not its only one, and while jobs stand in it that had their
+ * numbers before. Right only in a transaction that owns the channel. Locks the lane before the lease, as settlements do.
+ * Indexes `lane_pkey`, `lease_pkey`, `job_lane`, `job_pkey`.
  */
 export const extendLane = defineStatement<ExtendLaneParams, ClaimedJob>({
   name: 'extend_lane_v1',
   text: (schema) => `
   WITH owned AS MATERIALIZED (
-    SELECT ctid AS place
+    SELECT ctid AS place, last_seq
     FROM ${schema}.lane
     WHERE channel = ${CHANNEL} AND key = ${KEY} AND runner_id = ${RUNNER}::bigint AND lease = ${LEASE}::integer
       AND NOT EXISTS (SELECT FROM ${schema}.paused_channel WHERE paused_channel.channel = ${CHANNEL})
@@ -34,6 +36,7 @@ export const extendLane = defineStatement<ExtendLaneParams, ClaimedJob>({
     SELECT lease.ctid AS place, job_ids, seqs[cardinality(seqs)] AS last_seq
     FROM owned, ${schema}.lease
     WHERE runner_id = ${RUNNER}::bigint AND number = ${LEASE}::integer AND ${KEY} = ALL (keys)
+      AND seqs[cardinality(seqs)] >= owned.last_seq
     FOR UPDATE OF lease SKIP LOCKED
   ), standing AS MATERIALIZED (
     SELECT job.place, id, run, goes_on, id IN (SELECT unnest(job_ids) FROM held) AS leased, row_number() OVER () AS ordinal
@@ -56,8 +59,11 @@ export const extendLane = defineStatement<ExtendLaneParams, ClaimedJob>({
     FROM fresh, held
     WHERE turn <= ${RUN}::integer AND turn < coalesce((SELECT min(turn) FROM fresh WHERE NOT goes_on), 2147483647)
   ), kept AS MATERIALIZED (
-    SELECT held.place, last_seq,
-      coalesce(array_position(job_ids, (SELECT id FROM standing WHERE leased ORDER BY ordinal LIMIT 1)), 2147483647) AS first
+    SELECT held.place, last_seq, greatest(1, coalesce((
+        SELECT min(ordinal)
+        FROM unnest(job_ids) WITH ORDINALITY AS named (id, ordinal)
+        CROSS JOIN LATERAL (SELECT FROM ${schema}.job WHERE job.id = named.id LIMIT 1) AS unsettled
+      ), cardinality(job_ids) + 1)::integer - 1) AS first
     FROM held
   ), extended AS (
     UPDATE ${schema}.lease
