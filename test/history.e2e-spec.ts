@@ -10,7 +10,7 @@ describe.each<Partial<Settings>>([
   { lanes: 'few', runs: 1 },
   { lanes: 'many', runs: 20 },
   { lanes: 'few', batch: 5 },
-  { lanes: 'one', runs: 100, smooth: true },
+  { lanes: 'one', runs: 100, smooth: true, liveJobs: 1_500, seconds: 12 },
 ])('with kills, stops, errors and rollbacks: %j', (settings) => {
   const database = useDatabase();
 
@@ -20,6 +20,6 @@ describe.each<Partial<Settings>>([
     expect(end).toBe('drained');
     expect(figures.completed).toBeGreaterThan(0);
     expect(figures.lanes).toBeGreaterThanOrEqual(1);
-    if (settings.smooth) expect(figures.extended).toBeGreaterThan(0);
+    expect(figures.extended).toBeGreaterThanOrEqual(settings.smooth ? 1 : 0);
   });
 });
