@@ -56,7 +56,17 @@ const TARGETS: readonly Target[] = [
   { what: 'ordered, 1 000 keys × 20', against: 'the fastest peer that keeps order', sign: '≥', wanted: 5, reached: (all) => all.best('ordered', '1 000 keys', rate, peers) }, // prettier-ignore
   { what: 'ordered, 20 keys × 100', against: 'the fastest peer that keeps order', sign: '≥', wanted: 5, reached: (all) => all.best('ordered', '20 keys', rate, peers) }, // prettier-ignore
   { what: 'drain', against: 'raw SQL doing the same durable work', sign: '≥', wanted: 0.6, reached: (all) => all.best('drain', 'jobs', rate, raw) }, // prettier-ignore
-  { what: 'transactional handlers, one INSERT each', against: 'the same two statements by pgbench, prepared', sign: '≥', wanted: 0.6, reached: (all) => all.beside('transactions', 'one INSERT', rate, 'pgbench, prepared') }, // prettier-ignore
+  { what: 'in order, 1 000 keys × 20', against: 'the same jobs unordered', sign: '≥', wanted: 0.8, reached: (all) => all.inOrder('20000 jobs of 1000 keys') }, // prettier-ignore
+  { what: 'in order, 100 000 keys × 1', against: 'the same jobs unordered', sign: '≥', wanted: 0.5, reached: (all) => all.inOrder('100000 jobs of 100000 keys') }, // prettier-ignore
+  { what: 'in order, 1 key × 100 000', against: 'the same jobs unordered', sign: '≥', wanted: 0.5, reached: (all) => all.inOrder('100000 jobs of 1 key') }, // prettier-ignore
+  { what: 'spawns of 32 connections into one lane', against: 'into 32 lanes, within noise', sign: '≥', wanted: 0.95, reached: (all) => all.within('lane-spawn', ['into one lane', rate], ['into 32 lanes', rate]) }, // prettier-ignore
+  { what: 'transactional handlers, one INSERT each', against: 'the same two statements by pgbench', sign: '≥', wanted: 0.6, reached: (all) => all.beside('transactions', 'one INSERT', rate, 'pgbench, simple') }, // prettier-ignore
+  { what: 'the same', against: 'by pgbench with prepared statements', sign: '≥', wanted: 0.6, reached: (all) => all.beside('transactions', 'one INSERT', rate, 'pgbench, prepared') }, // prettier-ignore
+  { what: 'transactional batches of 100', against: 'one job a transaction', sign: '≥', wanted: 10, reached: (all) => all.within('handlers', ['the same in batches', rate], ['a row written', rate]) }, // prettier-ignore
+  { what: 'spawn with an idempotency key, 1 caller', against: 'without', sign: '≥', wanted: 0.7, reached: (all) => all.keyed('spawn, 1 caller') }, // prettier-ignore
+  { what: 'the same, 100 callers', against: 'without', sign: '≥', wanted: 0.7, reached: (all) => all.keyed('spawn, 100 callers') }, // prettier-ignore
+  { what: 'the same, spawnMany of 1 000', against: 'without', sign: '≥', wanted: 0.7, reached: (all) => all.keyed('spawnMany') }, // prettier-ignore
+  { what: 'stats with 1 000 000 jobs, p50', against: '50 ms', sign: '≤', wanted: 1, reached: (all) => all.inMillis('stats', '10 channels, of every state, vacuumed', p50, 50) }, // prettier-ignore
 ];
 
 /** Looks figures up in the results; names of cases by their beginning. */
@@ -90,6 +100,22 @@ class Figures {
     const ours = this.figure(workload, name, 'nestmq', pick);
     const theirs = this.figure(workload, other, 'nestmq', pickOther);
     return ours === null || theirs === null ? null : { ours, theirs, their: 'nestmq', ratio: ours / theirs };
+  }
+
+  /** Jobs in order against the same ones unordered. */
+  inOrder(jobs: string): Reached | null {
+    return this.within('order-cost', [`${jobs}, in order`, rate], [`${jobs}, unordered`, rate]);
+  }
+
+  /** Spawns with a key against those without. */
+  keyed(how: string): Reached | null {
+    return this.within('spawn-idempotent', [`${how}, with a key`, rate], [`${how}, without a key`, rate]);
+  }
+
+  /** A time against a limit. */
+  inMillis(workload: string, name: string, pick: Pick, limit: number): Reached | null {
+    const ours = this.figure(workload, name, 'nestmq', pick);
+    return ours === null ? null : { ours, theirs: limit, their: 'nestmq', ratio: ours / limit };
   }
 
   private against(workload: string, name: string, pick: Pick, entry: SystemEntry | undefined): Reached | null {

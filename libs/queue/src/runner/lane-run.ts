@@ -61,6 +61,9 @@ export const newRun = (current: ClaimedJob): LaneRun => ({
   extension: { size: 0, underWay: false, awaitedBehind: null },
 });
 
+/** A crash repeats what is unwritten: a lane that is faster than its ends can be written waits for them. */
+const MAX_UNWRITTEN = 1_000;
+
 /** Whether half of what came last has run, and there is more behind. */
-export const wantsMore = ({ extension: { size, underWay }, followers, closesAt }: LaneRun): boolean =>
-  size >= EXTENDED_FROM && !underWay && closesAt === null && followers.length <= size / 2;
+export const wantsMore = ({ extension: { size, underWay }, followers, closesAt, unwritten }: LaneRun): boolean =>
+  size >= EXTENDED_FROM && !underWay && closesAt === null && followers.length <= size / 2 && unwritten <= MAX_UNWRITTEN;
