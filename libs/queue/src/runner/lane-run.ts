@@ -35,6 +35,8 @@ interface Extension {
   /** Jobs that came with the last claim of it. 0: it is not extended. */
   size: number;
   underWay: boolean;
+  /** It has been: its lane has to be told where its numbers have come to. */
+  done: boolean;
   /** Number of the job that has ended last, when nothing is left until the extension is here. */
   awaitedBehind: number | null;
 }
@@ -58,7 +60,7 @@ export const newRun = (current: ClaimedJob): LaneRun => ({
   spentMs: 0,
   refused: false,
   waiters: [],
-  extension: { size: 0, underWay: false, awaitedBehind: null },
+  extension: { size: 0, underWay: false, done: false, awaitedBehind: null },
 });
 
 /** A crash repeats what is unwritten: a lane that is faster than its ends can be written waits for them. */

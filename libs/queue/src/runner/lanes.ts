@@ -81,6 +81,7 @@ export class Lanes {
     if (extension.size === 0 || this.stopping) this.letGoTail(run);
     else extension.size = jobs.length;
     extension.underWay = false;
+    extension.done ||= jobs.length > 0;
     if (jobs.at(-1)?.closesLane) run.closesAt = jobs.at(-1)!.seq;
     const { awaitedBehind } = extension;
     extension.awaitedBehind = null;
@@ -251,7 +252,7 @@ export class Lanes {
   /** @param last whether the last job that ran is completed, and the dead one for which the lane waits */
   private end(run: LaneRun, lastSeq: number, last: { completed?: boolean; blockedBy?: string | null } = {}): void {
     const { channel, key, runner, lease, closesAt } = run;
-    const atRest = last.completed === true && lastSeq === closesAt && !run.refused;
+    const atRest = last.completed === true && lastSeq === closesAt && !run.refused && !run.extension.done;
     this.forget(run);
     this.parts.laneEnded({ channel, key, runner, lease, lastSeq, atRest, blockedBy: last.blockedBy ?? null });
   }

@@ -19,7 +19,8 @@ const [RUNNER, LEASE, CHANNEL, KEY, NAMES, RUN] = ['$1', '$2', '$3', '$4', '$5',
  * more, which may be the dead one for which the lane is to wait. As a claim does, it ends at the first job that may not run
  * now or is on its last attempt; a job that was committed late stands before those that are behind it.
  *
- * Answers none when the lane is not this lease's any more, or not its only one, and while jobs stand in it that had their
+ * The lane's row stays as it is: a settlement that gives the lane back meanwhile would not find what it has read. So such a
+ * lane cannot end with its lease, whose number it does not have. Answers none when the lane is not this lease's any more, or not its only one, and while jobs stand in it that had their
  * numbers before. Right only in a transaction that owns the channel. Locks the lane before the lease, as settlements do.
  * Indexes `lane_pkey`, `lease_pkey`, `job_lane`, `job_pkey`.
  */
@@ -27,7 +28,7 @@ export const extendLane = defineStatement<ExtendLaneParams, ClaimedJob>({
   name: 'extend_lane_v1',
   text: (schema) => `
   WITH owned AS MATERIALIZED (
-    SELECT ctid AS place, last_seq
+    SELECT last_seq
     FROM ${schema}.lane
     WHERE channel = ${CHANNEL} AND key = ${KEY} AND runner_id = ${RUNNER}::bigint AND lease = ${LEASE}::integer
       AND NOT EXISTS (SELECT FROM ${schema}.paused_channel WHERE paused_channel.channel = ${CHANNEL})
@@ -59,7 +60,7 @@ export const extendLane = defineStatement<ExtendLaneParams, ClaimedJob>({
     FROM fresh, held
     WHERE turn <= ${RUN}::integer AND turn < coalesce((SELECT min(turn) FROM fresh WHERE NOT goes_on), 2147483647)
   ), kept AS MATERIALIZED (
-    SELECT held.place, last_seq, greatest(1, coalesce((
+    SELECT held.place, greatest(1, coalesce((
         SELECT min(ordinal)
         FROM unnest(job_ids) WITH ORDINALITY AS named (id, ordinal)
         CROSS JOIN LATERAL (SELECT FROM ${schema}.job WHERE job.id = named.id LIMIT 1) AS unsettled
@@ -71,12 +72,6 @@ export const extendLane = defineStatement<ExtendLaneParams, ClaimedJob>({
       seqs = seqs[first:] || given_seqs, started = CASE WHEN first = 1 THEN started ELSE 0 END
     FROM kept, next
     WHERE lease.ctid = kept.place AND jobs > 0
-    RETURNING number
-  ), advanced AS (
-    UPDATE ${schema}.lane
-    SET leased_seq = kept.last_seq + jobs, used_at = clock_timestamp()
-    FROM owned, kept, next, extended
-    WHERE lane.ctid = owned.place
   )
   SELECT ${toldFirst(`json_build_array(${LANE_JOB_LISTS.join(', ')})`)}
   FROM next
