@@ -444,7 +444,8 @@ describe('a transactional handler without a connection', () => {
     const app = await startApp({
       ...database,
       providers: [Work],
-      typeorm: { extra: { max: 3, connectionTimeoutMillis: 50 } } as object,
+      // Long enough to open a connection on a busy machine.
+      typeorm: { extra: { max: 3, connectionTimeoutMillis: 1_500 } } as object,
     });
     const taken = await Promise.all(
       [1, 2, 3].map(async () => {
