@@ -160,7 +160,7 @@ const hot: [string, (generic: boolean) => Promise<PlanNode[]>, string[], number]
   ['insert_jobs', (g) => nodesOf(insertJobs, { jobs: Array.from({ length: 100 }, () => job) }, g), [], 0],
   [
     'insert_keyed_jobs',
-    (g) => nodesOf(insertKeyedJobs, { jobs: keyedJobs }, g, beginKeyed),
+    (g) => nodesOf(insertKeyedJobs, { jobs: keyedJobs }, g, beginKeyed(keyedJobs.length)),
     ['job_idempotency', 'idempotency_key_pkey'],
     100,
   ],

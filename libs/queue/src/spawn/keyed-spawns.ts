@@ -99,7 +99,7 @@ export class KeyedSpawns {
     const distinct = distinctKeys(all);
     const rows = await this.connection.transaction(
       (client) => Promise.all(chunksOf(distinct.jobs).map((jobs) => run(client, insertKeyedJobs, { jobs }))),
-      beginKeyed,
+      beginKeyed(distinct.jobs.length),
     );
     this.onInserted(rows.flatMap(([row]) => row?.wakeUps ?? []));
     return answersOfAll(

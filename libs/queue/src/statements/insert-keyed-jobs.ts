@@ -265,16 +265,13 @@ export const drawIds = defineStatement<{ count: number }, JobId[]>({
 
 /**
  * Opens a transaction that inserts jobs with keys, on a connection that others use too: it waits hardly at all for a key
- * that somebody has, and is sent again later. Tables are read by their indexes, by a plan made once a connection: to plan
- * the statement takes longer than to insert a job.
+ * that somebody has, and is sent again later. Tables are read by their indexes. For few jobs by a plan that is made once a
+ * connection: to plan the statement takes longer than to insert a job, and for many it is worth it.
  */
-export const beginKeyed = [
-  beginPlain,
-  'SET LOCAL lock_timeout = 5',
-  'SET LOCAL enable_seqscan = off',
-  'SET LOCAL enable_bitmapscan = off',
-  'SET LOCAL plan_cache_mode = force_generic_plan',
-].join('; ');
+export function beginKeyed(jobs: number): string {
+  const start = `${beginPlain}; SET LOCAL lock_timeout = 5; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off`;
+  return jobs > JOBS_PER_KEPT_PLAN ? start : `${start}; SET LOCAL plan_cache_mode = force_generic_plan`;
+}
 
 function encodeKeyedJobs(jobs: readonly KeyedJob[]): string {
   return `[${jobs.map(encodeKeyedJob).join(',')}]`;
