@@ -1,5 +1,6 @@
 import { beforeAll, describe, expect, it } from '@jest/globals';
 import { claimArrivals, claimLanes } from '../libs/queue/src/statements/claim-lanes.js';
+import { extendLane } from '../libs/queue/src/statements/extend-lane.js';
 import { endLanes, recheckLanes, repairLanes, sweepLanes } from '../libs/queue/src/statements/lanes.js';
 import type { Statement } from '../libs/queue/src/statements/statement.js';
 import { surveyFeeds } from '../libs/queue/src/statements/survey-feeds.js';
@@ -19,6 +20,10 @@ const BEHIND = 100_000;
 const READY = 5_000;
 /** Lanes that a runner has leased, ten to a lease. */
 const LEASED = 50;
+/** Jobs of a lane that has its lease to itself, of which the first are leased. */
+const ALONE = 1_000;
+const IN_HAND = 100;
+const LEASE_OF_ALONE = 1_000;
 
 async function fill(): Promise<void> {
   for (const table of ['job', 'finished_job', 'lease', 'lane']) {
@@ -68,6 +73,15 @@ async function fill(): Promise<void> {
      WHERE runner_id = 1
      GROUP BY lane.lease`,
   );
+  await insertJobs(2 * (BLOCKED + READY + LEASED) + BEHIND + 1, ALONE, `'alone'`, 'NULL', `interval '-1 hour'`);
+  await tables.sql(
+    `INSERT INTO nestmq.lane (channel, key, runner_id, lease, name) VALUES ('c', 'alone', 1, ${LEASE_OF_ALONE}, 'n')`,
+  );
+  await tables.sql(
+    `INSERT INTO nestmq.lease (runner_id, number, channel, priority, job_ids, runs, keys, seqs, started, hi_due_at, hi_id)
+     SELECT 1, ${LEASE_OF_ALONE}, 'c', 0, array_agg(id ORDER BY id), array_agg(run), array_agg(key), array_agg(n ORDER BY id), 1, 'epoch', 0
+     FROM (SELECT id, run, key, row_number() OVER (ORDER BY id) AS n FROM nestmq.job WHERE key = 'alone' ORDER BY id LIMIT ${IN_HAND}) AS held`,
+  );
   await tables.sql(`INSERT INTO nestmq.runner (id, host, pid) VALUES (1, 'h', 1)`);
 }
 
@@ -110,6 +124,12 @@ const hot: [string, (generic: boolean) => Promise<PlanNode[]>, string[], number]
   // From the start: what it meets first belongs to lanes that are blocked.
   ['claim_arrivals, from the start', plan(claimArrivals, arrivals), ['job_arrival', 'lane_pkey'], 5_000],
   ['claim_arrivals, when nothing arrived', plan(claimArrivals, { ...arrivals, after: NOW }), ['job_arrival'], 10],
+  [
+    'extend_lane',
+    plan(extendLane, { ...claim, runner: '1', lease: LEASE_OF_ALONE, key: 'alone', run: IN_HAND }),
+    ['lane_pkey', 'job_lane', 'job_pkey'],
+    600,
+  ],
   ['end_lanes', plan(endLanes, { runner: '1', lanes: ends }), ['lane_pkey', 'job_lane'], 200],
   ['recheck_lanes', plan(recheckLanes, { lanes }), ['job_lane'], 200],
   ['repair_lanes', plan(repairLanes, { lanes }), ['job_lane'], 200],
