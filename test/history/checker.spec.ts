@@ -161,4 +161,14 @@ describe('a log', () => {
     expect(violation!.ids).toEqual(['b']);
     expect(types).toEqual(['call', 'spawned', 'transaction']);
   });
+
+  it('a run under a lease that has been extended by its job', () => {
+    const told = story().spawn(['a', 'b']).lease('r1', ['a']);
+    const { runner, lease } = told.key('a');
+    const extended = { runner, lease, run: 0 };
+    told.log({ type: 'leased', runner, lease, jobs: [{ id: 'b', run: 0 }] });
+    told.start('a').end('a').settled('a', 'completed', 900);
+    told.start('b', extended).end('b', 'returned', extended).settled('b', 'completed', 901, extended);
+    expect(told.broken()).toEqual([]);
+  });
 });

@@ -20,9 +20,9 @@ const [RUNNER, LEASE, CHANNEL, KEY, NAMES, RUN] = ['$1', '$2', '$3', '$4', '$5',
  * now or is on its last attempt; a job that was committed late stands before those that are behind it.
  *
  * The lane's row stays as it is: a settlement that gives the lane back meanwhile would not find what it has read. So such a
- * lane cannot end with its lease, whose number it does not have. Answers none when the lane is not this lease's any more, or not its only one, and while jobs stand in it that had their
- * numbers before. Right only in a transaction that owns the channel. Locks the lane before the lease, as settlements do.
- * Indexes `lane_pkey`, `lease_pkey`, `job_lane`, `job_pkey`.
+ * lane cannot end with its lease, whose number it does not have. Answers none when the lane is not this lease's any more, or
+ * not its only one, and while jobs stand in it that had their numbers before. Right only in a transaction that owns the
+ * channel. Locks the lane before the lease, as settlements do. Indexes `lane_pkey`, `lease_pkey`, `job_lane`, `job_pkey`.
  */
 export const extendLane = defineStatement<ExtendLaneParams, ClaimedJob>({
   name: 'extend_lane_v1',
