@@ -170,6 +170,24 @@ const hot: [string, (generic: boolean) => Promise<PlanNode[]>, string[], number]
     ['idempotency_key_pkey'],
     100,
   ],
+  [
+    'insert_keyed_jobs, one',
+    (g) => nodesOf(insertKeyedJobs, { jobs: keyedJobs.slice(0, 1) }, g, beginKeyed(1)),
+    ['job_idempotency', 'idempotency_key_pkey'],
+    5,
+  ],
+  [
+    'insert_keyed_jobs_in_tx, one',
+    (g) =>
+      nodesOf(
+        insertKeyedJobsInTransaction,
+        { jobs: keyedJobs.slice(0, 1), notifyChannel: 'n', waitMs: 5_000 },
+        g,
+        'BEGIN',
+      ),
+    ['idempotency_key_pkey'],
+    5,
+  ],
   ['find_keys', (g) => nodesOf(findKeys, keysOf, g, 'BEGIN'), ['job_idempotency', 'idempotency_key_pkey'], 100],
   ['prune_keys', (g) => nodesOf(pruneKeys, {}, g), ['idempotency_key_expires_at', 'idempotency_key_pkey'], 2_000],
   ['rescue_jobs', (g) => nodesOf(rescueJobs, {}, g, beginHashing), ['job_pkey'], 0],

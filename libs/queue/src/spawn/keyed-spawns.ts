@@ -14,10 +14,10 @@ import {
   insertKeyedJobsInTransaction,
   REFUSED,
   withdrawJobs,
-  type KeyedJob,
   type KeyedRow,
   type KeyHolder,
 } from '../statements/insert-keyed-jobs.js';
+import type { JobItem } from '../statements/job-items.js';
 import { run, type SqlClient } from '../statements/statement.js';
 import { notifyChannelOf } from '../statements/wake-up.js';
 import { answersOfAll, checkSame, distinctKeys } from './same-keys.js';
@@ -183,7 +183,7 @@ type Answer = KeyedRow['answers'][number];
 
 /** Jobs that go out in one statement, and their places in the call. */
 interface Chunk {
-  readonly jobs: readonly KeyedJob[];
+  readonly jobs: readonly JobItem[];
   readonly places: readonly number[];
 }
 

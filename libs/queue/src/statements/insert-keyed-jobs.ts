@@ -1,25 +1,11 @@
 import type { JobId } from '../job/job.js';
-import {
-  COLUMNS,
-  encodeJob,
-  FIELDS,
-  FREE,
-  NAMES,
-  RETURNED,
-  splitIds,
-  telling,
-  values,
-  wakeUps,
-  type NewJob,
-} from './insert-jobs.js';
+import { FREE, RETURNED, splitIds, telling, wakeUps, type NewJob } from './insert-jobs.js';
+import { COLUMNS, forItems, itemColumns, type JobItem } from './job-items.js';
 import { defineStatement } from './statement.js';
 import { beginPlain } from './transaction.js';
 
-/** A job as it is sent: with an id where that was drawn before. */
-export type KeyedJob = NewJob & { readonly id?: JobId };
-
 interface KeyedParams {
-  readonly jobs: readonly KeyedJob[];
+  readonly jobs: readonly JobItem[];
 }
 
 /** What became of each job, in the order given. */
@@ -61,16 +47,15 @@ const note = (schema: string, rows: string): string => `
  * one's transaction. Keys are taken in sorted order, while ids ascend in the order of the call.
  *
  * @param waiting a CTE that is to be evaluated before any lock is waited for
+ * @param items   the jobs, with keys
  */
-const insertion = (schema: string, waiting: string): string => `item AS MATERIALIZED (
+const insertion = (schema: string, waiting: string, items: string): string => `item AS MATERIALIZED (
     SELECT coalesce(given, nextval('${schema}.job_id_seq')) AS id, clock_timestamp() AS sent_at, item.*
-    FROM ${waiting}, ROWS FROM (
-      json_to_recordset($1) AS (${FIELDS}, e bigint, given bigint), unnest($4::text[]), unnest($5::text[])
-    ) WITH ORDINALITY AS item (${NAMES}, e, given, i, g, ordinal)
+    FROM ${waiting}, ${items}
     ORDER BY ordinal
   ), inserted AS (
     INSERT INTO ${schema}.job (${COLUMNS}, idempotency_key, idempotency_hash)
-    SELECT ${values('sent_at')}, i, g
+    SELECT ${itemColumns('sent_at')}, i, g
     FROM item
     WHERE i IS NULL OR (
       SELECT true FROM ${schema}.idempotency_key AS lasting WHERE lasting.channel = c AND lasting.key = i AND ${lasts}
@@ -94,69 +79,52 @@ const insertion = (schema: string, waiting: string): string => `item AS MATERIAL
  * ({@link REFUSED}) when a lasting key was taken so, or a job's content is another where that is an error. Then `findKeys`
  * tells why, or it is sent again. Indexes `job_idempotency`, `idempotency_key_pkey`.
  */
-export const insertKeyedJobs = defineStatement<KeyedParams, KeyedRow>({
-  name: 'insert_keyed_jobs_v1',
-  text: (schema) => `
+export const insertKeyedJobs = forItems<KeyedParams, KeyedRow>((items) =>
+  defineStatement({
+    name: `insert_keyed_jobs_${items.name}_v1`,
+    text: (schema) => `
   WITH taken AS MATERIALIZED (
     SELECT job.channel, job.idempotency_key AS key, job.id, job.idempotency_hash AS hash
     FROM ${schema}.job
-    WHERE job.idempotency_key = ANY ($2::text[]) AND job.idempotency_key IS NOT NULL
+    WHERE job.idempotency_key = ANY (${items.keyList(3)}) AND job.idempotency_key IS NOT NULL
     UNION ALL
     SELECT lasting.channel, lasting.key, lasting.job_id, lasting.payload_hash
     FROM ${schema}.idempotency_key AS lasting
-    WHERE lasting.key = ANY ($2::text[]) AND ${lasts}
+    WHERE lasting.key = ANY (${items.keyList(3)}) AND ${lasts}
   ), inserted AS (
     INSERT INTO ${schema}.job (${COLUMNS}, idempotency_key, idempotency_hash)
-    SELECT ${values('clock_timestamp()')}, i, g
+    SELECT ${itemColumns('clock_timestamp()')}, i, g
     FROM (
       SELECT nextval('${schema}.job_id_seq') AS id, item.*
-      FROM ROWS FROM (
-        json_to_recordset($1) AS (${FIELDS}), unnest($2::text[]), unnest($3::text[])
-      ) WITH ORDINALITY AS item (${NAMES}, i, g, ordinal)
+      FROM ${items.keyedRows(3)}
       WHERE i IS NULL OR (i, c) NOT IN (SELECT key, channel FROM taken)
       ORDER BY ordinal
     ) AS numbered
     RETURNING ${RETURNED}, idempotency_key
   ), known AS MATERIALIZED (
     SELECT ordinal, taken.id, s AND taken.hash <> g AS conflict
-    FROM ROWS FROM (
-      json_to_recordset($1) AS (c text, s boolean), unnest($2::text[]), unnest($3::text[])
-    ) WITH ORDINALITY AS item (c, s, i, g, ordinal)
+    FROM ${items.keys(3)}
     JOIN taken ON taken.key = i AND taken.channel = c
-    WHERE (SELECT count(*) FROM inserted) < $4::integer
+    WHERE (SELECT count(*) FROM inserted) < $1::integer
   ), lasting AS MATERIALIZED (
-    SELECT inserted.channel, i AS key, inserted.id, g, e
-    FROM ROWS FROM (
-      json_to_recordset($1) AS (c text, e bigint), unnest($2::text[]), unnest($3::text[])
-    ) AS item (c, e, i, g)
-    JOIN inserted ON inserted.channel = item.c AND inserted.idempotency_key = item.i
-    WHERE $5::boolean AND e IS NOT NULL
+    SELECT c AS channel, i AS key, inserted.id, g, e
+    FROM ${items.keys(3)}
+    JOIN inserted ON inserted.channel = c AND inserted.idempotency_key = i
+    WHERE $2::boolean AND e IS NOT NULL
   ), noted AS (${note(schema, 'lasting')}
   ), wake_up AS (${wakeUps(FREE)}
   )
   SELECT (SELECT string_agg(id::text, ',') FROM inserted), (SELECT json_object_agg(ordinal, id::text) FROM known),
     1 / CASE WHEN EXISTS (SELECT FROM known WHERE conflict) OR (SELECT count(*) FROM noted) < (SELECT count(*) FROM lasting) THEN 0 ELSE 1 END,
     (SELECT json_agg(message) FROM wake_up)`,
-  values: ({ jobs }) => [encodeKeyedJobs(jobs), ...keyColumns(jobs), jobs.length, jobs.some(isLasting)],
-  row: ([inserted, known, , messages], { jobs }) => ({
-    answers: answersOf(jobs.length, splitIds(inserted), (known as Record<string, JobId> | null) ?? {}),
-    surplus: [],
-    wakeUps: (messages as string[] | null) ?? [],
+    values: ({ jobs }) => [jobs.length, jobs.some(isLasting), ...items.keyedValues(jobs)],
+    row: ([inserted, known, , messages], { jobs }) => ({
+      answers: answersOf(jobs.length, splitIds(inserted), (known as Record<string, JobId> | null) ?? {}),
+      surplus: [],
+      wakeUps: (messages as string[] | null) ?? [],
+    }),
   }),
-});
-
-/** Keys and hashes stand apart from the JSON, as literals of arrays, so that the index is asked for all keys at once. */
-function keyColumns(jobs: readonly NewJob[]): [keys: string, hashes: string] {
-  let keys = '';
-  let hashes = '';
-  for (const { idempotency } of jobs) {
-    keys += idempotency === null ? ',NULL' : `,"${escaped(idempotency.key)}"`;
-    hashes += idempotency === null ? ',NULL' : `,"${idempotency.hash}"`;
-  }
-  return [`{${keys.slice(1)}}`, `{${hashes.slice(1)}}`];
-}
-
-const escaped = (text: string): string => (/["\\]/.test(text) ? text.replaceAll(/["\\]/g, String.raw`\$&`) : text);
+);
 
 const isLasting = ({ idempotency }: NewJob): boolean => idempotency !== null && idempotency.lastsMs !== null;
 
@@ -185,32 +153,34 @@ const JOBS_PER_KEPT_PLAN = 20;
  * taken the others' `findKeys` tells, by a younger snapshot. Waits at most `waitMs` for each key whose first owner has not
  * committed, and less where the transaction has a shorter limit of its own, which it gets back. Indexes as `insertKeyedJobs`.
  */
-export const insertKeyedJobsInTransaction = defineStatement<
-  KeyedParams & { notifyChannel: string; waitMs: number },
-  KeyedRow
->({
-  name: 'insert_keyed_jobs_in_tx_v1',
-  isUnnamed: ({ jobs }) => jobs.length > JOBS_PER_KEPT_PLAN,
-  text: (schema) => `
+export const insertKeyedJobsInTransaction = forItems<KeyedParams & { notifyChannel: string; waitMs: number }, KeyedRow>(
+  (items) =>
+    defineStatement({
+      name: `insert_keyed_jobs_in_tx_${items.name}_v1`,
+      isUnnamed: ({ jobs }) => jobs.length > JOBS_PER_KEPT_PLAN,
+      text: (schema) => `
   WITH own AS (
     SELECT current_setting('lock_timeout') AS before
   ), waiting AS MATERIALIZED (
     SELECT before,
-      set_config('lock_timeout', least($3::integer, nullif(extract(epoch FROM before::interval) * 1000, 0)::integer)::text, true) AS during
+      set_config('lock_timeout', least($2::integer, nullif(extract(epoch FROM before::interval) * 1000, 0)::integer)::text, true) AS during
     FROM own
-  ), ${insertion(schema, 'waiting')}, ${telling(schema)}
+  ), ${insertion(schema, 'waiting', items.keyedRows(3))}, ${telling(schema, '$1')}
   SELECT (SELECT string_agg(id::text, ',' ORDER BY ordinal) FROM item),
     (SELECT string_agg(id::text, ',') FROM inserted),
     (SELECT string_agg(id::text, ',') FROM surplus),
     (SELECT count(*) FROM sent), (SELECT count(*) FROM remembered),
     set_config('lock_timeout', (SELECT before FROM waiting), true)`,
-  values: ({ jobs, notifyChannel, waitMs }) => [encodeKeyedJobs(jobs), notifyChannel, waitMs, ...keyColumns(jobs)],
-  row: ([ids, inserted, surplus]) => {
-    const isInserted = new Set(splitIds(inserted));
-    const answers = splitIds(ids).map((id) => (isInserted.has(id) ? { id, isNew: true } : { id: null, isNew: false }));
-    return { answers, surplus: splitIds(surplus), wakeUps: [] };
-  },
-});
+      values: ({ jobs, notifyChannel, waitMs }) => [notifyChannel, waitMs, ...items.keyedValues(jobs)],
+      row: ([ids, inserted, surplus]) => {
+        const isInserted = new Set(splitIds(inserted));
+        const answers = splitIds(ids).map((id) =>
+          isInserted.has(id) ? { id, isNew: true } : { id: null, isNew: false },
+        );
+        return { answers, surplus: splitIds(surplus), wakeUps: [] };
+      },
+    }),
+);
 
 export interface KeyHolder {
   /** Place of the key in the list, from 0. */
@@ -271,16 +241,4 @@ export const drawIds = defineStatement<{ count: number }, JobId[]>({
 export function beginKeyed(jobs: number): string {
   const start = `${beginPlain}; SET LOCAL lock_timeout = 5; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off`;
   return jobs > JOBS_PER_KEPT_PLAN ? start : `${start}; SET LOCAL plan_cache_mode = force_generic_plan`;
-}
-
-function encodeKeyedJobs(jobs: readonly KeyedJob[]): string {
-  return `[${jobs.map(encodeKeyedJob).join(',')}]`;
-}
-
-function encodeKeyedJob(job: KeyedJob): string {
-  let text = encodeJob(job);
-  if (job.id !== undefined) text += `,"given":${job.id}`;
-  const { lastsMs = null, strict = false } = job.idempotency ?? {};
-  if (lastsMs !== null) text += `,"e":${lastsMs === Infinity ? -1 : lastsMs}`;
-  return strict ? `${text},"s":true}` : `${text}}`;
 }

@@ -75,7 +75,7 @@ export const commitHolds = defineStatement<HeldParams, HeldRow>({
 export const commitHoldsInTransaction = defineStatement<HeldParams & { notifyChannel: string }, HeldRow>({
   name: 'commit_holds_in_tx_v1',
   text: (schema) => `
-  WITH ${held(schema, NOT_ENDED)}, ${committed(schema)}, ${telling(schema)}
+  WITH ${held(schema, NOT_ENDED)}, ${committed(schema)}, ${telling(schema, '$2')}
   SELECT ${listOf('committed')}, ${listOf('busy')}, NULL, (SELECT count(*) FROM sent), (SELECT count(*) FROM remembered)`,
   values: ({ ids, notifyChannel }) => [ids, notifyChannel],
   row: heldRow,

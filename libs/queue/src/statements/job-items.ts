@@ -1,0 +1,200 @@
+import { bytesArray, integerArray, textArray } from './binary-array.js';
+import type { NewJob } from './insert-jobs.js';
+import { listOf, timeOf, type Statement } from './statement.js';
+
+/** A job as it is sent: with an id where that was drawn before. */
+export type JobItem = NewJob & { readonly id?: string };
+
+/**
+ * How a statement takes its jobs: rows `item` with the columns below and `ordinal`, the job's place. The parameters are
+ * those from number `first` on.
+ */
+interface JobItems {
+  readonly name: string;
+  rows(first: number): string;
+  /** With the columns of idempotency keys. */
+  keyedRows(first: number): string;
+  /** The same without what only the job's row is to have. */
+  keys(first: number): string;
+  /** Array of the idempotency keys. */
+  keyList(first: number): string;
+  values(jobs: readonly JobItem[]): unknown[];
+  keyedValues(jobs: readonly JobItem[]): unknown[];
+}
+
+type Columns = readonly (readonly [name: string, type: string])[];
+
+/** What jobs of one call mostly have in common, as {@link headOf} tells it. */
+const HEAD: Columns = [
+  ['c', 'text'],
+  ['n', 'text'],
+  ['p', 'smallint'],
+  ['a', 'integer'],
+  ['h', 'bigint'],
+  ['b', 'json'],
+  ['d', 'bigint'],
+  ['t', 'bigint'],
+  ['u', 'bigint'],
+  ['o', 'boolean'],
+  ['e', 'bigint'],
+  ['s', 'boolean'],
+];
+
+/** What each has for itself: key, payload, bytes and metadata. */
+const OWN: Columns = [
+  ['k', 'text'],
+  ['j', 'text'],
+  ['x', 'bytea'],
+  ['m', 'text'],
+];
+
+/** Idempotency key, hash of the content, and an id that was drawn before. */
+const KEYED: Columns = [
+  ['i', 'text'],
+  ['g', 'text'],
+  ['given', 'bigint'],
+];
+
+/** Columns of `job`, in the order of {@link itemColumns}. */
+export const COLUMNS =
+  'id, position, channel, key, name, priority, max_attempts, policy_id, backoff, due_at, held_until, payload, payload_bytes, metadata';
+
+/**
+ * What an item and its `id` become. An ordered job's position is its id. The type `json` keeps a payload to the last
+ * digit, whatever escapes stand in it.
+ */
+export const itemColumns = (
+  now: string,
+): string => `id, CASE WHEN o THEN id END, c, coalesce(k, ''), n, coalesce(p, 0), a, h, b,
+      CASE WHEN d IS NULL AND t IS NULL THEN ${now}
+        ELSE greatest(${now} + coalesce(d, 0) * interval '1 millisecond', ${timeOf('t')}) END,
+      ${now} + u * interval '1 millisecond',
+      j::json, x, m::json`;
+
+/** The same statement for one job and for several; which it is, the parameters tell. */
+export function forItems<Params extends { readonly jobs: readonly JobItem[] }, Row>(
+  define: (items: JobItems) => Statement<Params, Row>,
+): Statement<Params, Row> {
+  const [one, many] = [define(oneItem), define(manyItems)];
+  const statementFor = ({ jobs }: Params): Statement<Params, Row> => (jobs.length === 1 ? one : many);
+  return {
+    query: (client, params) => statementFor(params).query(client, params),
+    rows: (answer, params) => statementFor(params).rows(answer, params),
+  };
+}
+
+// ── one job ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** A parameter for each column: nothing to take apart, and a plan of few nodes. */
+const oneItem: JobItems = {
+  name: 'one',
+  rows: (first) => oneRow(first, [...HEAD, ...OWN]),
+  keyedRows: (first) => oneRow(first, [...HEAD, ...OWN, ...KEYED]),
+  keys: (first) => oneRow(first, [...HEAD, ...OWN, ...KEYED]),
+  keyList: (first) => `ARRAY[$${first + HEAD.length + OWN.length}::text]`,
+  values: (jobs) => jobs.flatMap((job) => [...Object.values(headOf(job)), ...ownOf(job)]),
+  keyedValues: (jobs) => jobs.flatMap((job) => [...Object.values(headOf(job)), ...ownOf(job), ...keyedOf(job)]),
+};
+
+const oneRow = (first: number, columns: Columns): string =>
+  `(SELECT ${columns.map(([name, type], index) => `$${first + index}::${type} AS ${name}`).join(', ')}, 1 AS ordinal) AS item`;
+
+const ownOf = ({ key, payload, bytes, metadata }: JobItem): unknown[] => [key, payload, bytes, metadata];
+
+const keyedOf = ({ idempotency, id }: JobItem): unknown[] => [idempotency?.key, idempotency?.hash, id];
+
+// ── several ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/**
+ * What they have in common once, as JSON, and an array of each column that is each one's own, empty where none has such a
+ * thing: the server takes a third less time for that than for a JSON object a job.
+ */
+const manyItems: JobItems = {
+  name: 'many',
+  rows: (first) => manyRows(first, numbered(first + 2, OWN)),
+  keyedRows: (first) => manyRows(first, [...numbered(first + 2, OWN), ...numbered(first + 2 + OWN.length, KEYED)]),
+  keys: (first) => manyRows(first, numbered(first + 2 + OWN.length, KEYED)),
+  keyList: (first) => `$${first + 2 + OWN.length}::text[]`,
+  values: (jobs) => manyValues(jobs),
+  keyedValues: (jobs) => [
+    ...manyValues(jobs),
+    textArray(jobs.map(({ idempotency }) => idempotency?.key ?? null)),
+    textArray(jobs.map(({ idempotency }) => idempotency?.hash ?? null)),
+    listOf(jobs.flatMap(({ id }) => id ?? [])),
+  ],
+};
+
+type Arrays = readonly { readonly name: string; readonly sql: string }[];
+
+const numbered = (first: number, columns: Columns): Arrays =>
+  columns.map(([name, type], index) => ({ name, sql: `$${first + index}::${type}[]` }));
+
+const manyRows = (first: number, arrays: Arrays): string => `(
+        SELECT *
+        FROM unnest(${[`$${first + 1}::integer[]`, ...arrays.map(({ sql }) => sql)].join(', ')})
+          WITH ORDINALITY AS own (head, ${arrays.map(({ name }) => name).join(', ')}, ordinal)
+        JOIN ROWS FROM (json_to_recordset($${first}) AS (${HEAD.map((column) => column.join(' ')).join(', ')}))
+          WITH ORDINALITY AS shared (${HEAD.map(([name]) => name).join(', ')}, head) USING (head)
+      ) AS item`;
+
+function manyValues(jobs: readonly JobItem[]): unknown[] {
+  const heads = new Map<string, number>();
+  const numbers: number[] = [];
+  for (const [index, job] of jobs.entries()) {
+    const before = jobs[index - 1];
+    const isLikeBefore = before !== undefined && isAlike(before, job);
+    numbers.push(isLikeBefore ? numbers[index - 1]! : numberOf(heads, JSON.stringify(headOf(job))));
+  }
+  return [
+    `[${[...heads.keys()].join()}]`,
+    integerArray(numbers),
+    textArray(jobs.some(({ key }) => key !== '') ? jobs.map(({ key }) => key) : []),
+    textArray(jobs.map(({ payload }) => payload)),
+    bytesArray(jobs.some(({ bytes }) => bytes !== null) ? jobs.map(({ bytes }) => bytes) : []),
+    textArray(jobs.some(({ metadata }) => metadata !== null) ? jobs.map(({ metadata }) => metadata) : []),
+  ];
+}
+
+/** From 1. */
+function numberOf(heads: Map<string, number>, head: string): number {
+  const number = heads.get(head) ?? heads.size + 1;
+  heads.set(head, number);
+  return number;
+}
+
+/** Whether they have the same head, as jobs of one call mostly have: told without writing it. */
+function isAlike(a: NewJob, b: NewJob): boolean {
+  return (
+    a.channel === b.channel &&
+    a.name === b.name &&
+    a.priority === b.priority &&
+    a.maxAttempts === b.maxAttempts &&
+    a.policyId === b.policyId &&
+    a.backoff === b.backoff &&
+    a.delayMs === b.delayMs &&
+    a.runAtMs === b.runAtMs &&
+    a.holdMs === b.holdMs &&
+    a.ordered === b.ordered &&
+    a.idempotency?.lastsMs === b.idempotency?.lastsMs &&
+    a.idempotency?.strict === b.idempotency?.strict
+  );
+}
+
+/** Values of {@link HEAD}, in its order; `undefined`, which JSON leaves out, where nothing is to be said. */
+function headOf(job: NewJob): Record<string, unknown> {
+  const lastsMs = job.idempotency?.lastsMs;
+  return {
+    c: job.channel,
+    n: job.name,
+    p: job.priority === 0 ? undefined : job.priority,
+    a: job.maxAttempts ?? undefined,
+    h: job.policyId ?? undefined,
+    b: job.backoff ?? undefined,
+    d: job.delayMs === 0 ? undefined : job.delayMs,
+    t: job.runAtMs === null ? undefined : job.runAtMs * 1_000,
+    u: job.holdMs ?? undefined,
+    o: job.ordered || undefined,
+    e: lastsMs === Infinity ? -1 : (lastsMs ?? undefined),
+    s: job.idempotency?.strict || undefined,
+  };
+}

@@ -1,0 +1,117 @@
+import { beforeEach, describe, expect, it } from '@jest/globals';
+import { Injectable } from '@nestjs/common';
+import { JobHandler, type JobSpawner, type SpawnItem } from 'nestmq';
+import type { EntityManager } from 'typeorm';
+import { bytesArray, integerArray, textArray } from '../libs/queue/src/statements/binary-array.js';
+import { POLLING_OFF } from './support/app.js';
+import { useDatabase } from './support/database.js';
+import { useTables } from './support/tables.js';
+import { withApp } from './support/with-app.js';
+
+/** A job that is sent alone and one that is sent among others go different ways into the table. */
+
+@Injectable()
+class Letters {
+  @JobHandler('letters', { retries: 2, priority: 3 })
+  send(): void {}
+
+  @JobHandler('orders', { ordered: true })
+  ship(): void {}
+}
+
+const database = useDatabase();
+const tables = useTables(database);
+beforeEach(() => tables.clear());
+
+const runAt = new Date(Date.now() + 3_600_000);
+const items: readonly (SpawnItem & { name: string; hold?: string })[] = [
+  { name: 'Letters.send', payload: undefined },
+  { name: 'Letters.send', payload: null },
+  { name: 'Letters.send', payload: { text: 'größe \u0000 "quoted" \\ back, {braces}', big: 1e21 }, key: 'a' },
+  { name: 'Letters.ship', payload: [1], key: 'a' },
+  { name: 'Letters.send', payload: String.fromCharCode(0xd83d), metadata: { trace: 'x\u0000y', n: [null] } },
+  { name: 'Letters.send', payload: undefined, bytes: Buffer.from([0, 255, 10, 92]), metadata: {} },
+  { name: 'Letters.ship', payload: undefined, key: 'NULL', bytes: Buffer.alloc(0) },
+  { name: 'Letters.send', payload: undefined, runAt, retries: 0, priority: -5 },
+  { name: 'Letters.send', payload: undefined, delay: '1h', retries: Infinity, backoff: '3s' },
+  { name: 'Letters.send', payload: undefined, channel: 'elsewhere', hold: '1m' },
+  { name: 'Letters.send', payload: 'the first head again' },
+];
+const keyed: typeof items = items.map((item, index) => ({
+  ...item,
+  ...(index % 3 !== 0 &&
+    ({ idempotencyKey: `key "${index}"`, scope: index % 2 === 0 ? 'forever' : 'active' } satisfies Partial<SpawnItem>)),
+}));
+
+/** What the rows say, in the order of their ids; times as distances, to the second. */
+const written = (): Promise<Record<string, unknown>[]> =>
+  tables.sql(`
+    SELECT channel, key, name, priority, max_attempts, backoff::text, payload::text, payload_bytes, metadata::text,
+      position = id AS ordered, idempotency_key, idempotency_hash,
+      round(extract(epoch FROM due_at - now()) / 10) AS due, round(extract(epoch FROM held_until - now()) / 10) AS held,
+      (SELECT array_agg(key) FROM nestmq.idempotency_key WHERE job_id = job.id AND payload_hash = idempotency_hash) AS kept
+    FROM nestmq.job ORDER BY id`);
+
+type Send = (jobs: JobSpawner, manager?: EntityManager) => Promise<unknown>;
+
+const together =
+  (all: typeof items): Send =>
+  (jobs, manager) =>
+    jobs.spawnMany(all, { manager });
+
+const alone =
+  (all: typeof items): Send =>
+  async (jobs, manager) => {
+    for (const { name, payload, ...options } of all) await jobs.spawn(name, payload, { ...options, manager });
+  };
+
+/** The rows of a call without a transaction, and of one in a transaction. */
+const rowsOf = async (send: Send): Promise<unknown[][]> => {
+  const rows: unknown[][] = [];
+  await withApp({ url: database.url, providers: [Letters], queue: { ...POLLING_OFF, runner: false } }, async (app) => {
+    await send(app.jobs);
+    rows.push(await written());
+    await tables.clear();
+    await app.dataSource.transaction((manager) => send(app.jobs, manager));
+    rows.push(await written());
+    await tables.clear();
+  });
+  return rows;
+};
+
+describe('jobs that differ in everything', () => {
+  it.each([
+    ['without idempotency keys', items],
+    ['some with an idempotency key', keyed],
+  ])('are the same rows, sent alone or together, in a transaction or not: %s', async (_, all) => {
+    const [single, singleJoined] = await rowsOf(alone(all));
+    const [many, manyJoined] = await rowsOf(together(all));
+    expect(single).toHaveLength(items.length);
+    expect(many).toEqual(single);
+    expect(singleJoined).toEqual(single);
+    expect(manyJoined).toEqual(single);
+  });
+});
+
+describe('arrays in the binary format', () => {
+  const read = async (type: string, array: Buffer): Promise<unknown> =>
+    (await tables.sql(`SELECT $1::${type}[] AS elements`, [array]))[0]!['elements'];
+
+  it.each([[[]], [['']], [['a', null, 'NULL', '"\\{},', 'größe 📮 日本語']], [[null]]])(
+    'of texts: %j',
+    async (texts) => {
+      expect(await read('text', textArray(texts))).toEqual(texts);
+    },
+  );
+
+  it('of bytes', async () => {
+    const values = [Buffer.from([0, 1, 255]), null, Buffer.alloc(0)];
+    expect(await read('bytea', bytesArray(values))).toEqual(values);
+    expect(await read('bytea', bytesArray([]))).toEqual([]);
+  });
+
+  it('of integers', async () => {
+    expect(await read('integer', integerArray([1, -5, 2_147_483_647]))).toEqual([1, -5, 2_147_483_647]);
+    expect(await read('integer', integerArray([]))).toEqual([]);
+  });
+});
