@@ -10,6 +10,7 @@ import {
 } from '../job/errors.js';
 import type { HandlerClass, RegisteredHandler } from '../job/handler.js';
 import type { JobId } from '../job/job.js';
+import { validatePayload } from '../job/validate-payload.js';
 import { PartitionOutOfRangeError } from '../job/partition-errors.js';
 import { checkJobId } from '../job/names.js';
 import { transactionClient } from '../postgres/transaction-client.js';
@@ -24,6 +25,7 @@ import { Reservation } from './reservation.js';
 import type {
   HandlerMethod,
   HoldOption,
+  JobSpawnOptions,
   PayloadOf,
   SpawnItem,
   SpawnOptions,
@@ -103,7 +105,9 @@ export class JobSpawner {
     const target = byName ? this.byName(call[0] as string) : this.byMethod(call[0], call[1]);
     const payload = byName ? call[1] : call[2];
     const { manager, ...options } = checkOptions((byName ? call[2] : call[3]) as SpawnOptions | undefined);
-    const job = await prepareJob(target, payload, options, this.settings.maxPayloadBytes);
+    const schema = target.handler?.schema;
+    if (schema) await validatePayload(schema, target.name, payload);
+    const job = prepareJob(target, payload, options, this.settings.maxPayloadBytes);
     const [answer] = await this.insert([job], manager);
     return answer!;
   }
@@ -143,7 +147,16 @@ export class JobSpawner {
     );
     const target = byName ? null : this.byMethod(call[0], call[1]);
     const jobs: NewJob[] = [];
-    for (const [index, item] of items.entries()) jobs.push(await this.prepareItem(index, item, target));
+    for (const [index, item] of items.entries()) {
+      try {
+        const { payload, options, of } = this.readItem(item, target);
+        // To wait for nothing costs as much as all the rest.
+        if (of.handler?.schema) await validatePayload(of.handler.schema, of.name, payload);
+        jobs.push(prepareJob(of, payload, options, this.settings.maxPayloadBytes));
+      } catch (error) {
+        throw isItemError(error) ? new SpawnItemError(index, error) : error;
+      }
+    }
     if (jobs.length === 0) return [];
     return this.insert(jobs, manager);
   }
@@ -179,17 +192,12 @@ export class JobSpawner {
     await Promise.all([this.queue.idle(), this.keyed.idle()]);
   }
 
-  private async prepareItem(index: number, item: SpawnItem & { name: string }, target: Target | null): Promise<NewJob> {
-    try {
-      const { maxPayloadBytes } = this.settings;
-      const { payload, ...options } = checkItem(item);
-      if (target !== null) return await prepareJob(target, payload, options, maxPayloadBytes);
-      const { name, ...rest } = options;
-      return await prepareJob(this.byName(name), payload, rest, maxPayloadBytes);
-    } catch (error) {
-      if (isItemError(error)) throw new SpawnItemError(index, error);
-      throw error;
-    }
+  /** @param target whom all items of the call are for; `null`: each names its own */
+  private readItem(item: SpawnItem & { name: string }, target: Target | null): ReadItem {
+    const { payload, ...options } = checkItem(item);
+    if (target !== null) return { of: target, payload, options };
+    const { name, ...rest } = options;
+    return { of: this.byName(name), payload, options: rest };
   }
 
   private heldId(reservation: unknown): JobId {
@@ -245,6 +253,12 @@ export class JobSpawner {
     const found = this.targets.findMethod(handler as HandlerClass<unknown>, method);
     return { name: found.name, handler: found };
   }
+}
+
+interface ReadItem {
+  readonly of: Target;
+  readonly payload: unknown;
+  readonly options: JobSpawnOptions;
 }
 
 function checkItem<Item>(item: Item): Item {

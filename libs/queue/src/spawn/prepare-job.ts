@@ -4,7 +4,6 @@ import { checkBytes, checkPayloadSize, encodePayload } from '../job/encode-paylo
 import { InvalidOptionsError } from '../job/errors.js';
 import type { RegisteredHandler } from '../job/handler.js';
 import { checkName, checkPriority, checkRetries } from '../job/names.js';
-import { validatePayload } from '../job/validate-payload.js';
 import type { NewJob } from '../statements/insert-jobs.js';
 import { idempotencyOf } from './idempotency.js';
 import { placeOf } from './place-of.js';
@@ -37,18 +36,18 @@ const KNOWN_OPTIONS = new Set<string>([
 const OPEN_NAME_RETRIES = 4;
 
 /**
- * Checks everything that can be told before any SQL, and encodes the payload.
+ * Checks everything that can be told before any SQL, but for the handler's schema, and encodes the payload. At once, so
+ * that a caller may go on to change it.
  *
  * @throws {InvalidOptionsError | PartitionOutOfRangeError | PayloadInvalidError | PayloadTooLargeError}
  */
-export async function prepareJob(
+export function prepareJob(
   { name, handler }: Target,
   payload: unknown,
   options: JobSpawnOptions,
   maxPayloadBytes: number,
-): Promise<NewJob> {
+): NewJob {
   checkKnown(options);
-  if (handler?.schema) await validatePayload(handler.schema, name, payload);
   const encoded = encodePayload(payload, name, 'payload');
   const metadata =
     options.metadata === undefined ? null : encodePayload(checkMetadata(options.metadata), name, 'metadata');
