@@ -34,6 +34,7 @@ export class ClaimLoop {
   /** Those of a handler at its limit were not asked for: they come first when a run has ended. */
   private suspectsSkipped = false;
   private looping: Promise<void> | null = null;
+  private soon: NodeJS.Immediate | undefined;
 
   constructor(private readonly parts: ClaimLoopParts) {}
 
@@ -52,6 +53,14 @@ export class ClaimLoop {
   /** There may be room, or something to claim. */
   wake(): void {
     this.wakeup.signal();
+  }
+
+  /** A run has left room. Runs that began together end together: one claim is to fill what all of them leave. */
+  wakeSoon(): void {
+    this.soon ??= setImmediate(() => {
+      this.soon = undefined;
+      this.wake();
+    });
   }
 
   /** A job whose last lease was lost may be waiting. */

@@ -96,7 +96,7 @@ export class QueueRunner {
       ended: (ended) => this.onEnded(ended),
       laneEnded: (end) => this.settler.endLane(end),
       leaseEnded: () => this.expectExpired(),
-      wanting: () => this.claims.wake(),
+      wanting: () => this.claims.wakeSoon(),
       extendLane: (lane, most) => claimer.extend(lane, most),
     });
     this.feeds = new Feeds(this.runs.handlerGroups(), channels && new Set(channels));

@@ -2,10 +2,11 @@ import { describe, expect, it } from '@jest/globals';
 import { RateMeter } from './rate-meter.js';
 
 const PREFETCH_MS = 5;
+const SLOW_MS = 20;
 
 /** So many jobs of `jobMs` each, ended within `busyMs`. */
 function measured(jobs: number, jobMs: number, busyMs: number): RateMeter {
-  const meter = new RateMeter(PREFETCH_MS);
+  const meter = new RateMeter(PREFETCH_MS, SLOW_MS);
   meter.begin(0);
   for (let i = 0; i < jobs; i++) meter.end(jobMs);
   meter.ahead(busyMs);
@@ -14,7 +15,7 @@ function measured(jobs: number, jobMs: number, busyMs: number): RateMeter {
 
 describe('RateMeter', () => {
   it('holds nothing ahead until a rate is measured', () => {
-    const meter = new RateMeter(PREFETCH_MS);
+    const meter = new RateMeter(PREFETCH_MS, SLOW_MS);
     expect(meter.ahead(0)).toBe(0);
     meter.begin(0);
     for (let i = 0; i < 15; i++) meter.end(0.1);
@@ -25,12 +26,16 @@ describe('RateMeter', () => {
     expect(measured(1_000, 0.05, 10).ahead(10)).toBe(500);
   });
 
-  it('holds nothing ahead when handlers take longer than the prefetch, however many run at once', () => {
-    expect(measured(1_000, 5.1, 10).ahead(10)).toBe(0);
+  it('holds as many ahead of handlers that take longer than the prefetch', () => {
+    expect(measured(1_000, 20, 10).ahead(10)).toBe(500);
+  });
+
+  it('holds nothing ahead of slow ones, however many run at once', () => {
+    expect(measured(1_000, 20.1, 10).ahead(10)).toBe(0);
   });
 
   it('holds nothing ahead with a prefetch of 0', () => {
-    const meter = new RateMeter(0);
+    const meter = new RateMeter(0, 0);
     meter.begin(0);
     for (let i = 0; i < 100; i++) meter.end(0);
     expect(meter.ahead(1)).toBe(0);
@@ -44,19 +49,19 @@ describe('RateMeter', () => {
 
   it('follows a rate that changes', () => {
     const meter = measured(1_000, 0.05, 10);
-    for (let i = 0; i < 100; i++) meter.end(20);
+    for (let i = 0; i < 100; i++) meter.end(50);
     expect(meter.ahead(30)).toBe(0);
   });
 
   it('gives one lane as many jobs as it runs within the prefetch, whatever a few of them took', () => {
-    const meter = new RateMeter(PREFETCH_MS);
+    const meter = new RateMeter(PREFETCH_MS, SLOW_MS);
     for (let i = 0; i < 64; i++) meter.end(0.1);
     meter.end(500);
     expect(meter.inTurn()).toBeGreaterThan(30);
   });
 
   it('gives one lane one job when all of them have become slow', () => {
-    const meter = new RateMeter(PREFETCH_MS);
+    const meter = new RateMeter(PREFETCH_MS, SLOW_MS);
     for (let i = 0; i < 64; i++) meter.end(0.01);
     for (let i = 0; i < 200; i++) meter.end(10);
     expect(meter.inTurn()).toBe(1);

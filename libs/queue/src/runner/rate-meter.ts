@@ -27,7 +27,11 @@ export class RateMeter {
   /** What a job took of late, rests or not. */
   private usualMs = 0;
 
-  constructor(private readonly prefetchMs: number) {}
+  /** @param slowMs what takes longer has nothing ahead of it */
+  constructor(
+    private readonly prefetchMs: number,
+    private readonly slowMs: number,
+  ) {}
 
   /** A job starts. */
   begin(now: number): void {
@@ -52,10 +56,10 @@ export class RateMeter {
     this.jobMs = Infinity;
   }
 
-  /** Jobs to hold ahead of the slots: none until a rate is measured, none where a job takes longer than the prefetch. */
+  /** Jobs to hold ahead of the slots: what starts within the prefetch, none until a rate is measured, none of slow jobs. */
   ahead(now: number): number {
     this.sample(now);
-    return this.jobMs > this.prefetchMs ? 0 : Math.floor(this.jobsPerMs * this.prefetchMs);
+    return this.jobMs > this.slowMs ? 0 : Math.floor(this.jobsPerMs * this.prefetchMs);
   }
 
   /**

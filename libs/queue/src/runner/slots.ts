@@ -16,6 +16,12 @@ export interface SlotsSettings {
 /** Under load there is always something ahead: what has started must not stay in memory for that. */
 const MAX_STARTED_KEPT = 256;
 
+/**
+ * Jobs that take longer than so many prefetches are slow. Ahead of faster ones a job waits about a prefetch for its slot,
+ * and that long at the most, when runs that began together end together: until then another process could have run it.
+ */
+const SLOW_PREFETCHES = 4;
+
 const NOTHING: Demand = { limit: 0, slots: 0, run: 0 };
 
 /** What runs here, what waits ahead of its slot, and how much more this process wants. */
@@ -36,9 +42,9 @@ export class Slots {
     private readonly settings: SlotsSettings,
     private readonly batches = new Batches(),
   ) {
-    this.rate = new RateMeter(settings.prefetchMs);
+    this.rate = new RateMeter(settings.prefetchMs, SLOW_PREFETCHES * settings.prefetchMs);
     const most = this.limitsTransactions ? settings.maxTransactions : Infinity;
-    this.transactions = new TransactionSlots(most, settings.prefetchMs);
+    this.transactions = new TransactionSlots(most, settings.prefetchMs, SLOW_PREFETCHES * settings.prefetchMs);
   }
 
   get runningCount(): number {

@@ -22,8 +22,10 @@ export class TransactionSlots {
   constructor(
     private readonly max: number,
     prefetchMs: number,
+    slowMs: number,
   ) {
-    this.rate = new RateMeter(prefetchMs === 0 ? 0 : prefetchMs + COMMIT_MS);
+    const commitMs = prefetchMs === 0 ? 0 : COMMIT_MS;
+    this.rate = new RateMeter(prefetchMs + commitMs, slowMs + commitMs);
   }
 
   /** How many more would start at once. */
