@@ -183,24 +183,25 @@ export const requeueLetters = defineStatement<{ letters: readonly LetterRef[]; k
 
 /**
  * Lets lanes go on that were blocked by letters which are none any more: right behind what has ended them, in the same
- * transaction. A look is due at once, also where no job is in sight: one that commits meanwhile has been passed by.
+ * transaction. A look is due at once, also where no job is in sight: one that commits meanwhile has been passed by. It is
+ * for those who run what the letter was, unless the lane has a name of its own.
  * Indexes `finished_job_pkey`, `job_pkey`, `lane_pkey`, `job_lane`.
  */
 export const unblockLanes = defineStatement<{ ids: readonly JobId[] }, string>({
-  name: 'unblock_lanes_v1',
+  name: 'unblock_lanes_v2',
   text: (schema) => `
   UPDATE ${schema}.lane
   SET blocked_by = NULL, used_at = clock_timestamp(), head_position = coalesce(next.position, 0), ready_at = clock_timestamp(),
-    priority = coalesce(next.priority, lane.priority), name = coalesce(next.name, lane.name)
+    priority = coalesce(next.priority, lane.priority), name = coalesce(next.name, lane.name, next.ended_name)
   FROM (
-    SELECT ended.channel, ended.key, ended.id, head.*
+    SELECT ended.channel, ended.key, ended.id, ended.name AS ended_name, head.*
     FROM unnest($1::bigint[]) AS asked (id)
     CROSS JOIN LATERAL (
-      SELECT id, channel, key
+      SELECT id, channel, key, name
       FROM ${schema}.finished_job
       WHERE finished_job.id = asked.id AND position IS NOT NULL AND (state || '') NOT IN ('dead', 'reprocessing')
       UNION ALL
-      SELECT id, channel, key FROM ${schema}.job WHERE job.id = asked.id AND position IS NOT NULL
+      SELECT id, channel, key, name FROM ${schema}.job WHERE job.id = asked.id AND position IS NOT NULL
       LIMIT 1
     ) AS ended
     LEFT JOIN LATERAL (
