@@ -27,11 +27,11 @@ describe('RateMeter', () => {
   });
 
   it('holds as many ahead of handlers that take longer than the prefetch', () => {
-    expect(measured(1_000, 20, 10).ahead(10)).toBe(500);
+    expect(measured(1_000, 20, 40).ahead(40)).toBe(125);
   });
 
   it('holds nothing ahead of slow ones, however many run at once', () => {
-    expect(measured(1_000, 20.1, 10).ahead(10)).toBe(0);
+    expect(measured(1_000, 20.1, 40).ahead(40)).toBe(0);
   });
 
   it('holds nothing ahead with a prefetch of 0', () => {
@@ -39,6 +39,18 @@ describe('RateMeter', () => {
     meter.begin(0);
     for (let i = 0; i < 100; i++) meter.end(0);
     expect(meter.ahead(1)).toBe(0);
+  });
+
+  it('takes no burst for a rate: runs that began together end together', () => {
+    const meter = new RateMeter(PREFETCH_MS, SLOW_MS);
+    for (const wave of [0, 12, 24, 36]) {
+      meter.begin(wave);
+      for (let i = 1; i <= 32; i++) {
+        meter.end(10);
+        meter.ahead(wave + 10 + i / 100);
+      }
+    }
+    expect(meter.ahead(46.4)).toBeLessThanOrEqual((32 / 10) * PREFETCH_MS);
   });
 
   it('forgets the rate when nothing is left to run', () => {
@@ -50,7 +62,7 @@ describe('RateMeter', () => {
   it('follows a rate that changes', () => {
     const meter = measured(1_000, 0.05, 10);
     for (let i = 0; i < 100; i++) meter.end(50);
-    expect(meter.ahead(30)).toBe(0);
+    expect(meter.ahead(70)).toBe(0);
   });
 
   it('gives one lane as many jobs as it runs within the prefetch, whatever a few of them took', () => {

@@ -73,7 +73,9 @@ export class RateMeter {
   private sample(now: number): void {
     if (this.busySince === null) return;
     const sampleMs = now - this.busySince;
-    if (this.ended < MIN_SAMPLE_JOBS && sampleMs < MAX_SAMPLE_MS) return;
+    // Runs that began together end together: only a window as long as a job tells how many end in it.
+    const jobMs = this.totalMs / Math.max(1, this.ended);
+    if (sampleMs < MAX_SAMPLE_MS && (this.ended < MIN_SAMPLE_JOBS || sampleMs < jobMs)) return;
     const rate = this.ended / Math.max(0.1, sampleMs);
     this.jobsPerMs = this.jobsPerMs === 0 ? rate : this.jobsPerMs * 0.7 + rate * 0.3;
     this.jobMs = this.ended === 0 ? Infinity : this.totalMs / this.ended;

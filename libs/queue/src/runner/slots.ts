@@ -18,9 +18,14 @@ const MAX_STARTED_KEPT = 256;
 
 /**
  * Jobs that take longer than so many prefetches are slow. Ahead of faster ones a job waits about a prefetch for its slot,
- * and that long at the most, when runs that began together end together: until then another process could have run it.
+ * or as long as they take, when runs that began together end together: until then another process could have run it.
  */
 const SLOW_PREFETCHES = 4;
+
+/** So are those that take longer than that, and than a prefetch: what is ahead is given back when nothing starts for long. */
+const SLOW_MS = 100;
+
+const slowMs = (prefetchMs: number): number => Math.min(SLOW_PREFETCHES * prefetchMs, Math.max(prefetchMs, SLOW_MS));
 
 const NOTHING: Demand = { limit: 0, slots: 0, run: 0 };
 
@@ -42,9 +47,9 @@ export class Slots {
     private readonly settings: SlotsSettings,
     private readonly batches = new Batches(),
   ) {
-    this.rate = new RateMeter(settings.prefetchMs, SLOW_PREFETCHES * settings.prefetchMs);
+    this.rate = new RateMeter(settings.prefetchMs, slowMs(settings.prefetchMs));
     const most = this.limitsTransactions ? settings.maxTransactions : Infinity;
-    this.transactions = new TransactionSlots(most, settings.prefetchMs, SLOW_PREFETCHES * settings.prefetchMs);
+    this.transactions = new TransactionSlots(most, settings.prefetchMs, slowMs(settings.prefetchMs));
   }
 
   get runningCount(): number {
