@@ -192,7 +192,7 @@ export const unblockLanes = defineStatement<{ ids: readonly JobId[] }, string>({
   text: (schema) => `
   UPDATE ${schema}.lane
   SET blocked_by = NULL, used_at = clock_timestamp(), head_position = coalesce(next.position, 0), ready_at = clock_timestamp(),
-    priority = coalesce(next.priority, lane.priority), name = coalesce(next.name, lane.name, next.ended_name)
+    priority = coalesce(next.priority, lane.priority), name = coalesce(next.name, next.ended_name)
   FROM (
     SELECT ended.channel, ended.key, ended.id, ended.name AS ended_name, head.*
     FROM unnest($1::bigint[]) AS asked (id)
