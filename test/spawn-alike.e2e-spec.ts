@@ -1,8 +1,9 @@
 import { beforeEach, describe, expect, it } from '@jest/globals';
 import { Injectable } from '@nestjs/common';
 import { JobHandler, type JobSpawner, type SpawnItem } from 'nestmq';
+import type pg from 'pg';
 import type { EntityManager } from 'typeorm';
-import { bytesArray, integerArray, textArray } from '../libs/queue/src/statements/binary-array.js';
+import { BINARY_ARRAYS, TEXT_ARRAYS } from '../libs/queue/src/statements/array-format.js';
 import { POLLING_OFF } from './support/app.js';
 import { useDatabase } from './support/database.js';
 import { useTables } from './support/tables.js';
@@ -65,7 +66,20 @@ const alone =
     for (const { name, payload, ...options } of all) await jobs.spawn(name, payload, { ...options, manager });
   };
 
-/** The rows of a call without a transaction, and of one in a transaction. */
+/** A pg client as the native one is, which sends its parameters as text. */
+async function likeNative(manager: EntityManager): Promise<void> {
+  const runner = manager.queryRunner!;
+  const client = (await runner.connect()) as pg.Client;
+  runner.connect = () =>
+    Promise.resolve({
+      query: (query: pg.QueryConfig) => {
+        expect((query.values ?? []).filter((value) => Buffer.isBuffer(value))).toEqual([]);
+        return client.query(query);
+      },
+    });
+}
+
+/** The rows of a call without a transaction, of one in a transaction, and of one in a transaction of a native client. */
 const rowsOf = async (send: Send): Promise<unknown[][]> => {
   const rows: unknown[][] = [];
   await withApp({ url: database.url, providers: [Letters], queue: { ...POLLING_OFF, runner: false } }, async (app) => {
@@ -73,6 +87,12 @@ const rowsOf = async (send: Send): Promise<unknown[][]> => {
     rows.push(await written());
     await tables.clear();
     await app.dataSource.transaction((manager) => send(app.jobs, manager));
+    rows.push(await written());
+    await tables.clear();
+    await app.dataSource.transaction(async (manager) => {
+      await likeNative(manager);
+      await send(app.jobs, manager);
+    });
     rows.push(await written());
     await tables.clear();
   });
@@ -84,34 +104,36 @@ describe('jobs that differ in everything', () => {
     ['without idempotency keys', items],
     ['some with an idempotency key', keyed],
   ])('are the same rows, sent alone or together, in a transaction or not: %s', async (_, all) => {
-    const [single, singleJoined] = await rowsOf(alone(all));
-    const [many, manyJoined] = await rowsOf(together(all));
+    const [single, ...singleJoined] = await rowsOf(alone(all));
     expect(single).toHaveLength(items.length);
-    expect(many).toEqual(single);
-    expect(singleJoined).toEqual(single);
-    expect(manyJoined).toEqual(single);
+    expect(singleJoined).toEqual([single, single]);
+    expect(await rowsOf(together(all))).toEqual([single, single, single]);
   });
 });
 
-describe('arrays in the binary format', () => {
-  const read = async (type: string, array: Buffer): Promise<unknown> =>
-    (await tables.sql(`SELECT $1::${type}[] AS elements`, [array]))[0]!['elements'];
+describe.each([
+  ['binary', BINARY_ARRAYS],
+  ['text', TEXT_ARRAYS],
+])('arrays as %s', (_, arrays) => {
+  const read = async (type: string, value: unknown): Promise<unknown> =>
+    (await tables.sql(`SELECT $1::${type} AS value`, [value]))[0]!['value'];
 
   it.each([[[]], [['']], [['a', null, 'NULL', '"\\{},', 'größe 📮 日本語']], [[null]]])(
     'of texts: %j',
     async (texts) => {
-      expect(await read('text', textArray(texts))).toEqual(texts);
+      expect(await read('text[]', arrays.texts(texts))).toEqual(texts);
     },
   );
 
   it('of bytes', async () => {
     const values = [Buffer.from([0, 1, 255]), null, Buffer.alloc(0)];
-    expect(await read('bytea', bytesArray(values))).toEqual(values);
-    expect(await read('bytea', bytesArray([]))).toEqual([]);
+    expect(await read('bytea[]', arrays.bytes(values))).toEqual(values);
+    expect(await read('bytea[]', arrays.bytes([]))).toEqual([]);
+    for (const value of values) expect(await read('bytea', arrays.alone(value))).toEqual(value);
   });
 
   it('of integers', async () => {
-    expect(await read('integer', integerArray([1, -5, 2_147_483_647]))).toEqual([1, -5, 2_147_483_647]);
-    expect(await read('integer', integerArray([]))).toEqual([]);
+    expect(await read('integer[]', arrays.integers([1, -5, 2_147_483_647]))).toEqual([1, -5, 2_147_483_647]);
+    expect(await read('integer[]', arrays.integers([]))).toEqual([]);
   });
 });

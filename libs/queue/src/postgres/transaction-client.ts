@@ -1,5 +1,6 @@
 import type { DataSource, EntityManager, QueryRunner } from 'typeorm';
 import { InvalidManagerError } from '../job/errors.js';
+import { BINARY_ARRAYS, TEXT_ARRAYS } from '../statements/array-format.js';
 import type { SqlClient, SqlQuery } from '../statements/statement.js';
 import { pinPlan, unpinPlan } from '../statements/transaction.js';
 import { BundleError, canBundle, sendTogether, type QueryingClient } from './query-bundle.js';
@@ -48,6 +49,7 @@ export async function transactionClient(
   return {
     schema: settings.schema,
     namedStatements: settings.namedStatements,
+    arrays: isNative(client) ? TEXT_ARRAYS : BINARY_ARRAYS,
     query: async (query) => {
       try {
         return await client.query(query);
@@ -57,6 +59,9 @@ export async function transactionClient(
     },
   };
 }
+
+/** pg-native, which TypeORM takes where it is installed, sends text only. */
+const isNative = ({ connection }: PgClient): boolean => typeof connection?.bind !== 'function';
 
 /**
  * The same for statements that have one right plan, as in our own transactions. On a table that was nearly empty when it

@@ -36,8 +36,8 @@ const KNOWN_OPTIONS = new Set<string>([
 const OPEN_NAME_RETRIES = 4;
 
 /**
- * Checks everything that can be told before any SQL, but for the handler's schema, and encodes the payload. At once, so
- * that a caller may go on to change it.
+ * Checks everything that can be told before any SQL, but for the handler's schema, and encodes the payload. Waits
+ * for nothing.
  *
  * @throws {InvalidOptionsError | PartitionOutOfRangeError | PayloadInvalidError | PayloadTooLargeError}
  */

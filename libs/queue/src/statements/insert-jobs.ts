@@ -119,7 +119,7 @@ export const insertJobs = forItems<InsertParams, InsertedRow>((items) =>
   ), wake_up AS (${wakeUps(FREE)}
   )
   SELECT (SELECT string_agg(id::text, ',') FROM inserted), (SELECT json_agg(message) FROM wake_up)`,
-    values: ({ jobs }) => items.values(jobs),
+    values: ({ jobs }, arrays) => items.values(jobs, arrays),
     row: ([ids, messages]) => ({ ids: splitIds(ids), wakeUps: (messages as string[] | null) ?? [] }),
   }),
 );
@@ -127,13 +127,13 @@ export const insertJobs = forItems<InsertParams, InsertedRow>((items) =>
 /** Inserts jobs inside the caller's transaction; the notification becomes visible with its commit. */
 export const insertJobsInTransaction = forItems<InsertParams & { notifyChannel: string }, InsertedRow>((items) =>
   defineStatement({
-    name: `insert_jobs_in_tx_${items.name}_v1`,
+    name: `insert_jobs_tx_${items.name}_v1`,
     text: (schema) => `
   WITH inserted AS (${inserted(schema, items.rows(2))}
   ), wake_up AS (${wakeUps(FREE)}
   ), ${telling(schema, '$1')}
   SELECT (SELECT string_agg(id::text, ',') FROM inserted), (SELECT count(*) FROM sent), (SELECT count(*) FROM remembered)`,
-    values: ({ jobs, notifyChannel }) => [notifyChannel, ...items.values(jobs)],
+    values: ({ jobs, notifyChannel }, arrays) => [notifyChannel, ...items.values(jobs, arrays)],
     row: ([ids]) => ({ ids: splitIds(ids), wakeUps: [] }),
   }),
 );

@@ -81,7 +81,7 @@ const insertion = (schema: string, waiting: string, items: string): string => `i
  */
 export const insertKeyedJobs = forItems<KeyedParams, KeyedRow>((items) =>
   defineStatement({
-    name: `insert_keyed_jobs_${items.name}_v1`,
+    name: `insert_keyed_${items.name}_v1`,
     text: (schema) => `
   WITH taken AS MATERIALIZED (
     SELECT job.channel, job.idempotency_key AS key, job.id, job.idempotency_hash AS hash
@@ -117,7 +117,7 @@ export const insertKeyedJobs = forItems<KeyedParams, KeyedRow>((items) =>
   SELECT (SELECT string_agg(id::text, ',') FROM inserted), (SELECT json_object_agg(ordinal, id::text) FROM known),
     1 / CASE WHEN EXISTS (SELECT FROM known WHERE conflict) OR (SELECT count(*) FROM noted) < (SELECT count(*) FROM lasting) THEN 0 ELSE 1 END,
     (SELECT json_agg(message) FROM wake_up)`,
-    values: ({ jobs }) => [jobs.length, jobs.some(isLasting), ...items.keyedValues(jobs)],
+    values: ({ jobs }, arrays) => [jobs.length, jobs.some(isLasting), ...items.keyedValues(jobs, arrays)],
     row: ([inserted, known, , messages], { jobs }) => ({
       answers: answersOf(jobs.length, splitIds(inserted), (known as Record<string, JobId> | null) ?? {}),
       surplus: [],
@@ -156,7 +156,7 @@ const JOBS_PER_KEPT_PLAN = 20;
 export const insertKeyedJobsInTransaction = forItems<KeyedParams & { notifyChannel: string; waitMs: number }, KeyedRow>(
   (items) =>
     defineStatement({
-      name: `insert_keyed_jobs_in_tx_${items.name}_v1`,
+      name: `insert_keyed_tx_${items.name}_v1`,
       isUnnamed: ({ jobs }) => jobs.length > JOBS_PER_KEPT_PLAN,
       text: (schema) => `
   WITH own AS (
@@ -171,7 +171,10 @@ export const insertKeyedJobsInTransaction = forItems<KeyedParams & { notifyChann
     (SELECT string_agg(id::text, ',') FROM surplus),
     (SELECT count(*) FROM sent), (SELECT count(*) FROM remembered),
     set_config('lock_timeout', (SELECT before FROM waiting), true)`,
-      values: ({ jobs, notifyChannel, waitMs }) => [notifyChannel, waitMs, ...items.keyedValues(jobs)],
+      values: ({ jobs, notifyChannel, waitMs }, arrays) => [
+        ...[notifyChannel, waitMs],
+        ...items.keyedValues(jobs, arrays),
+      ],
       row: ([ids, inserted, surplus]) => {
         const isInserted = new Set(splitIds(inserted));
         const answers = splitIds(ids).map((id) =>

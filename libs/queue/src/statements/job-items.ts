@@ -1,4 +1,4 @@
-import { bytesArray, integerArray, textArray } from './binary-array.js';
+import type { ArrayFormat } from './array-format.js';
 import type { NewJob } from './insert-jobs.js';
 import { listOf, timeOf, type Statement } from './statement.js';
 
@@ -14,12 +14,12 @@ interface JobItems {
   rows(first: number): string;
   /** With the columns of idempotency keys. */
   keyedRows(first: number): string;
-  /** The same without what only the job's row is to have. */
+  /** The same, where keys are all that is asked for: may be without what only the job's row is to have. */
   keys(first: number): string;
   /** Array of the idempotency keys. */
   keyList(first: number): string;
-  values(jobs: readonly JobItem[]): unknown[];
-  keyedValues(jobs: readonly JobItem[]): unknown[];
+  values(jobs: readonly JobItem[], arrays: ArrayFormat): unknown[];
+  keyedValues(jobs: readonly JobItem[], arrays: ArrayFormat): unknown[];
 }
 
 type Columns = readonly (readonly [name: string, type: string])[];
@@ -87,19 +87,22 @@ export function forItems<Params extends { readonly jobs: readonly JobItem[] }, R
 
 /** A parameter for each column: nothing to take apart, and a plan of few nodes. */
 const oneItem: JobItems = {
-  name: 'one',
+  name: '1',
   rows: (first) => oneRow(first, [...HEAD, ...OWN]),
   keyedRows: (first) => oneRow(first, [...HEAD, ...OWN, ...KEYED]),
   keys: (first) => oneRow(first, [...HEAD, ...OWN, ...KEYED]),
   keyList: (first) => `ARRAY[$${first + HEAD.length + OWN.length}::text]`,
-  values: (jobs) => jobs.flatMap((job) => [...Object.values(headOf(job)), ...ownOf(job)]),
-  keyedValues: (jobs) => jobs.flatMap((job) => [...Object.values(headOf(job)), ...ownOf(job), ...keyedOf(job)]),
+  values: (jobs, arrays) => jobs.flatMap((job) => [...Object.values(headOf(job)), ...ownOf(job, arrays)]),
+  keyedValues: (jobs, arrays) =>
+    jobs.flatMap((job) => [...Object.values(headOf(job)), ...ownOf(job, arrays), ...keyedOf(job)]),
 };
 
 const oneRow = (first: number, columns: Columns): string =>
   `(SELECT ${columns.map(([name, type], index) => `$${first + index}::${type} AS ${name}`).join(', ')}, 1 AS ordinal) AS item`;
 
-const ownOf = ({ key, payload, bytes, metadata }: JobItem): unknown[] => [key, payload, bytes, metadata];
+const ownOf = ({ key, payload, bytes, metadata }: JobItem, arrays: ArrayFormat): unknown[] => [
+  ...[key, payload, arrays.alone(bytes), metadata],
+];
 
 const keyedOf = ({ idempotency, id }: JobItem): unknown[] => [idempotency?.key, idempotency?.hash, id];
 
@@ -110,16 +113,16 @@ const keyedOf = ({ idempotency, id }: JobItem): unknown[] => [idempotency?.key, 
  * thing: the server takes a third less time for that than for a JSON object a job.
  */
 const manyItems: JobItems = {
-  name: 'many',
+  name: 'n',
   rows: (first) => manyRows(first, numbered(first + 2, OWN)),
   keyedRows: (first) => manyRows(first, [...numbered(first + 2, OWN), ...numbered(first + 2 + OWN.length, KEYED)]),
   keys: (first) => manyRows(first, numbered(first + 2 + OWN.length, KEYED)),
   keyList: (first) => `$${first + 2 + OWN.length}::text[]`,
-  values: (jobs) => manyValues(jobs),
-  keyedValues: (jobs) => [
-    ...manyValues(jobs),
-    textArray(jobs.map(({ idempotency }) => idempotency?.key ?? null)),
-    textArray(jobs.map(({ idempotency }) => idempotency?.hash ?? null)),
+  values: manyValues,
+  keyedValues: (jobs, arrays) => [
+    ...manyValues(jobs, arrays),
+    arrays.texts(jobs.map(({ idempotency }) => idempotency?.key ?? null)),
+    arrays.texts(jobs.map(({ idempotency }) => idempotency?.hash ?? null)),
     listOf(jobs.flatMap(({ id }) => id ?? [])),
   ],
 };
@@ -137,7 +140,7 @@ const manyRows = (first: number, arrays: Arrays): string => `(
           WITH ORDINALITY AS shared (${HEAD.map(([name]) => name).join(', ')}, head) USING (head)
       ) AS item`;
 
-function manyValues(jobs: readonly JobItem[]): unknown[] {
+function manyValues(jobs: readonly JobItem[], arrays: ArrayFormat): unknown[] {
   const heads = new Map<string, number>();
   const numbers: number[] = [];
   for (const [index, job] of jobs.entries()) {
@@ -147,11 +150,11 @@ function manyValues(jobs: readonly JobItem[]): unknown[] {
   }
   return [
     `[${[...heads.keys()].join()}]`,
-    integerArray(numbers),
-    textArray(jobs.some(({ key }) => key !== '') ? jobs.map(({ key }) => key) : []),
-    textArray(jobs.map(({ payload }) => payload)),
-    bytesArray(jobs.some(({ bytes }) => bytes !== null) ? jobs.map(({ bytes }) => bytes) : []),
-    textArray(jobs.some(({ metadata }) => metadata !== null) ? jobs.map(({ metadata }) => metadata) : []),
+    arrays.integers(numbers),
+    arrays.texts(jobs.some(({ key }) => key !== '') ? jobs.map(({ key }) => key) : []),
+    arrays.texts(jobs.map(({ payload }) => payload)),
+    arrays.bytes(jobs.some(({ bytes }) => bytes !== null) ? jobs.map(({ bytes }) => bytes) : []),
+    arrays.texts(jobs.some(({ metadata }) => metadata !== null) ? jobs.map(({ metadata }) => metadata) : []),
   ];
 }
 

@@ -1,8 +1,12 @@
+import { BINARY_ARRAYS, type ArrayFormat } from './array-format.js';
+
 /** What a statement is sent through: a connection that belongs to one schema of tables. */
 export interface SqlClient {
   readonly schema: string;
   /** `false` where a pooler between us and the server cannot keep named statements. */
   readonly namedStatements: boolean;
+  /** How it takes arrays; in binary by default. */
+  readonly arrays?: ArrayFormat;
   query(query: SqlQuery): Promise<{ rows: unknown[][] }>;
 }
 
@@ -14,13 +18,16 @@ export interface SqlQuery {
 }
 
 type StatementDefinition<Params, Row> = Reading<Params, Row> & {
-  /** Ends in a version, raised whenever the text changes: a server refuses a name that comes back with other text. */
+  /**
+   * Ends in a version, raised whenever the text changes: a server refuses a name that comes back with other text. The
+   * first 22 bytes are its own, since the server cuts names after 63 and the longest schema has 40.
+   */
   name: string;
   /** Planned anew each time: for what a kept plan may be wrong later, on a connection whose planner cannot be told. */
   isUnnamed?: (params: Params) => boolean;
   /** Constant but for the schema, which is checked as an identifier before. */
   text: (schema: string) => string;
-  values: (params: Params) => unknown[];
+  values: (params: Params, arrays: ArrayFormat) => unknown[];
 };
 
 /** An answer is read row by row, or as a whole where its rows belong together. */
@@ -50,7 +57,7 @@ export function defineStatement<Params, Row>(definition: StatementDefinition<Par
     query: (client, params) => ({
       ...(client.namedStatements && !definition.isUnnamed?.(params) && { name: `${client.schema}.${definition.name}` }),
       text: textFor(client.schema),
-      values: definition.values(params),
+      values: definition.values(params, client.arrays ?? BINARY_ARRAYS),
       rowMode: 'array',
     }),
   };
