@@ -1,4 +1,4 @@
-import type { NewJob } from '../../libs/queue/src/statements/insert-jobs.js';
+import type { NewJob } from '../../libs/queue/src/statements/new-job.js';
 import { claimJobs, claimJobsByKey } from '../../libs/queue/src/statements/claim-jobs.js';
 import { claimSuspect } from '../../libs/queue/src/statements/claim-suspect.js';
 import { claimArrivals, claimLanes } from '../../libs/queue/src/statements/claim-lanes.js';

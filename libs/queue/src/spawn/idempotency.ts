@@ -2,7 +2,7 @@ import { contentHash } from '../job/content-hash.js';
 import { durationMs } from '../job/duration.js';
 import { InvalidOptionsError } from '../job/errors.js';
 import { checkBoolean, checkName } from '../job/names.js';
-import type { Idempotency } from '../statements/insert-jobs.js';
+import type { Idempotency } from '../statements/new-job.js';
 import type { IdempotencyScope, JobSpawnOptions } from './spawn-options.js';
 
 type IdempotencyOptions = Pick<JobSpawnOptions, 'idempotencyKey' | 'scope' | 'idempotencyTtl' | 'strict'>;

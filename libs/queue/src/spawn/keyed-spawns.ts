@@ -5,7 +5,8 @@ import { RetryDelay } from '../job/retry-delay.js';
 import type { Connection } from '../postgres/connection.js';
 import { isUnavailable, sqlStateOf } from '../postgres/sqlstate.js';
 import { transactionClient } from '../postgres/transaction-client.js';
-import { chunksOf, JOBS_PER_INSERT, type NewJob } from '../statements/insert-jobs.js';
+import { chunksOf, JOBS_PER_INSERT } from '../statements/insert-jobs.js';
+import type { NewJob } from '../statements/new-job.js';
 import {
   beginKeyed,
   drawIds,

@@ -4,7 +4,7 @@ import { checkBytes, checkPayloadSize, encodePayload } from '../job/encode-paylo
 import { InvalidOptionsError } from '../job/errors.js';
 import type { RegisteredHandler } from '../job/handler.js';
 import { checkName, checkPriority, checkRetries } from '../job/names.js';
-import type { NewJob } from '../statements/insert-jobs.js';
+import type { NewJob } from '../statements/new-job.js';
 import { idempotencyOf } from './idempotency.js';
 import { placeOf } from './place-of.js';
 import { holdMsOf } from './reservation.js';

@@ -1,5 +1,5 @@
 import { IdempotencyConflictError } from '../job/idempotency-errors.js';
-import type { NewJob } from '../statements/insert-jobs.js';
+import type { NewJob } from '../statements/new-job.js';
 import type { SpawnResult } from './spawn-options.js';
 
 /** What is sent of some jobs when each key is sent once. */

@@ -1,5 +1,6 @@
 import { isRetryable } from '../postgres/sqlstate.js';
-import { chunksOf, insertJobs, type NewJob } from '../statements/insert-jobs.js';
+import { chunksOf, insertJobs } from '../statements/insert-jobs.js';
+import type { NewJob } from '../statements/new-job.js';
 import { run } from '../statements/statement.js';
 import { beginPlain } from '../statements/transaction.js';
 import type { JobId } from '../job/job.js';

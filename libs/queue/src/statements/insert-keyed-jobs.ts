@@ -1,6 +1,7 @@
 import type { JobId } from '../job/job.js';
-import { FREE, RETURNED, splitIds, telling, wakeUps, type NewJob } from './insert-jobs.js';
+import { FREE, RETURNED, splitIds, telling, wakeUps } from './insert-jobs.js';
 import { COLUMNS, forItems, itemColumns, type JobItem } from './job-items.js';
+import type { NewJob } from './new-job.js';
 import { defineStatement } from './statement.js';
 import { beginPlain } from './transaction.js';
 

@@ -1,5 +1,5 @@
 import type { ArrayFormat } from './array-format.js';
-import type { NewJob } from './insert-jobs.js';
+import type { NewJob } from './new-job.js';
 import { listOf, timeOf, type Statement } from './statement.js';
 
 /** A job as it is sent: with an id where that was drawn before. */
