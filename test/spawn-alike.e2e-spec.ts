@@ -44,14 +44,18 @@ const keyed: typeof items = items.map((item, index) => ({
     ({ idempotencyKey: `key "${index}"`, scope: index % 2 === 0 ? 'forever' : 'active' } satisfies Partial<SpawnItem>)),
 }));
 
-/** What the rows say, in the order of their ids; times as distances, to the second. */
+/** What the rows say, in the order of their ids; times as distances from the insert, so many as no slow machine takes. */
 const written = (): Promise<Record<string, unknown>[]> =>
-  tables.sql(`
+  tables.sql(
+    `
     SELECT channel, key, name, priority, max_attempts, backoff::text, payload::text, payload_bytes, metadata::text,
       position = id AS ordered, idempotency_key, idempotency_hash,
-      round(extract(epoch FROM due_at - now()) / 10) AS due, round(extract(epoch FROM held_until - now()) / 10) AS held,
+      due_at = $1 AS at_its_time, CASE WHEN due_at <> $1 THEN round(extract(epoch FROM due_at - created_at) / 60) END AS due,
+      round(extract(epoch FROM held_until - created_at) / 60) AS held,
       (SELECT array_agg(key) FROM nestmq.idempotency_key WHERE job_id = job.id AND payload_hash = idempotency_hash) AS kept
-    FROM nestmq.job ORDER BY id`);
+    FROM nestmq.job ORDER BY id`,
+    [runAt],
+  );
 
 type Send = (jobs: JobSpawner, manager?: EntityManager) => Promise<unknown>;
 

@@ -14,7 +14,7 @@ const FORMS: Readonly<Record<string, readonly string[]>> = {
 
 const names = readdirSync(FOLDER)
   .filter((file) => file.endsWith('.ts') && !file.endsWith('.spec.ts'))
-  .flatMap((file) => [...readFileSync(new URL(file, FOLDER), 'utf8').matchAll(/^ +name: ['`](.+_v\d+)['`],$/gm)])
+  .flatMap((file) => [...readFileSync(new URL(file, FOLDER), 'utf8').matchAll(/^ +name: .(.+_v\d+).,$/gm)])
   .flatMap(([, name]) => {
     const form = Object.keys(FORMS).find((known) => name!.includes(known));
     return form === undefined ? name! : FORMS[form]!.map((text) => name!.replace(form, text));
