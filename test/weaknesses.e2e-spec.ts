@@ -34,8 +34,8 @@ describe('the backoff of a failed job', () => {
     expect(events().filter((event) => 'id' in event && event.id === id)).toEqual([]);
     expect(await others[0]!.queue.get(id)).toMatchObject({ state: 'waiting', attempts: 1 });
 
-    await tables.sql('UPDATE nestmq.job SET due_at = now()');
     await Promise.all(others.map((app) => app.close()));
+    await tables.sql('UPDATE nestmq.job SET due_at = now()'); // when no look for the markers is to come any more
     const last = await startApp({ ...database, queue: POLLING_OFF, providers: [fails()] });
     await until(() => last.events.some(({ type }) => type === 'dead'), { what: 'its last run has failed' });
     expect(await last.queue.get(id)).toMatchObject({ state: 'dead', reason: 'exhausted', attempts: 2 });

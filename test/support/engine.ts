@@ -1,6 +1,7 @@
 import { afterEach } from '@jest/globals';
 import pg from 'pg';
 import type { ClaimedJob, Position } from '../../libs/queue/src/job/job.js';
+import { pgQuery } from '../../libs/queue/src/postgres/pg-query.js';
 import { claimJobs, type ClaimRow } from '../../libs/queue/src/statements/claim-jobs.js';
 import type { RunFence } from '../../libs/queue/src/statements/settle-jobs.js';
 import { run, type SqlClient } from '../../libs/queue/src/statements/statement.js';
@@ -30,7 +31,7 @@ export async function openSession(url: string): Promise<Session> {
   const client: SqlClient = {
     schema: 'nestmq',
     namedStatements: true,
-    query: (query) => connection.query<unknown[]>(query),
+    query: (query) => connection.query<unknown[]>(pgQuery(query)),
   };
   return {
     client,

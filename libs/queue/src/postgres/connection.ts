@@ -2,8 +2,9 @@ import pg from 'pg';
 import type { ClientConfig } from 'pg';
 import { QueueClosedError } from '../job/errors.js';
 import { begin, commit } from '../statements/transaction.js';
-import type { SqlClient, SqlQuery } from '../statements/statement.js';
+import type { SqlClient } from '../statements/statement.js';
 import { endClient } from './end-client.js';
+import { pgQuery } from './pg-query.js';
 import { asQueueError } from './sqlstate.js';
 
 const ANSWER_TIMEOUT_MS = 30_000;
@@ -76,7 +77,7 @@ export class Connection {
     return {
       schema,
       namedStatements,
-      query: (query: SqlQuery) => client.query(query) as Promise<{ rows: unknown[][] }>,
+      query: (query) => client.query<unknown[]>(pgQuery(query)),
     };
   }
 

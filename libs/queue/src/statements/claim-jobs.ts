@@ -49,11 +49,12 @@ export const jobColumns = [
 ];
 
 /**
- * Times go out as floating point, which is cheap and good to the microsecond for display; positions are exact. What is
- * kept as text here goes out as text: pg would look at every id whether it is a number, and parse every payload.
+ * Times go out as floating point, which is cheap and good to the microsecond for display; positions are exact. An id goes
+ * out as text, since pg would look at each whether it is a number; JSON as it stands (`jsonAsText`), since the server
+ * takes as long to cast a large payload as to answer it.
  */
 export const answeredColumns = jobColumns.map((column) => {
-  if (column === 'id' || column === 'payload' || column === 'metadata') return `job.${column}::text`;
+  if (column === 'id') return `job.${column}::text`;
   return column.endsWith('_at') ? `date_part('epoch', job.${column}) * 1000000` : `job.${column}`;
 });
 
@@ -126,7 +127,8 @@ const leaseCandidates = (
  * touches no job. Right only in a transaction that owns the channel (`beginOwning`). Index `job_feed`.
  */
 export const claimJobs = defineStatement<ClaimParams, ClaimRow>({
-  name: 'claim_jobs_v2',
+  name: 'claim_jobs_v3',
+  jsonAsText: true,
   text: (schema) => `
   WITH ${leaseCandidates(schema, {
     candidates: `
@@ -176,7 +178,8 @@ export const KEYS_PER_CLAIM = 64;
  * table has grown since its last ANALYZE the planner takes `job_feed` for as good, and that walks the channel for each key.
  */
 export const claimJobsByKey = defineStatement<ClaimByKeyParams, ClaimRow>({
-  name: 'claim_jobs_by_key_v3',
+  name: 'claim_jobs_by_key_v4',
+  jsonAsText: true,
   text: (schema) => {
     const nextKey = (after: string): string => `
       SELECT next.key
@@ -226,14 +229,18 @@ export type LeaseName = Pick<ClaimedJob, 'runner' | 'lease' | 'channel' | 'prior
 const UNORDERED = { suspect: false, seq: null, closesLane: false } as const;
 
 function claimRow(columns: unknown[], params: LeaseName): ClaimRow {
-  const news = columns[NEWS_COLUMN] as FeedNewsColumn | null;
+  const news = newsIn<FeedNewsColumn>(columns);
   return {
     job: columns[0] === null ? null : claimedJob(columns, params, UNORDERED),
     feed: news === null ? null : { ...feedNews(news), lastKey: news[5] as string | null },
   };
 }
 
-const NEWS_COLUMN = jobColumns.length;
+/** What the column behind those of the job tells, if anything. */
+export function newsIn<News>(columns: readonly unknown[]): News | null {
+  const text = columns[jobColumns.length] as string | null;
+  return text === null ? null : (JSON.parse(text) as News);
+}
 
 /** How many of its places are the same for all claims. */
 export const FEED_NEWS = 5;
@@ -279,7 +286,7 @@ export function claimedJob(
     key: columns[4] as string,
     name: columns[5] as string,
     policyId: columns[6] as string | null,
-    backoff: columns[7] as Backoff | null,
+    backoff: columns[7] === null ? null : (JSON.parse(columns[7] as string) as Backoff),
     payload: columns[8] as string | null,
     bytes: columns[9] as Buffer | null,
     metadata: columns[10] as string | null,

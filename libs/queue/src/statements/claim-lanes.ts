@@ -1,6 +1,14 @@
-import { feedNews, newsColumn, FEED_NEWS, type ClaimParams, type ClaimRow, type FeedNewsColumn } from './claim-jobs.js';
+import {
+  feedNews,
+  newsColumn,
+  newsIn,
+  FEED_NEWS,
+  type ClaimParams,
+  type ClaimRow,
+  type FeedNewsColumn,
+} from './claim-jobs.js';
 import { inArrivals } from './job-columns.js';
-import { LANE_JOB_LISTS, laneJobs, rowsAt, toldBy, toldFirst, type LaneJobLists } from './lane-jobs.js';
+import { LANE_JOB_LISTS, laneJobs, rowsAt, toldFirst, type LaneJobLists } from './lane-jobs.js';
 import { isFree, lastSeqOf } from './lanes.js';
 import { defineStatement, micros, timeOf } from './statement.js';
 import { laneMessage } from './wake-up.js';
@@ -177,7 +185,8 @@ const lanesValues = (p: ClaimLanesParams): unknown[] => [
  * transaction that owns the channel. Indexes `lane_ready`, `job_lane`.
  */
 export const claimLanes = defineStatement<ClaimLanesParams, ClaimLanesRow>({
-  name: 'claim_lanes_v7',
+  name: 'claim_lanes_v8',
+  jsonAsText: true,
   text: (schema) =>
     leaseLanes(schema, {
       candidates: `candidate AS MATERIALIZED (
@@ -215,7 +224,8 @@ export const claimLanes = defineStatement<ClaimLanesParams, ClaimLanesRow>({
  * to stand before its head. Right only in a transaction that owns the channel. Indexes `job_arrival`, `lane_pkey`, `job_lane`.
  */
 export const claimArrivals = defineStatement<ClaimArrivalsParams, ClaimLanesRow>({
-  name: 'claim_arrivals_v7',
+  name: 'claim_arrivals_v8',
+  jsonAsText: true,
   text: (schema) =>
     leaseLanes(schema, {
       candidates: `arrival AS MATERIALIZED (
@@ -278,7 +288,7 @@ export const claimArrivals = defineStatement<ClaimArrivalsParams, ClaimLanesRow>
 type LanesNewsColumn = [seen: number | null, paused: boolean, messages: string[] | null, ...lists: LaneJobLists];
 
 function claimLanesRows([first, ...rows]: unknown[][], params: ClaimLanesParams): ClaimLanesRow[] {
-  const column = toldBy(first) as FeedNewsColumn;
+  const column = newsIn<FeedNewsColumn>(first!)!;
   const [seen, paused, messages, ...lists] = column.slice(FEED_NEWS) as LanesNewsColumn;
   const feed = { ...feedNews(column), lastKey: null, arrivals: seen, paused };
   const jobs = laneJobs(rows, lists, params).map((job) => ({ job, feed: null, messages: [] }));

@@ -18,7 +18,8 @@ export interface ClaimSuspectParams {
  * `job_lane`, `lane_pkey`.
  */
 export const claimSuspect = defineStatement<ClaimSuspectParams, ClaimedJob>({
-  name: 'claim_suspect_v4',
+  name: 'claim_suspect_v5',
+  jsonAsText: true,
   text: (schema) => `
   WITH candidate AS MATERIALIZED (
     SELECT ${jobColumns.join(', ')}, channel, priority, position, seq

@@ -1,6 +1,6 @@
 import type { ClaimedJob } from '../job/job.js';
-import type { LeaseName } from './claim-jobs.js';
-import { LANE_JOB_LISTS, laneJobs, rowsAt, toldBy, toldFirst, type LaneJobLists } from './lane-jobs.js';
+import { newsIn, type LeaseName } from './claim-jobs.js';
+import { LANE_JOB_LISTS, laneJobs, rowsAt, toldFirst, type LaneJobLists } from './lane-jobs.js';
 import { defineStatement } from './statement.js';
 
 export interface ExtendLaneParams extends LeaseName {
@@ -25,7 +25,8 @@ const [RUNNER, LEASE, CHANNEL, KEY, NAMES, RUN] = ['$1', '$2', '$3', '$4', '$5',
  * channel. Locks the lane before the lease, as settlements do. Indexes `lane_pkey`, `lease_pkey`, `job_lane`, `job_pkey`.
  */
 export const extendLane = defineStatement<ExtendLaneParams, ClaimedJob>({
-  name: 'extend_lane_v1',
+  name: 'extend_lane_v2',
+  jsonAsText: true,
   text: (schema) => `
   WITH owned AS MATERIALIZED (
     SELECT last_seq
@@ -78,5 +79,5 @@ export const extendLane = defineStatement<ExtendLaneParams, ClaimedJob>({
   UNION ALL
   ${rowsAt(schema, 'SELECT places FROM next')}`,
   values: ({ runner, lease, channel, key, names, run }) => [runner, lease, channel, key, names, run],
-  rows: ([first, ...rows], params) => laneJobs(rows, toldBy(first) as LaneJobLists, params),
+  rows: ([first, ...rows], params) => laneJobs(rows, newsIn<LaneJobLists>(first!)!, params),
 });

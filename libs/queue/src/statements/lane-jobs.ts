@@ -1,5 +1,5 @@
 import type { ClaimedJob } from '../job/job.js';
-import { answeredColumns, claimedJob, jobColumns, type LeaseName } from './claim-jobs.js';
+import { answeredColumns, claimedJob, type LeaseName } from './claim-jobs.js';
 
 /** The leased jobs of lanes as a claim tells of them beside their rows: lists in one order, `null` where there are none. */
 export type LaneJobLists = readonly [ids: string | null, seqs: string | null, lasts: string | null];
@@ -20,9 +20,6 @@ export const rowsAt = (schema: string, places: string): string => `
   SELECT ${answeredColumns.join(', ')}, NULL
   FROM ${schema}.job
   WHERE job.ctid = ANY ((${places})::tid[])`;
-
-/** Whatever the first row tells. */
-export const toldBy = (first: unknown[] | undefined): unknown => first![jobColumns.length];
 
 /** The jobs of those rows in the order of the lists, with their numbers, and which are the last of their lanes. */
 export function laneJobs(rows: readonly unknown[][], lists: LaneJobLists, lease: LeaseName): ClaimedJob[] {

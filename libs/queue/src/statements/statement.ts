@@ -15,6 +15,8 @@ export interface SqlQuery {
   readonly text: string;
   readonly values: unknown[];
   readonly rowMode: 'array';
+  /** Columns of JSON are to be answered as the text that the server sends. */
+  readonly jsonAsText?: true;
 }
 
 type StatementDefinition<Params, Row> = Reading<Params, Row> & {
@@ -25,6 +27,8 @@ type StatementDefinition<Params, Row> = Reading<Params, Row> & {
   name: string;
   /** Planned anew each time: for what a kept plan may be wrong later, on a connection whose planner cannot be told. */
   isUnnamed?: (params: Params) => boolean;
+  /** Columns of JSON are answered as text: what a handler may never read is not parsed. For connections of our own. */
+  jsonAsText?: true;
   /** Constant but for the schema, which is checked as an identifier before. */
   text: (schema: string) => string;
   values: (params: Params, arrays: ArrayFormat) => unknown[];
@@ -59,6 +63,7 @@ export function defineStatement<Params, Row>(definition: StatementDefinition<Par
       text: textFor(client.schema),
       values: definition.values(params, client.arrays ?? BINARY_ARRAYS),
       rowMode: 'array',
+      ...(definition.jsonAsText && { jsonAsText: true }),
     }),
   };
 }
