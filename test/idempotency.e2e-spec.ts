@@ -115,12 +115,49 @@ describe.each(ways)('a spawn with an idempotency key, %s', (way) => {
       expect(await jobs()).toBe(0);
     }));
 
-  it('compares with what was spawned, not with what a checkpoint made of it', () =>
+  it.each<[string, unknown, Buffer | undefined]>([
+    ['nothing', undefined, undefined],
+    ['no payload and no bytes', undefined, Buffer.alloc(0)],
+    ['numbers to the last digit, and text', { n: 1e21, text: 'ä 📮 "quoted" \\ \u0001 \u2028' }, undefined],
+    ['a payload and bytes', ['x'], Buffer.from([0, 255, 92, 120])],
+  ])('with strict compares with one that was sent without: %s', (_, payload, bytes) =>
     withSender(async (app) => {
-      const { id } = await spawnBy(app, way, 1, { idempotencyKey: 'k' });
-      await tables.sql(`UPDATE nestmq.job SET payload = '2'`);
-      expect(await spawnBy(app, way, 1, { idempotencyKey: 'k', strict: true })).toEqual({ id, isNew: false });
-    }));
+      const { id } = await spawnBy(app, way, payload, { idempotencyKey: 'k', bytes });
+      const strict = { idempotencyKey: 'k', strict: true, bytes };
+      expect(await spawnBy(app, way, payload, strict)).toEqual({ id, isNew: false });
+      await expect(spawnBy(app, way, 'another', strict)).rejects.toMatchObject({ jobId: id });
+      await expect(spawnBy(app, way, payload, { ...strict, bytes: Buffer.from('y') })).rejects.toMatchObject({
+        jobId: id,
+      });
+      await expect(app.jobs.spawn('Mailer.goodbye', payload, strict)).rejects.toMatchObject({ jobId: id });
+    }),
+  );
+
+  it.each([
+    ['a payload', { payload: 2 }],
+    ['bytes', { bytes: Buffer.from('2') }],
+  ])('with strict compares with what was spawned, not with what checkpoints made of it: %s', async (_, changes) => {
+    const [written, end] = [gate(), gate()];
+    const Work = workWith({}, async (job) => {
+      await job.checkpoint(changes);
+      await job.checkpoint(changes);
+      written.open();
+      await end.opened;
+    });
+    await withApp({ url: database.url, providers: [Work] }, async (app) => {
+      const spawn = (payload: unknown, options: SpawnOptions) =>
+        way === 'by itself'
+          ? app.jobs.spawn('work', payload, options)
+          : app.dataSource.transaction((manager) => app.jobs.spawn('work', payload, { ...options, manager }));
+      const { id } = await spawn(1, { idempotencyKey: 'k' });
+      await written.opened;
+      const strict = { idempotencyKey: 'k', strict: true };
+      expect(await spawn(1, strict)).toEqual({ id, isNew: false });
+      await expect(spawn(2, strict)).rejects.toMatchObject({ jobId: id });
+      end.open();
+      await untilDone(tables);
+    });
+  });
 
   it('with a key whose time is over makes a new job, which then has the key', () =>
     withSender(async (app) => {
@@ -278,6 +315,17 @@ describe('spawnMany with idempotency keys', () => {
       expect(await keys()).toBe(0);
     }),
   );
+
+  it('compares a strict item with one before it that is not, before any SQL', () =>
+    withSender(async ({ jobs: spawner }) => {
+      const [first, ...others] = [1, 1, 2].map((payload) => ({ payload, idempotencyKey: 'k', strict: true }));
+      const items = [{ ...first!, strict: false }, ...others];
+      const sent = recordSql();
+      await expect(spawner.spawnMany(Mailer, 'welcome', items)).rejects.toMatchObject({ jobId: null });
+      expect(sent).toEqual([]);
+      const [made, found] = await spawner.spawnMany(Mailer, 'welcome', items.slice(0, 2));
+      expect(found).toEqual({ id: made!.id, isNew: false });
+    }));
 
   it('refuses two strict items with one key and different payloads before any SQL', () =>
     withSender(async ({ jobs: spawner }) => {

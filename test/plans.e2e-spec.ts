@@ -114,11 +114,6 @@ const keyedJobs = Array.from({ length: 100 }, (_, index) => ({
     strict: false,
   },
 }));
-const keysOf = {
-  channels: keyedJobs.map(({ channel }) => channel),
-  keys: keyedJobs.map(({ idempotency }) => idempotency.key),
-};
-
 const held = Array.from({ length: 100 }, (_, index) => String(FIRST_HELD + index));
 
 /** Name · statement and parameters · its indexes · the most rows of `job` and `finished_job` that it may read. */
@@ -188,7 +183,12 @@ const hot: [string, (generic: boolean) => Promise<PlanNode[]>, string[], number]
     ['idempotency_key_pkey'],
     5,
   ],
-  ['find_keys', (g) => nodesOf(findKeys, keysOf, g, 'BEGIN'), ['job_idempotency', 'idempotency_key_pkey'], 100],
+  [
+    'find_keys',
+    (g) => nodesOf(findKeys, { jobs: keyedJobs }, g, 'BEGIN'),
+    ['job_idempotency', 'idempotency_key_pkey'],
+    100,
+  ],
   ['prune_keys', (g) => nodesOf(pruneKeys, {}, g), ['idempotency_key_expires_at', 'idempotency_key_pkey'], 2_000],
   ['rescue_jobs', (g) => nodesOf(rescueJobs, {}, g, beginHashing), ['job_pkey'], 0],
   [

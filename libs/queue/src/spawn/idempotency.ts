@@ -26,12 +26,14 @@ export function idempotencyOf(options: IdempotencyOptions, { name, payload, byte
     checkAlone('strict', strict, 'idempotencyKey');
     return null;
   }
-  return {
+  const idempotency = {
     key: checkName(idempotencyKey, 'idempotencyKey'),
-    hash: contentHash(name, payload, bytes),
     lastsMs: lastsMs(scope, idempotencyTtl),
     strict: strict === undefined ? false : checkBoolean(strict, 'strict'),
   };
+  // A hash costs a tenth of all that the process does for a job: of a live one it can still be told when it is asked for.
+  const isHashed = idempotency.strict || idempotency.lastsMs !== null;
+  return { ...idempotency, hash: isHashed ? contentHash(name, payload, bytes) : null };
 }
 
 function lastsMs(scope: IdempotencyScope = 'active', ttl: unknown): number | null {

@@ -112,7 +112,9 @@ export class KeyedSpawns {
   private async checkStrict(jobs: readonly NewJob[]): Promise<void> {
     const strict = jobs.filter(({ idempotency }) => idempotency?.strict);
     if (strict.length === 0) return;
-    for (const { index, id, hash } of await this.connection.transaction((client) => find(client, strict)))
+    for (const { index, id, hash } of await this.connection.transaction((client) =>
+      run(client, findKeys, { jobs: strict }),
+    ))
       checkSame(strict[index]!, hash, id);
   }
 
@@ -166,7 +168,7 @@ export class KeyedSpawns {
     const places = answers.flatMap(({ id }, index) => (id === null ? index : []));
     const wanted = places.map((place) => jobs[place]!);
     const holders = new Map<number, KeyHolder>();
-    for (const holder of await find(client, wanted)) {
+    for (const holder of await run(client, findKeys, { jobs: wanted })) {
       checkSame(wanted[holder.index]!, holder.hash, holder.id);
       holders.set(places[holder.index]!, holder);
     }
@@ -209,9 +211,3 @@ function answersOf(chunks: readonly Chunk[], rows: readonly KeyedRow[]): Answer[
   }
   return answers;
 }
-
-const find = (client: SqlClient, jobs: readonly NewJob[]): Promise<KeyHolder[]> =>
-  run(client, findKeys, {
-    channels: jobs.map(({ channel }) => channel),
-    keys: jobs.map(({ idempotency }) => idempotency!.key),
-  });

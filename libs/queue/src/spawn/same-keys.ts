@@ -1,3 +1,4 @@
+import { contentHash } from '../job/content-hash.js';
 import { IdempotencyConflictError } from '../job/idempotency-errors.js';
 import type { NewJob } from '../statements/new-job.js';
 import type { SpawnResult } from './spawn-options.js';
@@ -29,7 +30,7 @@ export function distinctKeys(all: readonly NewJob[]): Distinct {
       seen.set(id, jobs.length);
       return jobs.push(job) - 1;
     }
-    checkSame(job, jobs[place]!.idempotency!.hash, null);
+    if (idempotency.strict) checkSame(job, hashOf(jobs[place]!), null);
     return place;
   });
   return { jobs, places };
@@ -47,8 +48,11 @@ export function answersOfAll({ places }: Distinct, answers: SpawnResult[]): Spaw
   });
 }
 
+const hashOf = ({ name, payload, bytes, idempotency }: NewJob): string =>
+  idempotency?.hash ?? contentHash(name, payload, bytes);
+
 /** @throws {IdempotencyConflictError} when the job is strict, and is not what holds its key */
-export function checkSame({ channel, idempotency }: NewJob, hash: string, holder: string | null): void {
+export function checkSame({ channel, idempotency }: NewJob, hash: string | null, holder: string | null): void {
   if (idempotency === null || !idempotency.strict || idempotency.hash === hash) return;
   throw new IdempotencyConflictError(channel, idempotency.key, holder);
 }

@@ -1,4 +1,5 @@
 import type { Checkpoint, RunFacts } from '../job/run-port.js';
+import { contentHashOf } from './job-content.js';
 import type { RunFence } from './settle-jobs.js';
 import { defineStatement } from './statement.js';
 
@@ -22,17 +23,22 @@ const factsRow = ([maxAttempts, leaseLeftMs]: unknown[]): RunFacts => ({
 });
 
 /**
- * Writes what a run stores of itself: payload, bytes, what its payload's version is, further runs, the end of its lease. Answers no row when the job is
+ * Writes what a run stores of itself: payload, bytes, what its payload's version is, further runs, the end of its lease. A job
+ * with an idempotency key stays the one that was sent. Answers no row when the job is
  * someone else's, or its lease has passed and only the rescuer has not come yet. Gives no run by itself, and locks this
  * job's row only. Indexes `job_pkey`, `lease_pkey`.
  */
 export const checkpointJob = defineStatement<FencedRun & { checkpoint: Checkpoint }, RunFacts>({
-  name: 'checkpoint_job_v2',
+  name: 'checkpoint_job_v3',
   text: (schema) => `
   UPDATE ${schema}.job
   SET
     payload = CASE WHEN $5::boolean THEN $6::json ELSE payload END,
     payload_bytes = CASE WHEN $7::boolean THEN $8::bytea ELSE payload_bytes END,
+    idempotency_hash = CASE
+      WHEN idempotency_key IS NOT NULL AND ($5::boolean OR $7::boolean) THEN ${contentHashOf('job')}
+      ELSE idempotency_hash
+    END,
     policy_id = coalesce($11::bigint, policy_id),
     max_attempts = CASE WHEN max_attempts IS NOT NULL THEN least(max_attempts::bigint + $9::integer, 2147483647)::integer END,
     lease_ends_at = CASE

@@ -1,5 +1,6 @@
 import type { JobId } from '../job/job.js';
 import { FREE, RETURNED, splitIds, telling, wakeUps } from './insert-jobs.js';
+import { contentHashOf } from './job-content.js';
 import { COLUMNS, forItems, itemColumns, type JobItem } from './job-items.js';
 import type { NewJob } from './new-job.js';
 import { defineStatement } from './statement.js';
@@ -18,9 +19,13 @@ export interface KeyedRow {
   readonly wakeUps: readonly string[];
 }
 
-/** A job of this key: live, or one whose key has outlived it. Each found by its unique index, row by row. */
-const holder = (schema: string, channel: string, key: string): string => `
-      SELECT job.id, job.idempotency_hash AS hash
+/**
+ * A job of this key: live, or one whose key has outlived it. Each found by its unique index, row by row.
+ *
+ * @param hashed whether its content is asked for
+ */
+const holder = (schema: string, channel: string, key: string, hashed: string): string => `
+      SELECT job.id, CASE WHEN ${hashed} THEN ${contentHashOf('job')} END AS hash
       FROM ${schema}.job
       WHERE job.channel = ${channel} AND job.idempotency_key = ${key}
       UNION ALL
@@ -82,34 +87,34 @@ const insertion = (schema: string, waiting: string, items: string): string => `i
  */
 export const insertKeyedJobs = forItems<KeyedParams, KeyedRow>((items) =>
   defineStatement({
-    name: `insert_keyed_${items.name}_v1`,
+    name: `insert_keyed_${items.name}_v2`,
     text: (schema) => `
   WITH taken AS MATERIALIZED (
-    SELECT job.channel, job.idempotency_key AS key, job.id, job.idempotency_hash AS hash
+    SELECT job.channel, job.idempotency_key AS key, job.id, CASE WHEN $3::boolean THEN ${contentHashOf('job')} END AS hash
     FROM ${schema}.job
-    WHERE job.idempotency_key = ANY (${items.keyList(3)}) AND job.idempotency_key IS NOT NULL
+    WHERE job.idempotency_key = ANY (${items.keyList(4)}) AND job.idempotency_key IS NOT NULL
     UNION ALL
     SELECT lasting.channel, lasting.key, lasting.job_id, lasting.payload_hash
     FROM ${schema}.idempotency_key AS lasting
-    WHERE lasting.key = ANY (${items.keyList(3)}) AND ${lasts}
+    WHERE lasting.key = ANY (${items.keyList(4)}) AND ${lasts}
   ), inserted AS (
     INSERT INTO ${schema}.job (${COLUMNS}, idempotency_key, idempotency_hash)
     SELECT ${itemColumns('clock_timestamp()')}, i, g
     FROM (
       SELECT nextval('${schema}.job_id_seq') AS id, item.*
-      FROM ${items.keyedRows(3)}
+      FROM ${items.keyedRows(4)}
       WHERE i IS NULL OR (i, c) NOT IN (SELECT key, channel FROM taken)
       ORDER BY ordinal
     ) AS numbered
     RETURNING ${RETURNED}, idempotency_key
   ), known AS MATERIALIZED (
     SELECT ordinal, taken.id, s AND taken.hash <> g AS conflict
-    FROM ${items.keys(3)}
+    FROM ${items.keys(4)}
     JOIN taken ON taken.key = i AND taken.channel = c
     WHERE (SELECT count(*) FROM inserted) < $1::integer
   ), lasting AS MATERIALIZED (
     SELECT c AS channel, i AS key, inserted.id, g, e
-    FROM ${items.keys(3)}
+    FROM ${items.keys(4)}
     JOIN inserted ON inserted.channel = c AND inserted.idempotency_key = i
     WHERE $2::boolean AND e IS NOT NULL
   ), noted AS (${note(schema, 'lasting')}
@@ -118,7 +123,12 @@ export const insertKeyedJobs = forItems<KeyedParams, KeyedRow>((items) =>
   SELECT (SELECT string_agg(id::text, ',') FROM inserted), (SELECT json_object_agg(ordinal, id::text) FROM known),
     1 / CASE WHEN EXISTS (SELECT FROM known WHERE conflict) OR (SELECT count(*) FROM noted) < (SELECT count(*) FROM lasting) THEN 0 ELSE 1 END,
     (SELECT json_agg(message) FROM wake_up)`,
-    values: ({ jobs }, arrays) => [jobs.length, jobs.some(isLasting), ...items.keyedValues(jobs, arrays)],
+    values: ({ jobs }, arrays) => [
+      jobs.length,
+      jobs.some(isLasting),
+      isAnyStrict(jobs),
+      ...items.keyedValues(jobs, arrays),
+    ],
     row: ([inserted, known, , messages], { jobs }) => ({
       answers: answersOf(jobs.length, splitIds(inserted), (known as Record<string, JobId> | null) ?? {}),
       surplus: [],
@@ -128,6 +138,8 @@ export const insertKeyedJobs = forItems<KeyedParams, KeyedRow>((items) =>
 );
 
 const isLasting = ({ idempotency }: NewJob): boolean => idempotency !== null && idempotency.lastsMs !== null;
+
+const isAnyStrict = (jobs: readonly NewJob[]): boolean => jobs.some(({ idempotency }) => idempotency?.strict === true);
 
 /** New ids stand in the order of the jobs that are not known. */
 function answersOf(
@@ -190,24 +202,28 @@ export interface KeyHolder {
   /** Place of the key in the list, from 0. */
   readonly index: number;
   readonly id: JobId;
-  /** Of its name, payload and bytes. */
-  readonly hash: string;
+  /** Of its name, payload and bytes, where one of the jobs is strict. */
+  readonly hash: string | null;
 }
 
 /**
  * Which jobs hold these keys. Never a kept plan: the job table is empty now and has a million rows then, and in a
  * caller's transaction the planner cannot be told. Indexes as `insertKeyedJobs`.
  */
-export const findKeys = defineStatement<{ channels: readonly string[]; keys: readonly string[] }, KeyHolder>({
-  name: 'find_keys_v1',
+export const findKeys = defineStatement<KeyedParams, KeyHolder>({
+  name: 'find_keys_v2',
   isUnnamed: () => true,
   text: (schema) => `
   SELECT wanted.ordinal, found.id, found.hash
   FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (channel, key, ordinal)
-  CROSS JOIN LATERAL (${holder(schema, 'wanted.channel', 'wanted.key')}
+  CROSS JOIN LATERAL (${holder(schema, 'wanted.channel', 'wanted.key', '$3::boolean')}
   ) AS found`,
-  values: ({ channels, keys }) => [channels, keys],
-  row: ([ordinal, id, hash]) => ({ index: Number(ordinal) - 1, id: id as JobId, hash: hash as string }),
+  values: ({ jobs }) => [
+    jobs.map(({ channel }) => channel),
+    jobs.map(({ idempotency }) => idempotency!.key),
+    isAnyStrict(jobs),
+  ],
+  row: ([ordinal, id, hash]) => ({ index: Number(ordinal) - 1, id: id as JobId, hash: hash as string | null }),
 });
 
 /** Deletes jobs that this very transaction has inserted, and their keys. Indexes `job_pkey`, `idempotency_key_pkey`. */
@@ -239,10 +255,10 @@ export const drawIds = defineStatement<{ count: number }, JobId[]>({
 
 /**
  * Opens a transaction that inserts jobs with keys, on a connection that others use too: it waits hardly at all for a key
- * that somebody has, and is sent again later. Tables are read by their indexes. For few jobs by a plan that is made once a
- * connection: to plan the statement takes longer than to insert a job, and for many it is worth it.
+ * that somebody has, and is sent again later. The plan is made once a connection, since to plan the statement takes as long
+ * as to insert a hundred jobs: tables are read by their indexes, and lists are hashed, however many jobs come first.
  */
 export function beginKeyed(jobs: number): string {
-  const start = `${beginPlain}; SET LOCAL lock_timeout = 5; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off`;
-  return jobs > JOBS_PER_KEPT_PLAN ? start : `${start}; SET LOCAL plan_cache_mode = force_generic_plan`;
+  const start = `${beginPlain}; SET LOCAL lock_timeout = 5; SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off`;
+  return jobs === 1 ? start : `${start}; SET LOCAL enable_nestloop = off`;
 }

@@ -122,10 +122,12 @@ const manyItems: JobItems = {
   keyedValues: (jobs, arrays) => [
     ...manyValues(jobs, arrays),
     arrays.texts(jobs.map(({ idempotency }) => idempotency?.key ?? null)),
-    arrays.texts(jobs.map(({ idempotency }) => idempotency?.hash ?? null)),
+    arrays.texts(jobs.some(isHashed) ? jobs.map(({ idempotency }) => idempotency?.hash ?? null) : []),
     listOf(jobs.flatMap(({ id }) => id ?? [])),
   ],
 };
+
+const isHashed = ({ idempotency }: JobItem): boolean => idempotency !== null && idempotency.hash !== null;
 
 type Arrays = readonly { readonly name: string; readonly sql: string }[];
 
