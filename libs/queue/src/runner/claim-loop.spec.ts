@@ -21,6 +21,7 @@ function loopWith(room: { limit: number }): { loop: ClaimLoop; claims: number[] 
         return Promise.resolve([]);
       },
     },
+    looked: () => undefined,
     backlog: () => 0,
   } as unknown as ClaimLoopParts;
   return { loop: new ClaimLoop(parts), claims };

@@ -18,6 +18,8 @@ export interface ClaimLoopParts {
   readonly prepare: () => Promise<void>;
   /** Asks for a survey. */
   readonly survey: () => void;
+  /** A claim has found something, or not. */
+  readonly looked: (found: boolean) => void;
   /** Settlements that wait to be written. */
   readonly backlog: () => number;
 }
@@ -105,7 +107,7 @@ export class ClaimLoop {
 
   /** Claims what there is room for; says whether it is worth while to go on at once. */
   private async claimOnce(): Promise<boolean> {
-    const { membership, runs, feeds, claimer, backlog } = this.parts;
+    const { membership, runs, feeds, claimer, looked, backlog } = this.parts;
     if (!membership.trusted) await this.enter();
     if (this.stopping || backlog() > MAX_BACKLOG) return false;
     // Declared dead in the meantime: enters again.
@@ -113,7 +115,9 @@ export class ClaimLoop {
     if (this.suspectsMayWait && runs.makeRoomForSuspect()) await this.claimSuspect();
     const demand = runs.demand(!feeds.needSlot());
     if (demand.limit === 0 || !feeds.hasWork(demand.slots)) return false;
-    await this.accept(await claimer.claim(demand));
+    const jobs = await claimer.claim(demand);
+    looked(jobs.length > 0);
+    await this.accept(jobs);
     return true;
   }
 

@@ -111,6 +111,7 @@ export class QueueRunner {
     this.claims = new ClaimLoop({
       ...{ membership: this.membership, runs: this.runs, feeds: this.feeds, claimer, logger, prepare: parts.prepare },
       survey: () => this.upkeep.poll.hurry(),
+      looked: (found) => this.wakeUps.looked(found),
       backlog: () => this.settler.backlog,
     });
     this.settler = new Settler(
