@@ -15,7 +15,7 @@ describe.each<Partial<Settings>>([
   const database = useDatabase();
 
   it('no job is lost, done twice, run beside another of its lane, out of order, too often or without its lease', async () => {
-    const { violations, end, figures } = await playRound(database.url, { ...DEFAULTS, seconds: 8, ...settings });
+    const { violations, end, figures } = await playRound(database.url, { ...DEFAULTS, seconds: 5, ...settings });
     expect(violations).toEqual([]);
     expect(end).toBe('drained');
     expect(figures.completed).toBeGreaterThan(0);
