@@ -1,7 +1,9 @@
 import { beforeEach, describe, expect, it } from '@jest/globals';
 import { RejectJob, SnoozeJob, type CancelResult, type HandlerOptions, type Job } from 'nestmq';
 import { cancelJobs } from '../libs/queue/src/statements/cancel-jobs.js';
-import { completeJobs, finishJobs, requeueJobs } from '../libs/queue/src/statements/settle-jobs.js';
+import { completeJobs } from '../libs/queue/src/statements/complete-jobs.js';
+import { finishJobs } from '../libs/queue/src/statements/finish-jobs.js';
+import { requeueJobs } from '../libs/queue/src/statements/requeue-jobs.js';
 import { run } from '../libs/queue/src/statements/statement.js';
 import { begin, beginOwningAll } from '../libs/queue/src/statements/transaction.js';
 import { startApp } from './support/app.js';

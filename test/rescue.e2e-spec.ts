@@ -9,7 +9,7 @@ import {
   markStopping,
   registerRunner,
 } from '../libs/queue/src/statements/runners.js';
-import { completeJobs } from '../libs/queue/src/statements/settle-jobs.js';
+import { completeJobs } from '../libs/queue/src/statements/complete-jobs.js';
 import { run } from '../libs/queue/src/statements/statement.js';
 import { beginOwningSuspects } from '../libs/queue/src/statements/transaction.js';
 import { useDatabase } from './support/database.js';

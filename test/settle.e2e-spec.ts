@@ -1,15 +1,11 @@
 import { beforeEach, describe, expect, it } from '@jest/globals';
 import type { ClaimedJob } from '../libs/queue/src/job/job.js';
 import { cancelJobs } from '../libs/queue/src/statements/cancel-jobs.js';
-import {
-  completeJobs,
-  endLeases,
-  findUnsettled,
-  finishJobs,
-  requeueJobs,
-  type FinishEntry,
-  type RequeueEntry,
-} from '../libs/queue/src/statements/settle-jobs.js';
+import { completeJobs } from '../libs/queue/src/statements/complete-jobs.js';
+import { endLeases } from '../libs/queue/src/statements/end-leases.js';
+import { findUnsettled } from '../libs/queue/src/statements/find-unsettled.js';
+import { finishJobs, type FinishEntry } from '../libs/queue/src/statements/finish-jobs.js';
+import { requeueJobs, type RequeueEntry } from '../libs/queue/src/statements/requeue-jobs.js';
 import { run } from '../libs/queue/src/statements/statement.js';
 import { beginOwningAll } from '../libs/queue/src/statements/transaction.js';
 import { useDatabase } from './support/database.js';

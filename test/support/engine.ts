@@ -3,7 +3,7 @@ import pg from 'pg';
 import type { ClaimedJob, Position } from '../../libs/queue/src/job/job.js';
 import { pgQuery } from '../../libs/queue/src/postgres/pg-query.js';
 import { claimJobs, type ClaimRow } from '../../libs/queue/src/statements/claim-jobs.js';
-import type { RunFence } from '../../libs/queue/src/statements/settle-jobs.js';
+import type { RunFence } from '../../libs/queue/src/statements/run-fence.js';
 import { run, type SqlClient } from '../../libs/queue/src/statements/statement.js';
 import { begin, beginOwning } from '../../libs/queue/src/statements/transaction.js';
 

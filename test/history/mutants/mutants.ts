@@ -48,7 +48,7 @@ export const MUTANTS: readonly Mutant[] = [
     name: 'the fence',
     patches: [
       {
-        file: `${STATEMENTS}/settle-jobs.ts`,
+        file: `${STATEMENTS}/run-fence.ts`,
         find: '\n      AND job.run = done.run\n      AND EXISTS (SELECT FROM held_lease WHERE held_lease.number = done.lease)',
         replace: '',
       },
@@ -57,14 +57,14 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'the run in the fence',
-    patches: [{ file: `${STATEMENTS}/settle-jobs.ts`, find: '\n      AND job.run = done.run', replace: '' }],
+    patches: [{ file: `${STATEMENTS}/run-fence.ts`, find: '\n      AND job.run = done.run', replace: '' }],
     proofs: [{ test: ['test/settle.e2e-spec.ts', 'that waited for a rescuer deletes nothing of the next runner'] }],
   },
   {
     name: 'the lease in the fence',
     patches: [
       {
-        file: `${STATEMENTS}/settle-jobs.ts`,
+        file: `${STATEMENTS}/run-fence.ts`,
         find: '\n      AND EXISTS (SELECT FROM held_lease WHERE held_lease.number = done.lease)',
         replace: '',
       },

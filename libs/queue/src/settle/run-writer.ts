@@ -10,7 +10,8 @@ import { hasOpenTransaction, pinnedTransactionClient } from '../postgres/transac
 import { checkpointJob, findRun, type FencedRun } from '../statements/checkpoint-job.js';
 import { storePolicies } from '../statements/policies.js';
 import { reportProgress } from '../statements/report-progress.js';
-import { completeJobs, finishJobs } from '../statements/settle-jobs.js';
+import { completeJobs } from '../statements/complete-jobs.js';
+import { finishJobs } from '../statements/finish-jobs.js';
 import { run, type SqlClient } from '../statements/statement.js';
 import { beginBriefly, beginForgettably } from '../statements/transaction.js';
 import { CompletingTransaction } from './completing-transaction.js';

@@ -2,7 +2,10 @@ import type { HandlerPolicy } from '../job/handler.js';
 import type { ClaimedJob } from '../job/job.js';
 import { endingOf, isCommitted, withEnding, type Outcome } from '../job/outcome.js';
 import type { LaneEnd } from '../statements/lanes.js';
-import type { Cancelled, FinishEntry, RequeueEntry, RunFence } from '../statements/settle-jobs.js';
+import type { FinishEntry } from '../statements/finish-jobs.js';
+import type { Cancelled } from '../statements/held-runs.js';
+import type { RequeueEntry } from '../statements/requeue-jobs.js';
+import type { RunFence } from '../statements/run-fence.js';
 import { errorText } from './error-text.js';
 
 /** A run that has ended, and how. */

@@ -6,15 +6,11 @@ import { endingOf } from '../job/outcome.js';
 import { RetryDelay } from '../job/retry-delay.js';
 import type { Connection } from '../postgres/connection.js';
 import { isRetryable, isUnavailable } from '../postgres/sqlstate.js';
-import {
-  completeJobs,
-  endLeases,
-  findUnsettled,
-  finishJobs,
-  requeueJobs,
-  type FinishedRow,
-  type RequeuedRow,
-} from '../statements/settle-jobs.js';
+import { completeJobs } from '../statements/complete-jobs.js';
+import { endLeases } from '../statements/end-leases.js';
+import { findUnsettled } from '../statements/find-unsettled.js';
+import { finishJobs, type FinishedRow } from '../statements/finish-jobs.js';
+import { requeueJobs, type RequeuedRow } from '../statements/requeue-jobs.js';
 import { endLanes, type LaneEnd } from '../statements/lanes.js';
 import { run, type SqlClient } from '../statements/statement.js';
 import { beginForgettably } from '../statements/transaction.js';

@@ -1,6 +1,6 @@
 import type { Checkpoint, RunFacts } from '../job/run-port.js';
 import { contentHashOf } from './job-content.js';
-import type { RunFence } from './settle-jobs.js';
+import type { RunFence } from './run-fence.js';
 import { defineStatement } from './statement.js';
 
 export interface FencedRun {
@@ -23,8 +23,8 @@ const factsRow = ([maxAttempts, leaseLeftMs]: unknown[]): RunFacts => ({
 });
 
 /**
- * Writes what a run stores of itself: payload, bytes, what its payload's version is, further runs, the end of its lease. A job
- * with an idempotency key stays the one that was sent. Answers no row when the job is
+ * Writes what a run stores of itself: payload, bytes, what its payload's version is, further runs, the end of its lease. Of
+ * a job with an idempotency key it is kept what was sent, with which a strict spawn compares. Answers no row when the job is
  * someone else's, or its lease has passed and only the rescuer has not come yet. Gives no run by itself, and locks this
  * job's row only. Indexes `job_pkey`, `lease_pkey`.
  */
