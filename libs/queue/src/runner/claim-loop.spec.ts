@@ -1,10 +1,19 @@
 import { describe, expect, it } from '@jest/globals';
 import type { Demand } from '../claim/claimer.js';
+import type { ClaimedJob } from '../job/job.js';
 import { ClaimLoop, type ClaimLoopParts } from './claim-loop.js';
 
+interface Looped {
+  readonly loop: ClaimLoop;
+  readonly claims: number[];
+  /** Whether each of its looks has found something. */
+  readonly looks: boolean[];
+}
+
 /** A loop whose process has so much room; answers what it claims. */
-function loopWith(room: { limit: number }): { loop: ClaimLoop; claims: number[] } {
+function loopWith(room: { limit: number }, jobs: () => ClaimedJob[] = () => []): Looped {
   const claims: number[] = [];
+  const looks: boolean[] = [];
   const parts = {
     membership: { trusted: true, id: '1' },
     runs: {
@@ -18,13 +27,13 @@ function loopWith(room: { limit: number }): { loop: ClaimLoop; claims: number[] 
       claim: ({ limit }: Demand) => {
         claims.push(limit);
         room.limit = 0;
-        return Promise.resolve([]);
+        return Promise.resolve(jobs());
       },
     },
-    looked: () => undefined,
+    look: () => (found: boolean) => void looks.push(found),
     backlog: () => 0,
   } as unknown as ClaimLoopParts;
-  return { loop: new ClaimLoop(parts), claims };
+  return { loop: new ClaimLoop(parts), claims, looks };
 }
 
 /** What was to be done behind this turn of the event loop has been done. */
@@ -47,5 +56,22 @@ describe('ClaimLoop', () => {
     loop.stop();
     await loop.ended();
     expect(claims).toEqual([32, 16]);
+  });
+
+  it('says of each claim whether it has found something, and nothing where it makes none', async () => {
+    const room = { limit: 1 };
+    const found = [[], [{ id: '1', runner: '1' } as ClaimedJob]];
+    const { loop, looks } = loopWith(room, () => found.shift() ?? []);
+    loop.start();
+    await nextTurn();
+    loop.wake(); // there is no room
+    await nextTurn();
+    expect(looks).toEqual([false]);
+    room.limit = 1;
+    loop.wake();
+    await nextTurn();
+    loop.stop();
+    await loop.ended();
+    expect(looks).toEqual([false, true]);
   });
 });

@@ -18,8 +18,8 @@ export interface ClaimLoopParts {
   readonly prepare: () => Promise<void>;
   /** Asks for a survey. */
   readonly survey: () => void;
-  /** A claim has found something, or not. */
-  readonly looked: (found: boolean) => void;
+  /** A look begins; answers what to tell whether it has found something. */
+  readonly look: () => (found: boolean) => void;
   /** Settlements that wait to be written. */
   readonly backlog: () => number;
 }
@@ -107,12 +107,13 @@ export class ClaimLoop {
 
   /** Claims what there is room for; says whether it is worth while to go on at once. */
   private async claimOnce(): Promise<boolean> {
-    const { membership, runs, feeds, claimer, looked, backlog } = this.parts;
+    const { membership, runs, feeds, claimer, look, backlog } = this.parts;
     if (!membership.trusted) await this.enter();
     if (this.stopping || backlog() > MAX_BACKLOG) return false;
     // Declared dead in the meantime: enters again.
     if (!membership.trusted) return true;
     if (this.suspectsMayWait && runs.makeRoomForSuspect()) await this.claimSuspect();
+    const looked = look();
     const demand = runs.demand(!feeds.needSlot());
     if (demand.limit === 0 || !feeds.hasWork(demand.slots)) return false;
     const jobs = await claimer.claim(demand);

@@ -65,7 +65,10 @@ const STEP_LIMIT_MS = 5_000;
 export class QueueRunner {
   private readonly logger: Logger;
   private readonly book = new LeaseBook((runner) => this.runs.started(runner));
-  private readonly wakeUps = new WakeUpDelay((wakeUp) => this.onWakeUp(wakeUp));
+  private readonly wakeUps = new WakeUpDelay(
+    (wakeUp) => this.onWakeUp(wakeUp),
+    (news) => this.feeds.canRun(news),
+  );
   private readonly claimConnection: Connection;
   private readonly settleConnection: Connection;
   private readonly listener: Listener;
@@ -111,7 +114,7 @@ export class QueueRunner {
     this.claims = new ClaimLoop({
       ...{ membership: this.membership, runs: this.runs, feeds: this.feeds, claimer, logger, prepare: parts.prepare },
       survey: () => this.upkeep.poll.hurry(),
-      looked: (found) => this.wakeUps.looked(found),
+      look: () => this.wakeUps.look(),
       backlog: () => this.settler.backlog,
     });
     this.settler = new Settler(

@@ -2,8 +2,17 @@ import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals
 import type { WakeUp } from '../statements/wake-up.js';
 import { WakeUpDelay } from './wake-up-delay.js';
 
-beforeEach(() => void jest.useFakeTimers());
-afterEach(() => void jest.useRealTimers());
+beforeEach(() => {
+  jest.useFakeTimers();
+  jest.spyOn(Math, 'random').mockReturnValue(0.5);
+});
+afterEach(() => {
+  jest.useRealTimers();
+  jest.restoreAllMocks();
+});
+
+/** Every job is for this process. */
+const RUNNABLE = (): boolean => true;
 
 const jobs = (id: number): WakeUp => ({
   kind: 'jobs',
@@ -20,7 +29,7 @@ function looksAtOnce(fleet: number, jobIds: readonly number[]): number[] {
   const runners = Array.from({ length: fleet }, (_, i) => String(1_000 + i));
   return runners.map((own) => {
     let looks = 0;
-    const delay = new WakeUpDelay(() => (looks += 1));
+    const delay = new WakeUpDelay(() => (looks += 1), RUNNABLE);
     delay.setFleet(
       own,
       runners.filter((other) => other !== own),
@@ -33,13 +42,42 @@ function looksAtOnce(fleet: number, jobIds: readonly number[]): number[] {
 
 const sum = (numbers: readonly number[]): number => numbers.reduce((total, each) => total + each, 0);
 
-/** One whose looks are never the first. */
-function lateComer(): { delay: WakeUpDelay; looks: () => number } {
-  const times = new Set<number>();
-  const delay = new WakeUpDelay(() => times.add(Date.now()));
-  const peers = Array.from({ length: 1_000 }, (_, i) => `peer ${i}`);
-  delay.setFleet('runner', peers);
-  return { delay, looks: () => times.size };
+/** Looks that are never the first. */
+class LateComer {
+  readonly delay: WakeUpDelay;
+  private readonly times = new Set<number>();
+
+  constructor(canRun = RUNNABLE) {
+    this.delay = new WakeUpDelay(() => this.times.add(Date.now()), canRun);
+    this.delay.setFleet(
+      'runner',
+      Array.from({ length: 1_000 }, (_, i) => `peer ${i}`),
+    );
+  }
+
+  get looks(): number {
+    return this.times.size;
+  }
+
+  /** How often it looks while a job is told of every five milliseconds. */
+  async looksWithin(ms: number, found: boolean): Promise<number> {
+    const before = this.looks;
+    for (let passed = 0; passed < ms; passed += 5) {
+      const seen = this.looks;
+      this.delay.hear(jobs(7));
+      await jest.advanceTimersByTimeAsync(5);
+      if (this.looks > seen) this.delay.look()(found);
+    }
+    return this.looks - before;
+  }
+
+  /** Milliseconds from a job that is told of to the look. */
+  async msUntilLook(): Promise<number> {
+    const [before, start] = [this.looks, Date.now()];
+    this.delay.hear(jobs(7));
+    while (this.looks === before) await jest.advanceTimersByTimeAsync(1);
+    return Date.now() - start;
+  }
 }
 
 describe('WakeUpDelay', () => {
@@ -57,12 +95,15 @@ describe('WakeUpDelay', () => {
       8,
       Array.from({ length: 1_000 }, (_, i) => 1 + i * step),
     );
-    for (const own of looks) expect(own / (sum(looks) / 8)).toBeCloseTo(1, 0.5);
+    for (const own of looks) {
+      expect(own).toBeGreaterThan(0.85 * (sum(looks) / 8));
+      expect(own).toBeLessThan(1.15 * (sum(looks) / 8));
+    }
   });
 
   it('lets the others look a little later, and loses nothing', async () => {
     const heard: WakeUp[] = [];
-    const delay = new WakeUpDelay((wakeUp) => heard.push(wakeUp));
+    const delay = new WakeUpDelay((wakeUp) => heard.push(wakeUp), RUNNABLE);
     delay.setFleet('9', ['1', '2', '3', '4', '5', '6', '7', '8']);
     const told = [1, 2, 3, 4, 5, 6, 7, 8, 9].map(jobs);
     for (const wakeUp of told) delay.hear(wakeUp);
@@ -71,42 +112,51 @@ describe('WakeUpDelay', () => {
     expect(new Set(heard)).toEqual(new Set(told));
   });
 
-  it('lets those who look in vain look more seldom, and the others as often as before', async () => {
-    const { delay, looks } = lateComer();
-    const looksWithin = async (ms: number, found: boolean): Promise<number> => {
-      const before = looks();
-      for (let passed = 0; passed < ms; passed += 5) {
-        const seen = looks();
-        delay.hear(jobs(7));
-        await jest.advanceTimersByTimeAsync(5);
-        if (looks() > seen) delay.looked(found);
-      }
-      return looks() - before;
-    };
-    expect(await looksWithin(10_000, false)).toBeLessThan(60);
-    expect(await looksWithin(1_000, true)).toBeGreaterThan(3);
-    expect(await looksWithin(10_000, true)).toBeGreaterThan(95);
-    delay.stop();
+  it('keeps a distance between late looks that are in vain, and none while they find something', async () => {
+    const runner = new LateComer();
+    expect(await runner.looksWithin(20_000, false)).toBeLessThan(90);
+    await runner.looksWithin(1_000, true);
+    expect(await runner.looksWithin(20_000, true)).toBeGreaterThan(200);
   });
 
-  it('counts only the looks that came late', async () => {
-    const { delay, looks } = lateComer();
-    for (let look = 0; look < 10; look++) delay.looked(false);
-    delay.hear(jobs(7));
-    await jest.advanceTimersByTimeAsync(100);
-    expect(looks()).toBe(1);
+  it('is no later than ever behind a pause', async () => {
+    const runner = new LateComer();
+    await runner.looksWithin(5_000, false);
+    expect(await runner.msUntilLook()).toBeGreaterThan(100);
+    await jest.advanceTimersByTimeAsync(1_000);
+    expect(await runner.msUntilLook()).toBeLessThan(100);
+  });
+
+  it('counts only looks that came late', async () => {
+    const runner = new LateComer();
+    for (let look = 0; look < 10; look++) runner.delay.look()(false);
+    await runner.msUntilLook();
+    expect(await runner.msUntilLook()).toBeLessThan(100);
+  });
+
+  it('counts of looks under way none that began before the late one', async () => {
+    const runner = new LateComer();
+    const underWay = Array.from({ length: 10 }, () => runner.delay.look());
+    await runner.msUntilLook();
+    for (const end of underWay) end(false);
+    expect(await runner.msUntilLook()).toBeLessThan(100);
+  });
+
+  it('does not count looks for jobs that it could not run', async () => {
+    const other = new LateComer(() => false);
+    expect(await other.looksWithin(20_000, false)).toBeGreaterThan(200);
   });
 
   it('delays no survey', () => {
     const heard: WakeUp[] = [];
-    const delay = new WakeUpDelay((wakeUp) => heard.push(wakeUp));
+    const delay = new WakeUpDelay((wakeUp) => heard.push(wakeUp), RUNNABLE);
     delay.setFleet('9', ['1', '2', '3', '4', '5', '6', '7', '8']);
     delay.hear({ kind: 'survey' });
     expect(heard).toEqual([{ kind: 'survey' }]);
   });
 
   it('leaves no timer when it stops', () => {
-    const delay = new WakeUpDelay(() => undefined);
+    const delay = new WakeUpDelay(() => undefined, RUNNABLE);
     delay.setFleet('9', ['1', '2', '3', '4', '5', '6', '7', '8']);
     for (const wakeUp of [1, 2, 3, 4].map(jobs)) delay.hear(wakeUp);
     delay.stop();
