@@ -17,7 +17,10 @@ import { pruneProgress, reportProgress } from '../libs/queue/src/statements/repo
 import { rescueExpired } from '../libs/queue/src/statements/rescue-expired.js';
 import { rescueJobs } from '../libs/queue/src/statements/rescue-jobs.js';
 import { commitHolds, expireHolds, keepHolds, releaseHolds } from '../libs/queue/src/statements/reservations.js';
-import { completeJobs, findUnsettled, finishJobs, requeueJobs } from '../libs/queue/src/statements/settle-jobs.js';
+import { completeJobs } from '../libs/queue/src/statements/complete-jobs.js';
+import { findUnsettled } from '../libs/queue/src/statements/find-unsettled.js';
+import { finishJobs } from '../libs/queue/src/statements/finish-jobs.js';
+import { requeueJobs } from '../libs/queue/src/statements/requeue-jobs.js';
 import { heartbeat } from '../libs/queue/src/statements/runners.js';
 import type { Statement } from '../libs/queue/src/statements/statement.js';
 import { surveyFeeds } from '../libs/queue/src/statements/survey-feeds.js';
@@ -109,8 +112,8 @@ const keyedJobs = Array.from({ length: 100 }, (_, index) => ({
   ...job,
   idempotency: {
     key: `i${index < 20 ? index * CHANNELS + 1 : `new ${index}`}`,
-    hash: '',
-    lastsMs: Infinity,
+    hash: index % 2 === 0 ? 'its hash' : null,
+    lastsMs: index % 2 === 0 ? Infinity : null,
     strict: false,
   },
 }));
@@ -155,7 +158,7 @@ const hot: [string, (generic: boolean) => Promise<PlanNode[]>, string[], number]
   ['insert_jobs', (g) => nodesOf(insertJobs, { jobs: Array.from({ length: 100 }, () => job) }, g), [], 0],
   [
     'insert_keyed_jobs',
-    (g) => nodesOf(insertKeyedJobs, { jobs: keyedJobs }, g, beginKeyed(keyedJobs.length)),
+    (g) => nodesOf(insertKeyedJobs, { jobs: keyedJobs }, g, beginKeyed),
     ['job_idempotency', 'idempotency_key_pkey'],
     100,
   ],
@@ -167,7 +170,7 @@ const hot: [string, (generic: boolean) => Promise<PlanNode[]>, string[], number]
   ],
   [
     'insert_keyed_jobs, one',
-    (g) => nodesOf(insertKeyedJobs, { jobs: keyedJobs.slice(0, 1) }, g, beginKeyed(1)),
+    (g) => nodesOf(insertKeyedJobs, { jobs: keyedJobs.slice(0, 1) }, g, beginKeyed),
     ['job_idempotency', 'idempotency_key_pkey'],
     5,
   ],
@@ -278,4 +281,15 @@ describe.each([
     expect(notByIndex(nodes, LARGE)).toEqual([]);
     expect(indexesOf(nodes)).toEqual(expect.arrayContaining(indexes));
   });
+
+  it.each([
+    ['alike', keyedJobs.map((keyed) => ({ ...keyed, idempotency: { ...keyed.idempotency, lastsMs: null } }))],
+    ['not alike', keyedJobs],
+  ])(
+    'insert_keyed_jobs of jobs that are %s compares no lists one by one, in the plan that is kept',
+    async (__, jobs) => {
+      const nodes = await nodesOf(insertKeyedJobs, { jobs }, true, beginKeyed);
+      expect(nodes.map((node) => node['Node Type'])).not.toContain('Nested Loop');
+    },
+  );
 });

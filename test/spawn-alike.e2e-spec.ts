@@ -115,6 +115,42 @@ describe('jobs that differ in everything', () => {
   });
 });
 
+describe('jobs that differ in what is their own', () => {
+  const own: readonly Partial<SpawnItem>[] = [
+    {},
+    { payload: null },
+    { payload: { text: 'größe \u0000 "quoted" \\ back, {braces}', big: 1e21 }, key: 'b' },
+    { payload: String.fromCharCode(0xd83d), metadata: { trace: 'x\u0000y', n: [null] } },
+    { bytes: Buffer.from([0, 255, 10, 92]), metadata: {} },
+    { key: 'NULL', bytes: Buffer.alloc(0) },
+  ];
+  type Shared = Partial<SpawnItem> & { name?: string; hold?: '1m' };
+  const withKeys =
+    (options: Shared) =>
+    (index: number): Shared => ({ ...options, idempotencyKey: `"${index}"` });
+
+  it.each<[string, (index: number) => Shared]>([
+    ['nothing but a name', () => ({})],
+    [
+      'every option',
+      () => ({ runAt, retries: Infinity, backoff: '3s', priority: -5, channel: 'elsewhere', hold: '1m' }),
+    ],
+    ['an order', () => ({ name: 'Letters.ship', key: 'a', delay: '1h' })],
+    ['a scope', withKeys({})],
+    ['a scope beyond their lives', withKeys({ scope: 'forever', retries: 0 })],
+    ['a time to live, and strict', withKeys({ scope: 'ttl', idempotencyTtl: '1h', strict: true })],
+  ])('are the same rows, sent alone or together, where all have %s', async (_, options) => {
+    const all = own.map(
+      (item, index) =>
+        ({ name: 'Letters.send', payload: undefined, ...options(index), ...item }) as (typeof items)[number],
+    );
+    const [single, ...singleJoined] = await rowsOf(alone(all));
+    expect(single).toHaveLength(own.length);
+    expect(singleJoined).toEqual([single, single]);
+    expect(await rowsOf(together(all))).toEqual([single, single, single]);
+  });
+});
+
 describe.each([
   ['binary', BINARY_ARRAYS],
   ['text', TEXT_ARRAYS],

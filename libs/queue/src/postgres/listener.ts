@@ -4,10 +4,11 @@ import pg from 'pg';
 import type { ClientConfig } from 'pg';
 import { messageOf } from '../job/errors.js';
 import { RetryDelay } from '../job/retry-delay.js';
-import { run, type SqlClient, type SqlQuery } from '../statements/statement.js';
+import { run, type SqlClient } from '../statements/statement.js';
 import { begin, commit } from '../statements/transaction.js';
 import { notify, notifyChannelOf, parseWakeUp, probeMessage, type WakeUp } from '../statements/wake-up.js';
 import { endClient } from './end-client.js';
+import { pgQuery } from './pg-query.js';
 import { asQueueError } from './sqlstate.js';
 
 export interface ListenerSettings {
@@ -86,7 +87,7 @@ export class Listener {
     return {
       schema,
       namedStatements,
-      query: (query: SqlQuery) => client.query(query) as Promise<{ rows: unknown[][] }>,
+      query: (query) => client.query<unknown[]>(pgQuery(query)),
     };
   }
 

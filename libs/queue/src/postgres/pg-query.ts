@@ -1,7 +1,7 @@
 import pg from 'pg';
 import type { SqlQuery } from '../statements/statement.js';
 
-/** pg's own way to read types, but for JSON, which stays as it is. */
+/** pg's own way to read types, whatever the application's connections have, but for JSON, which stays as it is. */
 const JSON_AS_TEXT: pg.CustomTypesConfig = {
   getTypeParser: (id, format) =>
     id === pg.types.builtins.JSON ? (text: string) => text : pg.types.getTypeParser(id, format),

@@ -15,6 +15,7 @@ import {
   insertKeyedJobsInTransaction,
   REFUSED,
   withdrawJobs,
+  type KeyedJob,
   type KeyedRow,
   type KeyHolder,
 } from '../statements/insert-keyed-jobs.js';
@@ -100,7 +101,7 @@ export class KeyedSpawns {
     const distinct = distinctKeys(all);
     const rows = await this.connection.transaction(
       (client) => Promise.all(chunksOf(distinct.jobs).map((jobs) => run(client, insertKeyedJobs, { jobs }))),
-      beginKeyed(distinct.jobs.length),
+      beginKeyed,
     );
     this.onInserted(rows.flatMap(([row]) => row?.wakeUps ?? []));
     return answersOfAll(
@@ -110,12 +111,10 @@ export class KeyedSpawns {
   }
 
   private async checkStrict(jobs: readonly NewJob[]): Promise<void> {
-    const strict = jobs.filter(({ idempotency }) => idempotency?.strict);
+    const strict = jobs.filter(isKeyed).filter(({ idempotency }) => idempotency.strict);
     if (strict.length === 0) return;
-    for (const { index, id, hash } of await this.connection.transaction((client) =>
-      run(client, findKeys, { jobs: strict }),
-    ))
-      checkSame(strict[index]!, hash, id);
+    const holders = await this.connection.transaction((client) => run(client, findKeys, { jobs: strict }));
+    for (const { index, id, hash } of holders) checkSame(strict[index]!, hash, id);
   }
 
   // ── in the caller's transaction ───────────────────────────────────────────────────────────────────────────────────
@@ -166,7 +165,7 @@ export class KeyedSpawns {
     answers: readonly Answer[],
   ): Promise<SpawnResult[] | null> {
     const places = answers.flatMap(({ id }, index) => (id === null ? index : []));
-    const wanted = places.map((place) => jobs[place]!);
+    const wanted = places.map((place) => jobs[place]! as KeyedJob); // only a key can be taken
     const holders = new Map<number, KeyHolder>();
     for (const holder of await run(client, findKeys, { jobs: wanted })) {
       checkSame(wanted[holder.index]!, holder.hash, holder.id);
@@ -183,6 +182,8 @@ export class KeyedSpawns {
 }
 
 type Answer = KeyedRow['answers'][number];
+
+const isKeyed = (job: NewJob): job is KeyedJob => job.idempotency !== null;
 
 /** Jobs that go out in one statement, and their places in the call. */
 interface Chunk {

@@ -2,7 +2,7 @@ import type { JobId } from '../job/job.js';
 import { FREE, RETURNED, splitIds, telling, wakeUps } from './insert-jobs.js';
 import { contentHashOf } from './job-content.js';
 import { COLUMNS, forItems, itemColumns, type JobItem } from './job-items.js';
-import type { NewJob } from './new-job.js';
+import type { Idempotency, NewJob } from './new-job.js';
 import { defineStatement } from './statement.js';
 import { beginPlain } from './transaction.js';
 
@@ -198,6 +198,9 @@ export const insertKeyedJobsInTransaction = forItems<KeyedParams & { notifyChann
     }),
 );
 
+/** A job that has an idempotency key. */
+export type KeyedJob = NewJob & { readonly idempotency: Idempotency };
+
 export interface KeyHolder {
   /** Place of the key in the list, from 0. */
   readonly index: number;
@@ -210,7 +213,7 @@ export interface KeyHolder {
  * Which jobs hold these keys. Never a kept plan: the job table is empty now and has a million rows then, and in a
  * caller's transaction the planner cannot be told. Indexes as `insertKeyedJobs`.
  */
-export const findKeys = defineStatement<KeyedParams, KeyHolder>({
+export const findKeys = defineStatement<{ readonly jobs: readonly KeyedJob[] }, KeyHolder>({
   name: 'find_keys_v2',
   isUnnamed: () => true,
   text: (schema) => `
@@ -220,7 +223,7 @@ export const findKeys = defineStatement<KeyedParams, KeyHolder>({
   ) AS found`,
   values: ({ jobs }) => [
     jobs.map(({ channel }) => channel),
-    jobs.map(({ idempotency }) => idempotency!.key),
+    jobs.map(({ idempotency }) => idempotency.key),
     isAnyStrict(jobs),
   ],
   row: ([ordinal, id, hash]) => ({ index: Number(ordinal) - 1, id: id as JobId, hash: hash as string | null }),
@@ -253,12 +256,15 @@ export const drawIds = defineStatement<{ count: number }, JobId[]>({
   row: ([ids]) => splitIds(ids),
 });
 
+const KEYED_SETTINGS = [
+  'lock_timeout = 5',
+  'plan_cache_mode = force_generic_plan',
+  ...['enable_seqscan', 'enable_bitmapscan', 'enable_nestloop'].map((setting) => `${setting} = off`),
+];
+
 /**
  * Opens a transaction that inserts jobs with keys, on a connection that others use too: it waits hardly at all for a key
  * that somebody has, and is sent again later. The plan is made once a connection, since to plan the statement takes as long
  * as to insert a hundred jobs: tables are read by their indexes, and lists are hashed, however many jobs come first.
  */
-export function beginKeyed(jobs: number): string {
-  const start = `${beginPlain}; SET LOCAL lock_timeout = 5; SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off`;
-  return jobs === 1 ? start : `${start}; SET LOCAL enable_nestloop = off`;
-}
+export const beginKeyed = [beginPlain, ...KEYED_SETTINGS.map((setting) => `SET LOCAL ${setting}`)].join('; ');

@@ -28,7 +28,7 @@ export interface NewJob {
 export interface Idempotency {
   /** Unique in the channel, among the live jobs at least. */
   readonly key: string;
-  /** Of the job's name, payload and bytes, by `contentHash`; `null` where only the job itself is to be compared with it. */
+  /** Of the job's name, payload and bytes, by `contentHash`; `null`: SQL tells it from the job's row when a strict spawn asks. */
   readonly hash: string | null;
   /** The key outlives the job: for so many milliseconds from the insert, or for ever. `null`: it ends with the job. */
   readonly lastsMs: number | null;
