@@ -40,6 +40,22 @@ function looksAtOnce(fleet: number, jobIds: readonly number[]): number[] {
   });
 }
 
+const FLEET = ['a', 'b', 'c', 'd'];
+
+/** Milliseconds until one runner of that fleet looks at each of these jobs, of which it is told at once. */
+async function timesOfLooks(own: string, jobIds: readonly number[]): Promise<number[]> {
+  const start = Date.now();
+  const times: number[] = [];
+  const delay = new WakeUpDelay(() => times.push(Date.now() - start), RUNNABLE);
+  delay.setFleet(
+    own,
+    FLEET.filter((peer) => peer !== own),
+  );
+  for (const id of jobIds) delay.hear(jobs(id));
+  await jest.advanceTimersByTimeAsync(100);
+  return times;
+}
+
 const sum = (numbers: readonly number[]): number => numbers.reduce((total, each) => total + each, 0);
 
 /** Looks that are never the first. */
@@ -81,13 +97,24 @@ class LateComer {
 }
 
 describe('WakeUpDelay', () => {
-  it.each([
-    [1, 1],
-    [2, 2],
-    [3, 2],
-    [100, 2],
-  ])('lets %d runners look as %d at once, whatever the job', (fleet, first) => {
-    for (const id of [1, 2, 17, 99, 100]) expect(sum(looksAtOnce(fleet, [id]))).toBe(first);
+  it.each([1, 2, 3, 100])('lets one of %d runners look at once, whatever the job', (fleet) => {
+    for (const id of [1, 2, 17, 99, 100]) expect(sum(looksAtOnce(fleet, [id]))).toBe(1);
+  });
+
+  it('lets a second one look before the others', async () => {
+    for (let id = 0; id < 20; id++) {
+      const times = await Promise.all(FLEET.map((own) => timesOfLooks(own, [id])));
+      expect(times.flat().toSorted((a, b) => a - b)).toEqual([0, 10, 62, 62]);
+    }
+  });
+
+  it('does so too where that one had a later look ahead', async () => {
+    const placed = await Promise.all(
+      Array.from({ length: 20 }, async (_, id) => ({ id, at: await timesOfLooks('a', [id]) })),
+    );
+    const idAt = (ms: number): number => placed.find(({ at }) => at[0] === ms)!.id;
+    expect(await timesOfLooks('a', [idAt(62), idAt(10)])).toEqual([10, 10]);
+    expect(await timesOfLooks('a', [idAt(10), idAt(62)])).toEqual([10, 10]);
   });
 
   it.each([1, 2, 8, 100, 1_000])('shares the first looks evenly when ids are %d apart', (step) => {
@@ -114,7 +141,7 @@ describe('WakeUpDelay', () => {
 
   it('keeps a distance between late looks that are in vain, and none while they find something', async () => {
     const runner = new LateComer();
-    expect(await runner.looksWithin(20_000, false)).toBeLessThan(90);
+    expect(await runner.looksWithin(20_000, false)).toBeLessThan(120);
     await runner.looksWithin(1_000, true);
     expect(await runner.looksWithin(20_000, true)).toBeGreaterThan(200);
   });

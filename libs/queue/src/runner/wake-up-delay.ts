@@ -2,14 +2,13 @@ import type { WakeUp } from '../statements/wake-up.js';
 
 type News = Extract<WakeUp, { kind: 'jobs' }>;
 
-/** Runners that look at a notification at once. */
-const FIRST_RUNNERS = 2;
+/** The second runner looks so much later than the first one, and the others so much: by then it has taken the job, or was busy. */
+const SECOND_MS = { min: 5, max: 15 };
+const OTHERS_MS = { min: 25, max: 100 };
 
-/** The others look this much later, at random: by then the first ones have taken the job, or were busy. */
-const DELAY_MS = { min: 25, max: 100 };
-
-/** Between two late looks there may be so many delays, where they come in vain. */
-const MAX_STRETCH = 4;
+/** Late looks that come in vain keep a distance, of this and up to so many times as much. */
+const DISTANCE_MS = OTHERS_MS;
+const MAX_DISTANCES = 3;
 
 /** Knuth's multiplier, 2^64 by the golden ratio: its product scatters best in the high bits. */
 const GOLDEN = 0x9e37_79b9_7f4a_7c15n;
@@ -17,21 +16,26 @@ const GOLDEN = 0x9e37_79b9_7f4a_7c15n;
 /** Of a call the first job is told of: under load such ids lie a call's size apart, which shares a factor with many a fleet's. */
 const scattered = (jobId: string): number => Number(BigInt.asUintN(64, BigInt(jobId) * GOLDEN) >> 32n);
 
+const within = ({ min, max }: { min: number; max: number }): number => min + Math.random() * (max - min);
+
 /**
  * Keeps a fleet from looking at once: a hundred idle runners that all ask for one job would take the claim lock a
- * hundred times. All of them order the fleet in the same way, turned by the job's id, and the first two look.
+ * hundred times. All of them order the fleet in the same way, turned by the job's id, and the first one looks.
  *
- * The others come late. Under load they would come again and again, and in vain where the first ones suffice, which took
- * half of all looks of eight runners: so their looks keep a distance, which grows while they find nothing. The first late
- * look after a pause is as late as ever.
+ * The others come late, in case it is busy. Under load they would come again and again, and in vain where it suffices, which
+ * took half of all looks of eight runners: so their looks keep a distance, which grows while they find nothing. The first
+ * late look after a pause is as late as ever.
  */
 export class WakeUpDelay {
   private rank = 0;
   private fleet = 1;
   private readonly held: News[] = [];
   private timer: NodeJS.Timeout | undefined;
-  private stretch = 1;
+  /** When it is over. */
+  private dueAt = 0;
+  private distances = 0;
   private lastLateAt = -Infinity;
+  private distanceMs = DISTANCE_MS.min;
   /** A late look is due. */
   private late = false;
   private stopped = false;
@@ -49,12 +53,14 @@ export class WakeUpDelay {
 
   hear(wakeUp: WakeUp): void {
     if (this.stopped) return;
-    if (wakeUp.kind !== 'jobs' || this.isFirst(wakeUp.position.id)) {
+    const place = wakeUp.kind === 'jobs' ? this.placeFor(wakeUp.position.id) : 0;
+    if (wakeUp.kind !== 'jobs' || place === 0) {
       this.pass(wakeUp);
       return;
     }
     this.held.push(wakeUp);
-    this.timer ??= setTimeout(() => this.release(), this.delayMs(performance.now()));
+    if (place === 1) this.releaseAfter(within(SECOND_MS));
+    else if (this.timer === undefined) this.releaseAfter(within(OTHERS_MS));
   }
 
   /**
@@ -66,7 +72,7 @@ export class WakeUpDelay {
     const { late } = this;
     this.late = false;
     return (found) => {
-      if (late) this.stretch = found ? Math.max(1, this.stretch / 2) : Math.min(MAX_STRETCH, this.stretch * 2);
+      if (late) this.distances = Math.min(MAX_DISTANCES, Math.max(0, this.distances + (found ? -1 : 1)));
     };
   }
 
@@ -76,20 +82,26 @@ export class WakeUpDelay {
     this.held.length = 0;
   }
 
-  private isFirst(jobId: string): boolean {
-    return (this.rank + (scattered(jobId) % this.fleet)) % this.fleet < FIRST_RUNNERS;
+  /** In the order of the fleet for this job, from 0. */
+  private placeFor(jobId: string): number {
+    return (this.rank + (scattered(jobId) % this.fleet)) % this.fleet;
   }
 
-  private delayMs(now: number): number {
-    const delayMs = DELAY_MS.min + Math.random() * (DELAY_MS.max - DELAY_MS.min);
-    return Math.max(delayMs, this.lastLateAt + delayMs * this.stretch - now);
+  private releaseAfter(delayMs: number): void {
+    const now = performance.now();
+    const dueAt = Math.max(now + delayMs, this.lastLateAt + this.distances * this.distanceMs);
+    if (this.timer !== undefined && this.dueAt <= dueAt) return;
+    clearTimeout(this.timer);
+    this.dueAt = dueAt;
+    this.timer = setTimeout(() => this.release(), dueAt - now);
   }
 
   private release(): void {
     const held = this.held.splice(0);
     this.timer = undefined;
     this.lastLateAt = performance.now();
-    // What is for other handlers than these says nothing about whether the first ones suffice.
+    this.distanceMs = within(DISTANCE_MS);
+    // What is for other handlers than these says nothing about whether the first one suffices.
     this.late = held.some((news) => this.canRun(news));
     for (const news of held) this.pass(news);
   }
