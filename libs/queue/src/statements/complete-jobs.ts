@@ -2,6 +2,15 @@ import type { JobId } from '../job/job.js';
 import { fence, fenceColumns, heldLeases, type Fenced, type RunFence } from './run-fence.js';
 import { defineStatement } from './statement.js';
 
+/** Deletes the jobs of runs, as `completed`. */
+const completing = (schema: string): string => `
+  WITH ${heldLeases(schema)}, completed AS (
+    DELETE FROM ${schema}.job
+    USING unnest($2::bigint[], $3::integer[], $4::integer[]) AS done (id, run, lease)
+    WHERE ${fence}
+    RETURNING job.id
+  )`;
+
 /** The ids of the jobs that were still this runner's, and are written. */
 export type TakenRow = JobId;
 
@@ -15,13 +24,7 @@ export const completeJobs = defineStatement<
   readonly TakenRow[] | 'all'
 >({
   name: 'complete_jobs_v1',
-  text: (schema) => `
-  WITH ${heldLeases(schema)}, completed AS (
-    DELETE FROM ${schema}.job
-    USING unnest($2::bigint[], $3::integer[], $4::integer[]) AS done (id, run, lease)
-    WHERE ${fence}
-    RETURNING job.id
-  ), ended AS (
+  text: (schema) => `${completing(schema)}, ended AS (
     DELETE FROM ${schema}.lease WHERE runner_id = $1 AND number = ANY($5::integer[])
   )
   SELECT count(*), CASE WHEN count(*) < cardinality($2::bigint[]) THEN string_agg(id::text, ',') END FROM completed`,
@@ -40,13 +43,7 @@ export const allOrError = (taken: string): string =>
  */
 export const completeAllJobs = defineStatement<Fenced<unknown>, true>({
   name: 'complete_all_jobs_v1',
-  text: (schema) => `
-  WITH ${heldLeases(schema)}, completed AS (
-    DELETE FROM ${schema}.job
-    USING unnest($2::bigint[], $3::integer[], $4::integer[]) AS done (id, run, lease)
-    WHERE ${fence}
-    RETURNING job.id
-  )
+  text: (schema) => `${completing(schema)}
   ${allOrError('completed')}`,
   values: ({ runner, entries }) => [runner, ...fenceColumns(entries)],
   row: () => true,
