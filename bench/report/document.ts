@@ -33,7 +33,7 @@ function sectionOf(results: Results, out: string): string[] {
   const plot = plotOf(results);
   if (plot !== null) writeFileSync(path.join(out, 'performance', `${workload}.svg`), plot);
   const title = `### ${workload}`;
-  const command = `\`npm run bench -- ${[workload, ...asked].join(' ')}\`, ${environment.date}, ${environment.nestmq}`;
+  const command = `\`npm run bench -- ${[workload, ...asked].join(' ')}\`, ${environment.date}, ${environment.machine}, ${environment.nestmq}`;
   const image = plot === null ? [] : [`![${workload}](performance/${workload}.svg)`];
   const table = markdownTable(rows, (system) => labels.get(system) ?? system);
   return [title, `${sentence(description)} ${command}.`, ...image, table];
@@ -41,10 +41,10 @@ function sectionOf(results: Results, out: string): string[] {
 
 const sentence = (text: string): string => `${text[0]!.toUpperCase()}${text.slice(1)}.`;
 
-/** What is the same for all of them, of the latest run. */
+/** Settings and versions of the latest run; a machine may be another one for each workload. */
 function environmentOf(results: readonly Results[]): string {
   const merged = Object.assign({}, ...results.map(({ environment }) => environment)) as Record<string, string>;
-  const { date: _, nestmq: __, ...rest } = merged;
+  const { date: _, nestmq: __, machine: ___, ...rest } = merged;
   return Object.entries(rest)
     .map(([name, value]) => `- ${name}: ${value}`)
     .join('\n');
