@@ -59,7 +59,7 @@ export async function offerInBulk(
 
 /**
  * Sends single jobs when their turn comes, whether the calls before have been answered or not. Gives up when as many are
- * unanswered as come in a second.
+ * unanswered as come in a quarter of a second: of many more some would wait for a connection until their pool refuses them.
  */
 export async function offerSteadily(
   { seconds, perSecond }: SteadyTerms,
@@ -75,7 +75,7 @@ export async function offerSteadily(
     await send(of);
     answered += 1;
   };
-  while (n < jobs && n - answered < perSecond) {
+  while (n < jobs && n - answered < perSecond / 4) {
     for (const now = clockMs(); n < jobs && at[n]! <= now; n++) calls.push(sendOne(n));
     await sleep(1);
   }
