@@ -33,8 +33,10 @@ export class WakeUpDelay {
   private timer: NodeJS.Timeout | undefined;
   /** When it is over. */
   private dueAt = 0;
+  /** How many distances the next late look keeps from the last one: one more for each in vain, one less for each that found something. */
   private distances = 0;
   private lastLateAt = -Infinity;
+  /** Drawn with each late look. */
   private distanceMs = DISTANCE_MS.min;
   /** A late look is due. */
   private late = false;

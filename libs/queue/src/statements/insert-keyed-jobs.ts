@@ -158,7 +158,7 @@ function answersOf(
 /** SQLSTATEs of `insertKeyedJobs`: a division by zero, by which it refuses itself, and what the unique index says. */
 export const REFUSED: ReadonlySet<string> = new Set(['22012', '23505']);
 
-/** Jobs up to which a plan is kept. More are planned for the tables as they are, since a caller's planner cannot be told. */
+/** Jobs of a caller's transaction up to which a plan is kept. More are planned for the tables as they are, since its planner cannot be told. */
 const JOBS_PER_KEPT_PLAN = 20;
 
 /**
