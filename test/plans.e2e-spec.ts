@@ -27,7 +27,7 @@ import { surveyFeeds } from '../libs/queue/src/statements/survey-feeds.js';
 import { begin, beginHashing, beginPlain } from '../libs/queue/src/statements/transaction.js';
 import { findEnded } from '../libs/queue/src/statements/wait-for.js';
 import { useDatabase } from './support/database.js';
-import { indexesOf, notByIndex, planOf, rowsRead, type PlanNode } from './support/plans.js';
+import { indexesOf, notByIndex, notHashed, planOf, rowsRead, type PlanNode } from './support/plans.js';
 import { useTables } from './support/tables.js';
 
 const database = useDatabase();
@@ -292,4 +292,16 @@ describe.each([
       expect(nodes.map((node) => node['Node Type'])).not.toContain('Nested Loop');
     },
   );
+});
+
+const comparing = hot.filter(([name]) => /^(claim_|survey_)/.test(name));
+
+describe.each([1_000, 1_000_000])('where the planner believes in %d leases on each page of their table', (density) => {
+  beforeAll(() =>
+    tables.sql(`UPDATE pg_class SET reltuples = ${density}, relpages = 1 WHERE oid = 'nestmq.lease'::regclass`),
+  );
+
+  it.each(comparing)('%s hashes what is leased, and does not compare each job with all of it', async (_, plan) => {
+    expect(notHashed([...(await plan(false)), ...(await plan(true))])).toEqual([]);
+  });
 });

@@ -7,6 +7,7 @@ export interface PlanNode {
   'Node Type': string;
   'Relation Name'?: string;
   'Index Name'?: string;
+  Filter?: string;
   'Actual Rows'?: number;
   'Actual Loops'?: number;
   'Rows Removed by Filter'?: number;
@@ -59,3 +60,9 @@ export const notByIndex = (nodes: readonly PlanNode[], tables: readonly string[]
 
 export const indexesOf = (nodes: readonly PlanNode[]): (string | undefined)[] =>
   nodes.map((node) => node['Index Name']);
+
+/** Conditions that compare a row with a list one by one. */
+export const notHashed = (nodes: readonly PlanNode[]): string[] =>
+  nodes.flatMap(({ Filter }) =>
+    Filter !== undefined && /(?<!hashed )SubPlan \d+\)\.col/.test(Filter) ? [Filter] : [],
+  );

@@ -2,6 +2,7 @@ import type { Backoff } from '../job/backoff.js';
 import type { ClaimedJob, JobId, Position } from '../job/job.js';
 import { inFeed } from './job-columns.js';
 import { defineStatement, micros, timeOf } from './statement.js';
+import { unleased } from './unleased.js';
 
 export interface ClaimParams {
   readonly runner: string;
@@ -43,6 +44,9 @@ export interface FeedNews {
 /** The claim's parameters that all its statements share. */
 const [RUNNER, LEASE, CHANNEL, PRIORITY, LIMIT, SLOTS, NAMES] = ['$1', '$2', '$3', '$4', '$7', '$8', '$9'];
 
+/** A lease of the same feed. */
+const ofFeed = `lease.channel = ${CHANNEL} AND lease.priority = ${PRIORITY}`;
+
 export const jobColumns = [
   ...['id', 'run', 'attempt', 'max_attempts', 'key', 'name', 'policy_id', 'backoff'],
   ...['payload', 'payload_bytes', 'metadata', 'created_at', 'due_at'],
@@ -78,10 +82,6 @@ const answered = (news: News): string => `
  * of them, one by one. `IS TRUE` keeps the planner from making a join of it.
  */
 const isNamed = (names: string): string => `(name IN (SELECT unnest(${names}::text[]))) IS TRUE`;
-
-/** A job whose (id, run) no lease names. `NOT IN` makes a hashed subplan, whatever the statistics say. */
-export const unleased = (leases: string): string =>
-  `(id, run) NOT IN (SELECT unnest(lease.job_ids), unnest(lease.runs) FROM ${leases})`;
 
 /**
  * The candidates, numbered, and what a claim does with them.
@@ -133,7 +133,7 @@ const leaseCandidates = (
  * touches no job. Right only in a transaction that owns the channel (`beginOwning`). Index `job_feed`.
  */
 export const claimJobs = defineStatement<ClaimParams, ClaimRow>({
-  name: 'claim_jobs_v4',
+  name: 'claim_jobs_v5',
   jsonAsText: true,
   text: (schema) => `
   WITH ${leaseCandidates(schema, {
@@ -146,11 +146,7 @@ export const claimJobs = defineStatement<ClaimParams, ClaimRow>({
         AND (due_at, id) > (${timeOf('$5')}, $6::bigint)
         AND due_at <= statement_timestamp()
         AND ${isNamed(NAMES!)}
-        AND ${unleased(`
-          ${schema}.lease
-          WHERE lease.channel = ${CHANNEL}
-            AND lease.priority = ${PRIORITY}
-            AND (lease.hi_due_at, lease.hi_id) > (${timeOf('$5')}, $6::bigint)`)}
+        AND ${unleased(schema, `${ofFeed} AND (lease.hi_due_at, lease.hi_id) > (${timeOf('$5')}, $6::bigint)`)}
         AND NOT EXISTS (SELECT FROM ${schema}.paused_channel WHERE paused_channel.channel = ${CHANNEL})
       ORDER BY due_at, id
       LIMIT ${LIMIT}`,
@@ -184,7 +180,7 @@ export const KEYS_PER_CLAIM = 64;
  * table has grown since its last ANALYZE the planner takes `job_feed` for as good, and that walks the channel for each key.
  */
 export const claimJobsByKey = defineStatement<ClaimByKeyParams, ClaimRow>({
-  name: 'claim_jobs_by_key_v4',
+  name: 'claim_jobs_by_key_v5',
   jsonAsText: true,
   text: (schema) => {
     const nextKey = (after: string): string => `
@@ -215,7 +211,7 @@ export const claimJobsByKey = defineStatement<ClaimByKeyParams, ClaimRow>({
           AND due_at <= statement_timestamp()
           AND name = ANY(${NAMES}::text[])
           AND (${SLOTS}::bigint >= ${LIMIT}::bigint OR attempt + 1 < coalesce(max_attempts, 2147483647))
-          AND ${unleased(`${schema}.lease WHERE lease.channel = ${CHANNEL} AND lease.priority = ${PRIORITY}`)}
+          AND ${unleased(schema, ofFeed)}
           AND NOT EXISTS (SELECT FROM ${schema}.paused_channel WHERE paused_channel.channel = ${CHANNEL})
         ORDER BY key, due_at, id
         LIMIT $6

@@ -1,7 +1,8 @@
 import type { ClaimedJob } from '../job/job.js';
-import { answeredColumns, claimedJob, jobColumns, unleased } from './claim-jobs.js';
+import { answeredColumns, claimedJob, jobColumns } from './claim-jobs.js';
 import { isFree, lastSeqOf } from './lanes.js';
 import { defineStatement } from './statement.js';
+import { unleased } from './unleased.js';
 
 export interface ClaimSuspectParams {
   readonly runner: string;
@@ -18,7 +19,7 @@ export interface ClaimSuspectParams {
  * `job_lane`, `lane_pkey`.
  */
 export const claimSuspect = defineStatement<ClaimSuspectParams, ClaimedJob>({
-  name: 'claim_suspect_v5',
+  name: 'claim_suspect_v6',
   jsonAsText: true,
   text: (schema) => `
   WITH candidate AS MATERIALIZED (
@@ -28,7 +29,7 @@ export const claimSuspect = defineStatement<ClaimSuspectParams, ClaimedJob>({
       AND due_at <= statement_timestamp()
       AND name = ANY($3::text[])
       AND ($4::text[] IS NULL OR channel = ANY($4::text[]))
-      AND ${unleased(`${schema}.lease`)}
+      AND ${unleased(schema)}
       AND NOT EXISTS (SELECT FROM ${schema}.paused_channel WHERE paused_channel.channel = job.channel)
       AND (position IS NULL OR (
         id = (

@@ -2,6 +2,7 @@ import type { Position } from '../job/job.js';
 import type { Stream } from './wake-up.js';
 import { inArrivals, inFeed } from './job-columns.js';
 import { defineStatement, micros, timeOf } from './statement.js';
+import { leasedRuns, unleased } from './unleased.js';
 
 export interface FeedHead {
   readonly channel: string;
@@ -71,7 +72,7 @@ const looseWalk = (name: string, table: string, predicate: string): string => `$
  * lanes that have an owner. Indexes `job_feed`, `job_key_feed`, `job_suspect`, `job_arrival`, `lane_ready`, `job_held`.
  */
 export const surveyFeeds = defineStatement<SurveyParams, SurveyRow>({
-  name: 'survey_feeds_v3',
+  name: 'survey_feeds_v4',
   text: (schema) => `
   WITH RECURSIVE ${looseWalk('feed', `${schema}.job`, inFeed)}
   ), ${looseWalk('arrival_feed', `${schema}.job`, inArrivals)}
@@ -87,7 +88,7 @@ export const surveyFeeds = defineStatement<SurveyParams, SurveyRow>({
   SELECT
     ${micros('statement_timestamp()')}, found.stream, found.channel, found.priority, found.number, ${micros('found.due_at')}, found.id, found.name, found.keyed,
     EXISTS (SELECT FROM ${schema}.job WHERE suspect AND due_at <= statement_timestamp() AND name = ANY ($1::text[])
-      AND (id, run) NOT IN (SELECT unnest(lease.job_ids), unnest(lease.runs) FROM ${schema}.lease)),
+      AND ${unleased(schema)}),
     EXISTS (SELECT FROM ${schema}.job WHERE held_until <= statement_timestamp()),
     (SELECT ${micros('held_until')} FROM ${schema}.job WHERE held_until > statement_timestamp() ORDER BY held_until LIMIT 1),
     (SELECT true FROM ${schema}.job WHERE position IS NOT NULL ORDER BY channel, key LIMIT 1)
@@ -110,7 +111,7 @@ export const surveyFeeds = defineStatement<SurveyParams, SurveyRow>({
         LIMIT CASE WHEN handlers.channel IS NOT NULL THEN ${WINDOW} END
       ) AS candidate
       WHERE candidate.name = ANY (handlers.names)
-        AND (candidate.id, candidate.run) NOT IN (SELECT unnest(lease.job_ids), unnest(lease.runs) FROM ${schema}.lease)
+        AND (candidate.id, candidate.run) NOT IN ${leasedRuns(schema)}
       ORDER BY candidate.due_at, candidate.id
       LIMIT 1
     ) AS head
