@@ -117,6 +117,15 @@ describe('Feed', () => {
     expect(feed.ready).toBe(true);
   });
 
+  it('is ready when a full look from an old place has passed the end of one that found nothing more', () => {
+    const feed = newFeed();
+    exhaust(feed);
+    feed.tell(at(50), NOW);
+    takeUpTo(feed, at(NOW + 50));
+    expect(feed.after).toEqual(at(NOW + 50));
+    expect(feed.ready).toBe(true);
+  });
+
   it('keeps what it was told during a look, whose snapshot may be older', () => {
     const feed = newFeed();
     feed.begin();

@@ -125,6 +125,7 @@ export class Feed {
       const caughtUp = comparePositions(news.last, this.position) >= 0;
       this.lookAgainFrom = this.lookAgainFrom === null || caughtUp ? null : news.last;
       this.advance(news.last);
+      this.mayHaveMore = true;
     } else this.needsSlot = true;
     this.end(news.nowMicros, leased);
   }
