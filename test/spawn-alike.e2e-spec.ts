@@ -7,6 +7,7 @@ import { BINARY_ARRAYS, TEXT_ARRAYS } from '../libs/queue/src/statements/array-f
 import { POLLING_OFF } from './support/app.js';
 import { useDatabase } from './support/database.js';
 import { useTables } from './support/tables.js';
+import { listenToWakeUps } from './support/wake-ups.js';
 import { withApp } from './support/with-app.js';
 
 /** A job that is sent alone and one that is sent among others go different ways into the table. */
@@ -112,6 +113,41 @@ describe('jobs that differ in everything', () => {
     expect(single).toHaveLength(items.length);
     expect(singleJoined).toEqual([single, single]);
     expect(await rowsOf(together(all))).toEqual([single, single, single]);
+  });
+});
+
+describe('what the runners are told', () => {
+  /** What a call wakes them with; of each message the priority, the channel, how it is ordered, and the name. */
+  const toldOf = async (send: Send): Promise<unknown[]> => {
+    const wakeUps = await listenToWakeUps(database.url);
+    await withApp({ url: database.url, providers: [Letters], queue: { ...POLLING_OFF, runner: false } }, (app) =>
+      send(app.jobs),
+    );
+    const heard = await wakeUps.heard();
+    await wakeUps.close();
+    const jobs = await tables.sql(
+      `SELECT (extract(epoch FROM due_at) * 1000000)::bigint::float AS due, id FROM nestmq.job ORDER BY due_at, id`,
+    );
+    expect(jobs).toContainEqual({ due: heard[0]?.[0] ?? jobs[0]!['due'], id: heard[0]?.[1] ?? jobs[0]!['id'] });
+    await tables.clear();
+    return heard.map(([, , ...what]) => what);
+  };
+
+  it.each<[string, Partial<SpawnItem> & { name?: string; hold?: '1m' }, unknown[]]>([
+    ['without a key', {}, [3, 'letters', 0, 'Letters.send']],
+    ['with a key', { key: 'a' }, [3, 'letters', 1, 'Letters.send']],
+    ['in order', { name: 'Letters.ship', key: 'a' }, [0, 'orders', 2, 'Letters.ship']],
+    ['that is due later', { delay: '1h', priority: -1 }, [-1, 'letters', 0, 'Letters.send']],
+    ['that is held', { hold: '1m' }, []],
+  ])('is the same of a job alone and of several: %s', async (_, options, message) => {
+    for (const idempotencyKey of [undefined, 'k']) {
+      const item = { name: 'Letters.send', payload: undefined, ...options, ...(idempotencyKey && { idempotencyKey }) };
+      const messages = message.length === 0 ? [] : [message];
+      expect(await toldOf(alone([item]))).toEqual(messages);
+      expect(await toldOf(together([item, { ...item, ...(idempotencyKey && { idempotencyKey: 'l' }) }]))).toEqual(
+        messages,
+      );
+    }
   });
 });
 

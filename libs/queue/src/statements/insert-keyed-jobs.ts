@@ -87,7 +87,7 @@ const insertion = (schema: string, waiting: string, items: string): string => `i
  */
 export const insertKeyedJobs = forItems<KeyedParams, KeyedRow>((items) =>
   defineStatement({
-    name: `insert_keyed_${items.name}_v2`,
+    name: `insert_keyed_${items.name}_v3`,
     text: (schema) => `
   WITH taken AS MATERIALIZED (
     SELECT job.channel, job.idempotency_key AS key, job.id, CASE WHEN $3::boolean THEN ${contentHashOf('job')} END AS hash
@@ -118,7 +118,7 @@ export const insertKeyedJobs = forItems<KeyedParams, KeyedRow>((items) =>
     JOIN inserted ON inserted.channel = c AND inserted.idempotency_key = i
     WHERE $2::boolean AND e IS NOT NULL
   ), noted AS (${note(schema, 'lasting')}
-  ), wake_up AS (${wakeUps(FREE)}
+  ), wake_up AS (${wakeUps(FREE, items.alone)}
   )
   SELECT (SELECT string_agg(id::text, ',') FROM inserted), (SELECT json_object_agg(ordinal, id::text) FROM known),
     1 / CASE WHEN EXISTS (SELECT FROM known WHERE conflict) OR (SELECT count(*) FROM noted) < (SELECT count(*) FROM lasting) THEN 0 ELSE 1 END,

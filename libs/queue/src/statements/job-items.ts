@@ -11,6 +11,8 @@ export type JobItem = NewJob & { readonly id?: string };
  */
 interface JobItems {
   readonly name: string;
+  /** There is one. */
+  readonly alone: boolean;
   rows(first: number): string;
   /** With the columns of idempotency keys. */
   keyedRows(first: number): string;
@@ -100,6 +102,7 @@ const namesOf = (columns: Columns): string => columns.map(([name]) => name).join
 /** A parameter for each column: nothing to take apart, and a plan of few nodes. */
 const oneItem: JobItems = {
   name: '1',
+  alone: true,
   rows: (first) => oneRow(first, [...HEAD, ...OWN]),
   keyedRows: (first) => oneRow(first, [...HEAD, ...OWN, ...KEYED]),
   keys: (first) => oneRow(first, [...HEAD, ...OWN, ...KEYED]),
@@ -125,6 +128,7 @@ const keyedOf = ({ idempotency, id }: JobItem): unknown[] => [idempotency?.key, 
  */
 const alikeItems: JobItems = {
   name: 's',
+  alone: false,
   rows: (first) => alikeRows(first, first + HEAD.length, OWN),
   keyedRows: (first) => alikeRows(first, first + HEAD.length, [...OWN, ...KEYED]),
   keys: (first) => alikeRows(first, first + HEAD.length + OWN.length, KEYED),
@@ -176,6 +180,7 @@ const isHashed = ({ idempotency }: JobItem): boolean => idempotency !== null && 
 /** The same, but for the heads: each once, as JSON, and a number of one for each job. */
 const anyItems: JobItems = {
   name: 'n',
+  alone: false,
   rows: (first) => anyRows(first, first + 2, OWN),
   keyedRows: (first) => anyRows(first, first + 2, [...OWN, ...KEYED]),
   keys: (first) => anyRows(first, first + 2 + OWN.length, KEYED),

@@ -64,7 +64,7 @@ export const requeueJobs = defineStatement<Fenced<RequeueEntry> & Cancelling, Re
     FROM cancelled
     RETURNING id, reason
   )
-  SELECT id, ${wakeUpMessage}, NULL FROM requeued
+  SELECT id, ${wakeUpMessage()}, NULL FROM requeued
   UNION ALL
   SELECT id, NULL, reason FROM kept`,
   values: ({ runner, entries, keepCancelledMs = KEEP_CANCELLED_MS }) => [

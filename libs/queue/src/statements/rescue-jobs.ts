@@ -82,7 +82,7 @@ export const rescueJobs = defineStatement<RescueParams, RescuedRow>({
   )
   SELECT state, false, NULL FROM kept
   UNION ALL
-  SELECT 'waiting', suspect, CASE WHEN NOT ordered THEN ${wakeUpMessage} END FROM waiting`,
+  SELECT 'waiting', suspect, CASE WHEN NOT ordered THEN ${wakeUpMessage()} END FROM waiting`,
   values: rescueValues,
   row: ([outcome, suspect, message]) => ({
     outcome: outcome as RescuedRow['outcome'],

@@ -49,10 +49,11 @@ export function cancelMessages(ids: readonly JobId[], reason: string | null): st
 const STREAMS = ['jobs', 'jobs', 'arrivals', 'lanes'] as const satisfies readonly Stream[];
 
 /**
- * The message about a job, from a row with the columns due_at, id, priority, channel, key, name and ordered. Well below
- * the 8 000 bytes that a notification may have.
+ * The message about a job, from a row with the columns due_at, id, priority, channel, key, name, and ordered where that is not
+ * told by an expression. Well below the 8 000 bytes that a notification may have.
  */
-export const wakeUpMessage = `json_build_array(${micros('due_at')}, id::text, priority, channel, CASE WHEN ordered THEN 2 WHEN key = '' THEN 0 ELSE 1 END, name)::text`;
+export const wakeUpMessage = (ordered = 'ordered'): string =>
+  `json_build_array(${micros('due_at')}, id::text, priority, channel, CASE WHEN ${ordered} THEN 2 WHEN key = '' THEN 0 ELSE 1 END, name)::text`;
 
 /**
  * The message about a lane, from a row of it: when it is ready, or that its head is a suspect, or held; null when it is
