@@ -18,7 +18,7 @@ export const scaleOut: Workload = {
         workers,
         suffix: String(workers),
         only: ({ group, server, tuned, package: name }) =>
-          group === 'nestmq' || (server === 'postgres' && tuned && name !== 'bullmq'),
+          server === 'postgres' && (group !== 'peer' || (tuned && name !== 'bullmq')),
       });
       for (const takesMs of [0, TAKES_MS])
         await takeTurns(
