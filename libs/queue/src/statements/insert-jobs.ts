@@ -73,7 +73,7 @@ export const telling = (schema: string, notifyChannel: string): string => `told 
 const IS_FREE = 'held_until IS NULL';
 export const FREE = `inserted WHERE ${IS_FREE}`;
 
-/** Of a job by itself nothing is to be gathered, which takes half of the server's time for it. */
+/** Of a job by itself nothing is to be gathered. */
 const ANSWER_OF_ONE = `id::text, CASE WHEN ${IS_FREE} THEN json_build_array(${wakeUpMessage('position IS NOT NULL')}) END`;
 
 /**
