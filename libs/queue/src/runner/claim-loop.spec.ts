@@ -6,14 +6,14 @@ import { ClaimLoop, type ClaimLoopParts } from './claim-loop.js';
 interface Looped {
   readonly loop: ClaimLoop;
   readonly claims: number[];
-  /** Whether each of its looks has found something. */
-  readonly looks: boolean[];
+  /** For how long what each of its looks has found had been due. */
+  readonly looks: (number | null)[];
 }
 
 /** A loop whose process has so much room; answers what it claims. */
 function loopWith(room: { limit: number }, jobs: () => ClaimedJob[] = () => []): Looped {
   const claims: number[] = [];
-  const looks: boolean[] = [];
+  const looks: (number | null)[] = [];
   const parts = {
     membership: { trusted: true, id: '1' },
     runs: {
@@ -22,7 +22,7 @@ function loopWith(room: { limit: number }, jobs: () => ClaimedJob[] = () => []):
       rest: () => undefined,
       accept: () => Promise.resolve(),
     },
-    feeds: { needSlot: () => false, hasWork: () => true, msUntilDue: () => null },
+    feeds: { needSlot: () => false, hasWork: () => true, msUntilDue: () => null, clock: { nowMicros: () => 50_000 } },
     claimer: {
       claim: ({ limit }: Demand) => {
         claims.push(limit);
@@ -30,7 +30,7 @@ function loopWith(room: { limit: number }, jobs: () => ClaimedJob[] = () => []):
         return Promise.resolve(jobs());
       },
     },
-    look: () => (found: boolean) => void looks.push(found),
+    look: () => (waitedMs: number | null) => void looks.push(waitedMs),
     backlog: () => 0,
   } as unknown as ClaimLoopParts;
   return { loop: new ClaimLoop(parts), claims, looks };
@@ -58,20 +58,20 @@ describe('ClaimLoop', () => {
     expect(claims).toEqual([32, 16]);
   });
 
-  it('says of each claim whether it has found something, and nothing where it makes none', async () => {
+  it('says of each claim for how long the last job had been due, and nothing where it makes none', async () => {
     const room = { limit: 1 };
-    const found = [[], [{ id: '1', runner: '1' } as ClaimedJob]];
+    const found = [[], [10_000, 20_000].map((dueAtMicros) => ({ runner: '1', dueAtMicros }) as ClaimedJob)];
     const { loop, looks } = loopWith(room, () => found.shift() ?? []);
     loop.start();
     await nextTurn();
     loop.wake(); // there is no room
     await nextTurn();
-    expect(looks).toEqual([false]);
+    expect(looks).toEqual([null]);
     room.limit = 1;
     loop.wake();
     await nextTurn();
     loop.stop();
     await loop.ended();
-    expect(looks).toEqual([false, true]);
+    expect(looks).toEqual([null, 30]);
   });
 });

@@ -18,8 +18,8 @@ export interface ClaimLoopParts {
   readonly prepare: () => Promise<void>;
   /** Asks for a survey. */
   readonly survey: () => void;
-  /** A look begins; answers what to tell whether it has found something. */
-  readonly look: () => (found: boolean) => void;
+  /** A look begins; answers what to tell for how long the last job that it has found had been due. */
+  readonly look: () => (waitedMs: number | null) => void;
   /** Settlements that wait to be written. */
   readonly backlog: () => number;
 }
@@ -117,9 +117,14 @@ export class ClaimLoop {
     const demand = runs.demand(!feeds.needSlot());
     if (demand.limit === 0 || !feeds.hasWork(demand.slots)) return false;
     const jobs = await claimer.claim(demand);
-    looked(jobs.length > 0);
+    looked(this.waitedMs(jobs));
     await this.accept(jobs);
     return true;
+  }
+
+  private waitedMs(jobs: readonly ClaimedJob[]): number | null {
+    const last = jobs.at(-1);
+    return last === undefined ? null : (this.parts.feeds.clock.nowMicros() - last.dueAtMicros) / 1_000;
   }
 
   private async enter(): Promise<void> {

@@ -262,7 +262,7 @@ export class QueueRunner {
   }
 
   private onBeaten(row: HeartbeatRow): void {
-    this.wakeUps.setFleet(
+    this.wakeUps.order.setFleet(
       this.membership.id,
       row.peers.map(({ id }) => id),
     );

@@ -3,7 +3,7 @@ import type { WakeUp } from '../statements/wake-up.js';
 import { WakeUpDelay } from './wake-up-delay.js';
 
 beforeEach(() => {
-  jest.useFakeTimers();
+  jest.useFakeTimers({ now: 0 });
   jest.spyOn(Math, 'random').mockReturnValue(0.5);
 });
 afterEach(() => {
@@ -14,9 +14,10 @@ afterEach(() => {
 /** Every job is for this process. */
 const RUNNABLE = (): boolean => true;
 
-const jobs = (id: number): WakeUp => ({
+/** By itself a second apart from others, so that the fleet has little to do. */
+const jobs = (id: number, dueMs = id * 1_000): WakeUp => ({
   kind: 'jobs',
-  position: { micros: 1, id: String(id) },
+  position: { micros: dueMs * 1_000, id: String(id) },
   priority: 0,
   channel: 'mail',
   stream: 'jobs',
@@ -30,7 +31,7 @@ function looksAtOnce(fleet: number, jobIds: readonly number[]): number[] {
   return runners.map((own) => {
     let looks = 0;
     const delay = new WakeUpDelay(() => (looks += 1), RUNNABLE);
-    delay.setFleet(
+    delay.order.setFleet(
       own,
       runners.filter((other) => other !== own),
     );
@@ -47,7 +48,7 @@ async function timesOfLooks(own: string, jobIds: readonly number[]): Promise<num
   const start = Date.now();
   const times: number[] = [];
   const delay = new WakeUpDelay(() => times.push(Date.now() - start), RUNNABLE);
-  delay.setFleet(
+  delay.order.setFleet(
     own,
     FLEET.filter((peer) => peer !== own),
   );
@@ -62,10 +63,11 @@ const sum = (numbers: readonly number[]): number => numbers.reduce((total, each)
 class LateComer {
   readonly delay: WakeUpDelay;
   private readonly times = new Set<number>();
+  private told = 0;
 
   constructor(canRun = RUNNABLE) {
     this.delay = new WakeUpDelay(() => this.times.add(Date.now()), canRun);
-    this.delay.setFleet(
+    this.delay.order.setFleet(
       'runner',
       Array.from({ length: 1_000 }, (_, i) => `peer ${i}`),
     );
@@ -76,22 +78,24 @@ class LateComer {
   }
 
   /** How often it looks while a job is told of every five milliseconds. */
-  async looksWithin(ms: number, found: boolean): Promise<number> {
+  async looksWithin(ms: number, waitedMs: number | null): Promise<number> {
     const before = this.looks;
     for (let passed = 0; passed < ms; passed += 5) {
       const seen = this.looks;
-      this.delay.hear(jobs(7));
+      this.delay.hear(jobs(7, Date.now()));
       await jest.advanceTimersByTimeAsync(5);
-      if (this.looks > seen) this.delay.look()(found);
+      if (this.looks > seen) this.delay.look()(waitedMs);
     }
     return this.looks - before;
   }
 
-  /** Milliseconds from a job that is told of to the look. */
-  async msUntilLook(): Promise<number> {
+  /** Milliseconds from a job that is told of to the look, which says what it has found. */
+  async msUntilLook(waitedMs: number | null = null): Promise<number> {
     const [before, start] = [this.looks, Date.now()];
-    this.delay.hear(jobs(7));
+    this.told += 1;
+    this.delay.hear(jobs(this.told));
     while (this.looks === before) await jest.advanceTimersByTimeAsync(1);
+    this.delay.look()(waitedMs);
     return Date.now() - start;
   }
 }
@@ -117,38 +121,43 @@ describe('WakeUpDelay', () => {
     expect(await timesOfLooks('a', [idAt(10), idAt(62)])).toEqual([10, 10]);
   });
 
-  it.each([1, 2, 8, 100, 1_000])('shares the first looks evenly when ids are %d apart', (step) => {
-    const looks = looksAtOnce(
-      8,
-      Array.from({ length: 1_000 }, (_, i) => 1 + i * step),
-    );
-    for (const own of looks) {
-      expect(own).toBeGreaterThan(0.85 * (sum(looks) / 8));
-      expect(own).toBeLessThan(1.15 * (sum(looks) / 8));
-    }
-  });
-
   it('lets the others look a little later, and loses nothing', async () => {
     const heard: WakeUp[] = [];
     const delay = new WakeUpDelay((wakeUp) => heard.push(wakeUp), RUNNABLE);
-    delay.setFleet('9', ['1', '2', '3', '4', '5', '6', '7', '8']);
-    const told = [1, 2, 3, 4, 5, 6, 7, 8, 9].map(jobs);
+    delay.order.setFleet('9', ['1', '2', '3', '4', '5', '6', '7', '8']);
+    const told = [1, 2, 3, 4, 5, 6, 7, 8, 9].map((id) => jobs(id));
     for (const wakeUp of told) delay.hear(wakeUp);
     expect(heard.length).toBeLessThan(told.length / 2);
     await jest.advanceTimersByTimeAsync(100);
     expect(new Set(heard)).toEqual(new Set(told));
   });
 
-  it('keeps a distance between late looks that are in vain, and none while they find something', async () => {
+  it.each([
+    ['that find nothing', null],
+    ['that find what the first one would have come to', 12],
+  ])('keeps a distance between late looks %s', async (_, waitedMs) => {
     const runner = new LateComer();
-    expect(await runner.looksWithin(20_000, false)).toBeLessThan(120);
-    await runner.looksWithin(1_000, true);
-    expect(await runner.looksWithin(20_000, true)).toBeGreaterThan(200);
+    expect(await runner.looksWithin(20_000, waitedMs)).toBeLessThan(70);
+  });
+
+  it('keeps none any more as soon as one finds what has waited', async () => {
+    const runner = new LateComer();
+    await runner.looksWithin(5_000, null);
+    await runner.looksWithin(500, 25);
+    expect(await runner.looksWithin(20_000, 25)).toBeGreaterThan(200);
+  });
+
+  it('keeps a distance in a fleet with little to do only while it finds nothing', async () => {
+    const runner = new LateComer();
+    for (let look = 0; look < 5; look++) await runner.msUntilLook(null);
+    expect(await runner.msUntilLook(null)).toBeGreaterThan(100);
+    for (let look = 0; look < 7; look++) await runner.msUntilLook(1);
+    expect(await runner.msUntilLook(null)).toBeLessThan(100);
   });
 
   it('is no later than ever behind a pause', async () => {
     const runner = new LateComer();
-    await runner.looksWithin(5_000, false);
+    await runner.looksWithin(5_000, null);
     expect(await runner.msUntilLook()).toBeGreaterThan(100);
     await jest.advanceTimersByTimeAsync(1_000);
     expect(await runner.msUntilLook()).toBeLessThan(100);
@@ -156,7 +165,7 @@ describe('WakeUpDelay', () => {
 
   it('counts only looks that came late', async () => {
     const runner = new LateComer();
-    for (let look = 0; look < 10; look++) runner.delay.look()(false);
+    for (let look = 0; look < 10; look++) runner.delay.look()(null);
     await runner.msUntilLook();
     expect(await runner.msUntilLook()).toBeLessThan(100);
   });
@@ -165,27 +174,27 @@ describe('WakeUpDelay', () => {
     const runner = new LateComer();
     const underWay = Array.from({ length: 10 }, () => runner.delay.look());
     await runner.msUntilLook();
-    for (const end of underWay) end(false);
+    for (const end of underWay) end(null);
     expect(await runner.msUntilLook()).toBeLessThan(100);
   });
 
   it('does not count looks for jobs that it could not run', async () => {
     const other = new LateComer(() => false);
-    expect(await other.looksWithin(20_000, false)).toBeGreaterThan(200);
+    expect(await other.looksWithin(20_000, null)).toBeGreaterThan(200);
   });
 
   it('delays no survey', () => {
     const heard: WakeUp[] = [];
     const delay = new WakeUpDelay((wakeUp) => heard.push(wakeUp), RUNNABLE);
-    delay.setFleet('9', ['1', '2', '3', '4', '5', '6', '7', '8']);
+    delay.order.setFleet('9', ['1', '2', '3', '4', '5', '6', '7', '8']);
     delay.hear({ kind: 'survey' });
     expect(heard).toEqual([{ kind: 'survey' }]);
   });
 
   it('leaves no timer when it stops', () => {
     const delay = new WakeUpDelay(() => undefined, RUNNABLE);
-    delay.setFleet('9', ['1', '2', '3', '4', '5', '6', '7', '8']);
-    for (const wakeUp of [1, 2, 3, 4].map(jobs)) delay.hear(wakeUp);
+    delay.order.setFleet('9', ['1', '2', '3', '4', '5', '6', '7', '8']);
+    for (const wakeUp of [1, 2, 3, 4].map((id) => jobs(id))) delay.hear(wakeUp);
     delay.stop();
     expect(jest.getTimerCount()).toBe(0);
   });

@@ -1,4 +1,5 @@
 import type { WakeUp } from '../statements/wake-up.js';
+import { FleetOrder } from './fleet-order.js';
 
 type News = Extract<WakeUp, { kind: 'jobs' }>;
 
@@ -8,32 +9,28 @@ const OTHERS_MS = { min: 25, max: 100 };
 
 /** Late looks that come in vain keep a distance, of this and up to so many times as much. */
 const DISTANCE_MS = OTHERS_MS;
-const MAX_DISTANCES = 3;
+const MAX_DISTANCES = 6;
 
-/** Knuth's multiplier, 2^64 by the golden ratio: its product scatters best in the high bits. */
-const GOLDEN = 0x9e37_79b9_7f4a_7c15n;
-
-/** Of a call the first job is told of: under load such ids lie a call's size apart, which shares a factor with many a fleet's. */
-const scattered = (jobId: string): number => Number(BigInt.asUintN(64, BigInt(jobId) * GOLDEN) >> 32n);
+/** In a busy fleet the first runner comes to what has waited for less, sooner or later: to find only such jobs is in vain. */
+const WAITED_MS = 25;
 
 const within = ({ min, max }: { min: number; max: number }): number => min + Math.random() * (max - min);
 
 /**
  * Keeps a fleet from looking at once: a hundred idle runners that all ask for one job would take the claim lock a
- * hundred times. All of them order the fleet in the same way, turned by the job's id, and the first one looks.
+ * hundred times. The first one in the order of the fleet looks at once.
  *
- * The others come late, in case it is busy. Under load they would come again and again, and in vain where it suffices, which
- * took half of all looks of eight runners: so their looks keep a distance, which grows while they find nothing. The first
+ * The others come late, in case it has no room. Under load they would come again and again, and in vain where it suffices: so
+ * their looks keep a distance, which grows while they find nothing, or only what the first one would have come to. The first
  * late look after a pause is as late as ever.
  */
 export class WakeUpDelay {
-  private rank = 0;
-  private fleet = 1;
+  readonly order = new FleetOrder();
   private readonly held: News[] = [];
   private timer: NodeJS.Timeout | undefined;
   /** When it is over. */
   private dueAt = 0;
-  /** How many distances the next late look keeps from the last one: one more for each in vain, one less for each that found something. */
+  /** How many distances the next late look keeps from the last one. */
   private distances = 0;
   private lastLateAt = -Infinity;
   /** Drawn with each late look. */
@@ -47,15 +44,9 @@ export class WakeUpDelay {
     private readonly canRun: (news: News) => boolean,
   ) {}
 
-  /** Who else is alive, as the last heartbeat has told. */
-  setFleet(own: string, peers: readonly string[]): void {
-    this.rank = peers.filter((peer) => peer < own).length;
-    this.fleet = peers.length + 1;
-  }
-
   hear(wakeUp: WakeUp): void {
     if (this.stopped) return;
-    const place = wakeUp.kind === 'jobs' ? this.placeFor(wakeUp.position.id) : 0;
+    const place = wakeUp.kind === 'jobs' ? this.order.placeFor(wakeUp.position) : 0;
     if (wakeUp.kind !== 'jobs' || place === 0) {
       this.pass(wakeUp);
       return;
@@ -66,15 +57,15 @@ export class WakeUpDelay {
   }
 
   /**
-   * This runner looks now. Whoever looks says in the end whether it has found something.
+   * This runner looks now. Whoever looks says in the end what it has found.
    *
-   * @returns what to say it to
+   * @returns what to say it to: for how long the last of the jobs had been due, `null` where there was none
    */
-  look(): (found: boolean) => void {
+  look(): (waitedMs: number | null) => void {
     const { late } = this;
     this.late = false;
-    return (found) => {
-      if (late) this.distances = Math.min(MAX_DISTANCES, Math.max(0, this.distances + (found ? -1 : 1)));
+    return (waitedMs) => {
+      if (late) this.distances = this.distancesAfter(waitedMs);
     };
   }
 
@@ -84,9 +75,10 @@ export class WakeUpDelay {
     this.held.length = 0;
   }
 
-  /** In the order of the fleet for this job, from 0. */
-  private placeFor(jobId: string): number {
-    return (this.rank + (scattered(jobId) % this.fleet)) % this.fleet;
+  private distancesAfter(waitedMs: number | null): number {
+    if (waitedMs !== null && waitedMs >= WAITED_MS) return 0;
+    const inVain = waitedMs === null || this.order.busy;
+    return inVain ? Math.min(MAX_DISTANCES, this.distances + 1) : Math.max(0, this.distances - 1);
   }
 
   private releaseAfter(delayMs: number): void {
