@@ -15,7 +15,8 @@ import { promisify } from 'node:util';
 
 /**
  * @typedef {object} PostgresOptions
- * @property {string} [dir]   keeps the data here and finds it again next time; without it a temporary folder is used
+ * @property {string} [dir]   keeps the data here and finds it again next time; without it a temporary folder is used, in
+ *   the folder PG_TMP of the environment if there is one
  * @property {number} [port]  default: a free one
  * @property {Record<string, string | number | boolean>} [settings]  server settings, as in postgresql.conf
  * @property {boolean} [tcp]  default true: 127.0.0.1; false: only a unix socket in `dir`
@@ -383,7 +384,7 @@ async function openForAll(folder) {
  */
 async function choosePlace(requested) {
   const tmp = await reachableTmp();
-  if (!requested) return { dir: path.join(tmp, `nestmq-${randomUUID()}`), movedFrom: undefined };
+  if (!requested) return { dir: path.join(process.env.PG_TMP || tmp, `nestmq-${randomUUID()}`), movedFrom: undefined };
   const dir = path.resolve(requested);
   await fs.mkdir(path.dirname(dir), { recursive: true });
   if (await isReachable(path.dirname(dir))) return { dir, movedFrom: undefined };

@@ -171,7 +171,7 @@ describe('a benchmark that is cut off', () => {
       const scratch = await mkdtemp(path.join(tmpdir(), 'nestmq-bench-'));
       await chmod(scratch, 0o755);
       const args = ['sustained', '--systems', 'nestmq', '--seconds', '600', '--out', scratch, '--no-install'];
-      const child = startBench(args, { BENCH_MARK: mark, TMPDIR: scratch });
+      const child = startBench(args, { BENCH_MARK: mark, TMPDIR: scratch, PG_TMP: '' });
       await until(() => processesOf(mark).length >= 4 && readdirSync(scratch).length > 0, {
         what: 'the bench and its processes run',
         timeoutMs: 60_000,

@@ -221,7 +221,7 @@ function startOwner({
     setInterval(() => {}, 60_000);`;
   const owner = spawn(process.execPath, ['--input-type=module', '-e', program], {
     stdio: ['ignore', 'pipe', 'inherit'],
-    env: { ...process.env, TMPDIR: tmp },
+    env: { ...process.env, TMPDIR: tmp, PG_TMP: '' },
     cwd: tmp,
     ...(uid !== undefined && { uid, gid: uid }),
   });
