@@ -51,5 +51,5 @@ function write(folder: string, sources: readonly { file: string; text: string }[
 }
 
 function javaScriptOf(file: string, text: string): string {
-  return transformSync(text, { ...SWC_OPTIONS, filename: path.join(REPOSITORY, file), sourceMaps: 'inline', swcrc: false }).code; // prettier-ignore
+  return transformSync(text, { ...SWC_OPTIONS, filename: path.join(REPOSITORY, file), swcrc: false }).code;
 }

@@ -26,7 +26,7 @@ export interface Child {
  */
 export function forkProcess(file: string, env: Record<string, string>): Child {
   const child = fork(path.join(compiledSources(), 'test/processes', file.replace(/\.ts$/, '.js')), {
-    execArgv: ['--enable-source-maps'],
+    execArgv: [],
     env: { ...process.env, NODE_OPTIONS: '', ...env },
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   });
