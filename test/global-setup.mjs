@@ -3,7 +3,7 @@ import { startPostgres } from '../scripts/postgres.mjs';
 
 /** One server for the whole run. Durability is off: no test database outlives its run. */
 export default async function globalSetup() {
-  process.env.PG_TMP ??= await roomInMemory(); // what stands in process.env here reaches the workers,
+  process.env.PG_TMP ??= await roomInMemory(); // what stands in process.env here reaches the workers
   if (process.env.DATABASE_URL) {
     process.env.TEST_PG = process.env.DATABASE_URL;
     return;
@@ -19,7 +19,7 @@ export default async function globalSetup() {
     },
   });
   process.env.TEST_PG = server.url;
-  Object.assign(globalThis, { stopTestPostgres: server.stop }); // and what stands here the teardown
+  Object.assign(globalThis, { stopTestPostgres: server.stop }); // what stands here reaches the teardown
 }
 
 const MEMORY = '/dev/shm';
