@@ -11,9 +11,12 @@ import { takeTurns, type Workload } from '../workload.js';
 /** Jobs that may have been sent and not yet begun. */
 const BACKLOG = 2_000;
 
+/** Long enough for checkpoints and vacuum to come round. */
+const SECONDS = 60;
+
 export const sustained: Workload = {
   name: 'sustained',
-  description: `calls of ${CALL} jobs by four callers of one process while another one works, ${BACKLOG} jobs waiting at most; times from the answer of the call to the handler`,
+  description: `for ${SECONDS} s calls of ${CALL} jobs by four callers of one process while another one works, ${BACKLOG} jobs waiting at most; times from the answer of the call to the handler`,
   async run(bench) {
     const { settings } = bench;
     // pg-boss in its defaults does a few jobs a second: the backlog alone would take minutes
@@ -24,7 +27,10 @@ export const sustained: Workload = {
         system: stage.entry.name,
         name: 'jobs that do nothing',
         run: (measured) =>
-          sustainOnce(stage, { seconds: measured ? (settings.seconds ?? 10) : 1, maxJobs: settings.jobs ?? Infinity }),
+          sustainOnce(stage, {
+            seconds: measured ? (settings.seconds ?? SECONDS) : 1,
+            maxJobs: settings.jobs ?? Infinity,
+          }),
       })),
     );
     await endStages(stages);
