@@ -270,6 +270,23 @@ describe('heartbeat', () => {
     await session.transaction((client) => run(client, registerRunner, { runner: '2', host: 'h', pid: 2 }));
     expect(await beat([5], 5)).toMatchObject({ missing: [5], peers: [{ id: '2', beat: 0 }], orphaned: true });
   });
+
+  it('tells which peers run the same jobs, and go on', async () => {
+    const cards = [
+      { runner: '1', names: ['a', 'b'], channels: ['mail'] },
+      { runner: '2', names: ['a', 'b'], channels: ['mail'] },
+      { runner: '3', names: ['a', 'b'], channels: null },
+      { runner: '4', names: ['a'], channels: ['mail'] },
+      { runner: '5', names: ['a', 'b'], channels: ['mail'] },
+    ];
+    await tables.sql('DELETE FROM nestmq.runner');
+    for (const card of cards)
+      await session.transaction((client) => run(client, registerRunner, { host: 'h', pid: 1, ...card }));
+    await session.transaction((client) => run(client, markStopping, { runner: '5' }));
+    const { peers } = await beat([], 0);
+    const alike = peers.filter((peer) => peer.alike).map(({ id }) => id);
+    expect([peers.length, alike]).toEqual([4, ['2']]);
+  });
 });
 
 describe('forgetRunners', () => {

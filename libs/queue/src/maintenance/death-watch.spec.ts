@@ -2,7 +2,7 @@ import { describe, expect, it } from '@jest/globals';
 import { DeathWatch } from './death-watch.js';
 
 const SETTINGS = { leaseMs: 10_000, heartbeatMs: 2_500 };
-const peer = (beat: number, ageMs: number, id = '1') => ({ id, beat, ageMs });
+const peer = (beat: number, ageMs: number, id = '1') => ({ id, beat, ageMs, alike: true });
 
 /** Looks every heartbeat from `fromMs` to `toMs`, the peer's age growing with the time. */
 function lookAlong(watch: DeathWatch, fromMs: number, toMs: number, beat: number): string[] {

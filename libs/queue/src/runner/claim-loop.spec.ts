@@ -58,9 +58,9 @@ describe('ClaimLoop', () => {
     expect(claims).toEqual([32, 16]);
   });
 
-  it('says of each claim for how long the last job had been due, and nothing where it makes none', async () => {
+  it('says of each claim for how long the first job had been due, and nothing where it makes none', async () => {
     const room = { limit: 1 };
-    const found = [[], [10_000, 20_000].map((dueAtMicros) => ({ runner: '1', dueAtMicros }) as ClaimedJob)];
+    const found = [[], [20_000, 10_000].map((dueAtMicros) => ({ runner: '1', dueAtMicros }) as ClaimedJob)];
     const { loop, looks } = loopWith(room, () => found.shift() ?? []);
     loop.start();
     await nextTurn();
@@ -72,6 +72,6 @@ describe('ClaimLoop', () => {
     await nextTurn();
     loop.stop();
     await loop.ended();
-    expect(looks).toEqual([null, 30]);
+    expect(looks).toEqual([null, 40]);
   });
 });

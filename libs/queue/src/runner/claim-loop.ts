@@ -18,7 +18,7 @@ export interface ClaimLoopParts {
   readonly prepare: () => Promise<void>;
   /** Asks for a survey. */
   readonly survey: () => void;
-  /** A look begins; answers what to tell for how long the last job that it has found had been due. */
+  /** A look begins; answers what to tell for how long what it has found had been due. */
   readonly look: () => (waitedMs: number | null) => void;
   /** Settlements that wait to be written. */
   readonly backlog: () => number;
@@ -122,9 +122,11 @@ export class ClaimLoop {
     return true;
   }
 
+  /** For how long the first of them to become due has been due. */
   private waitedMs(jobs: readonly ClaimedJob[]): number | null {
-    const last = jobs.at(-1);
-    return last === undefined ? null : (this.parts.feeds.clock.nowMicros() - last.dueAtMicros) / 1_000;
+    if (jobs.length === 0) return null;
+    const first = jobs.reduce((least, { dueAtMicros }) => Math.min(least, dueAtMicros), Infinity);
+    return (this.parts.feeds.clock.nowMicros() - first) / 1_000;
   }
 
   private async enter(): Promise<void> {

@@ -1,9 +1,11 @@
 import type { Position } from '../job/job.js';
 
-/** Of so many wake-ups within so long the fleet is busy: then one runner is the first for all of them, for a slice of time. */
+/** When the 20th wake-up before was so short a time ago the fleet is busy. */
 const BUSY_WAKE_UPS = 20;
 const BUSY_MICROS = 400_000;
-const SLICE_MICROS = 200_000;
+
+/** For so long one runner of a busy fleet is the first. If it has no room, or is dead, jobs wait as long for the next one. */
+const SLICE_MICROS = 25_000;
 
 /** Knuth's multiplier, 2^64 by the golden ratio: its product scatters best in the high bits. */
 const GOLDEN = 0x9e37_79b9_7f4a_7c15n;
@@ -27,7 +29,7 @@ export class FleetOrder {
   /** Whether there was much to do by what was told of last. */
   busy = false;
 
-  /** Who else is alive, as the last heartbeat has told. */
+  /** Who else is alive and runs the same jobs, as the last heartbeat has told. */
   setFleet(own: string, peers: readonly string[]): void {
     this.rank = peers.filter((peer) => peer < own).length;
     this.fleet = peers.length + 1;

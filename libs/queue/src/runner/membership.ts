@@ -146,7 +146,7 @@ export class Membership {
   private card(): RunnerCard {
     const { runnerId: name, max: concurrency, channels } = this.settings;
     const own = { host: hostname(), pid: process.pid, process: identifyProcess(), version: packageVersion() };
-    return { ...own, name, concurrency, channels, names: this.names() };
+    return { ...own, name, concurrency, channels: channels && channels.toSorted(), names: this.names().toSorted() };
   }
 
   /**

@@ -262,9 +262,10 @@ export class QueueRunner {
   }
 
   private onBeaten(row: HeartbeatRow): void {
+    const alike = row.peers.filter((peer) => peer.alike);
     this.wakeUps.order.setFleet(
       this.membership.id,
-      row.peers.map(({ id }) => id),
+      alike.map(({ id }) => id),
     );
     if (this.membership.see(row)) this.upkeep.rescue.hurry();
     if (row.dropped > 0) this.upkeep.poll.hurry();

@@ -11,8 +11,8 @@ const OTHERS_MS = { min: 25, max: 100 };
 const DISTANCE_MS = OTHERS_MS;
 const MAX_DISTANCES = 6;
 
-/** In a busy fleet the first runner comes to what has waited for less, sooner or later: to find only such jobs is in vain. */
-const WAITED_MS = 25;
+/** In a busy fleet a first runner comes to what has waited for less, sooner or later: to find only such jobs is in vain. */
+const WAITED_MS = 50;
 
 const within = ({ min, max }: { min: number; max: number }): number => min + Math.random() * (max - min);
 
@@ -59,7 +59,7 @@ export class WakeUpDelay {
   /**
    * This runner looks now. Whoever looks says in the end what it has found.
    *
-   * @returns what to say it to: for how long the last of the jobs had been due, `null` where there was none
+   * @returns what to say it to: for how long the first of the jobs had been due, `null` where there was none
    */
   look(): (waitedMs: number | null) => void {
     const { late } = this;

@@ -15,7 +15,7 @@ export interface RunnerCard {
   readonly version: string | null;
   /** How many jobs it runs at once. */
   readonly concurrency: number;
-  /** Channels that it serves, `null`: every one. */
+  /** Channels that it serves, `null`: every one. In the order of the alphabet, as the names: runners are compared by them. */
   readonly channels: readonly string[] | null;
   /** Names that its handlers have. */
   readonly names: readonly string[];
@@ -56,7 +56,12 @@ export interface Peer {
   readonly beat: number;
   /** How long ago its last heartbeat was, by the database's clock. */
   readonly ageMs: number;
+  /** It runs the same jobs as the one that asks: it has the same names and channels, and does not stop. */
+  readonly alike: boolean;
 }
+
+/** Id, counter, age and whether it is alike: `null` when the one that asks has been removed. */
+type PeerTuple = [string, number, number, boolean | null];
 
 export interface HeartbeatRow {
   /** `false`: somebody has declared this runner dead, all of its leases are lost. */
@@ -83,7 +88,7 @@ export interface HeartbeatRow {
  * read all jobs. Indexes `runner_pkey`, `lease_pkey`, `job_lease_end`, `job_cancel`. Modelled on the beat counters of Oban Pro's producers.
  */
 export const heartbeat = defineStatement<HeartbeatParams, HeartbeatRow>({
-  name: 'heartbeat_v3',
+  name: 'heartbeat_v4',
   text: (schema) => `
   WITH me AS (
     UPDATE ${schema}.runner
@@ -104,8 +109,12 @@ export const heartbeat = defineStatement<HeartbeatParams, HeartbeatRow>({
     (SELECT json_agg(held) FROM unnest($2::integer[]) AS held
       WHERE NOT EXISTS (SELECT FROM ${schema}.lease WHERE runner_id = $1 AND number = held)),
     (SELECT count(*) FROM dropped),
-    (SELECT json_agg(json_build_array(id::text, beat, date_part('epoch', clock_timestamp() - beat_at) * 1000))
-      FROM ${schema}.runner WHERE id <> $1 AND dead_at IS NULL),
+    (SELECT json_agg(json_build_array(
+        peer.id::text, peer.beat, date_part('epoch', clock_timestamp() - peer.beat_at) * 1000,
+        NOT peer.stopping AND peer.names = own.names AND peer.channels IS NOT DISTINCT FROM own.channels
+      ))
+      FROM ${schema}.runner AS peer LEFT JOIN ${schema}.runner AS own ON own.id = $1
+      WHERE peer.id <> $1 AND peer.dead_at IS NULL),
     EXISTS (
       SELECT FROM ${schema}.lease
       WHERE runner_id <> $1
@@ -118,7 +127,12 @@ export const heartbeat = defineStatement<HeartbeatParams, HeartbeatRow>({
     alive: alive as boolean,
     missing: (missing as number[] | null) ?? [],
     dropped: Number(dropped),
-    peers: ((peers as [string, number, number][] | null) ?? []).map(([id, beat, ageMs]) => ({ id, beat, ageMs })),
+    peers: ((peers as PeerTuple[] | null) ?? []).map(([id, beat, ageMs, alike]) => ({
+      id,
+      beat,
+      ageMs,
+      alike: alike === true,
+    })),
     orphaned: orphaned as boolean,
     expired: expired === true,
     cancelRequests: cancelRequestsOf(requests),
