@@ -26,10 +26,11 @@ const MEMORY = '/dev/shm';
 const ENOUGH_BYTES = 4 * 2 ** 30;
 
 /**
- * A folder in memory, empty where there is no large one. Tests make, empty and drop tables by the thousand, and a disk's
+ * A folder in memory, empty where there is little of it. Tests make, empty and drop tables by the thousand, and a disk's
  * file system takes most of their server's time for that.
  */
 async function roomInMemory() {
   const room = await statfs(MEMORY).catch(() => null);
-  return room !== null && room.bavail * room.bsize >= ENOUGH_BYTES ? MEMORY : '';
+  const bytes = room === null ? 0 : Math.min(room.bavail * room.bsize, process.availableMemory());
+  return bytes >= ENOUGH_BYTES ? MEMORY : '';
 }

@@ -271,17 +271,22 @@ describe('heartbeat', () => {
     expect(await beat([5], 5)).toMatchObject({ missing: [5], peers: [{ id: '2', beat: 0 }], orphaned: true });
   });
 
-  it('tells which peers run the same jobs, and go on', async () => {
+  it.each([
+    ['that serve some channels', ['mail'], null],
+    ['that serve all channels', null, ['mail']],
+  ])('tells of runners %s which of the others run the same jobs, and go on', async (_, channels, otherChannels) => {
+    const names = ['a', 'b'];
     const cards = [
-      { runner: '1', names: ['a', 'b'], channels: ['mail'] },
-      { runner: '2', names: ['a', 'b'], channels: ['mail'] },
-      { runner: '3', names: ['a', 'b'], channels: null },
-      { runner: '4', names: ['a'], channels: ['mail'] },
-      { runner: '5', names: ['a', 'b'], channels: ['mail'] },
+      { runner: '1', names, channels },
+      { runner: '2', names, channels },
+      { runner: '3', names, channels: otherChannels },
+      { runner: '4', names: ['a'], channels },
+      { runner: '5', names, channels },
     ];
     await tables.sql('DELETE FROM nestmq.runner');
-    for (const card of cards)
+    for (const card of cards) {
       await session.transaction((client) => run(client, registerRunner, { host: 'h', pid: 1, ...card }));
+    }
     await session.transaction((client) => run(client, markStopping, { runner: '5' }));
     const { peers } = await beat([], 0);
     const alike = peers.filter((peer) => peer.alike).map(({ id }) => id);

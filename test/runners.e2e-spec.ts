@@ -22,14 +22,14 @@ describe('queue.runners()', () => {
   it('tells who runs where, since when, with what, and how many jobs, from any process', async () => {
     const { opened, open } = gate();
     class Handlers {
-      @JobHandler('mail', { name: 'mail', formerNames: ['post'] })
+      @JobHandler('mail', { name: 'mail', formerNames: ['post', 'e-mail'] })
       mail(_job: Job): Promise<void> {
         return opened;
       }
     }
     const app = await startApp({
       ...database,
-      queue: { ...POLLING_OFF, runnerId: 'mailer-0', channels: ['mail', 'other'], concurrency: { min: 2, max: 3 } },
+      queue: { ...POLLING_OFF, runnerId: 'mailer-0', channels: ['other', 'mail'], concurrency: { min: 2, max: 3 } },
       providers: [Handlers],
     });
     const other = await sender();
@@ -42,7 +42,7 @@ describe('queue.runners()', () => {
       {
         ...{ id: expect.stringMatching(/^\d+$/), name: 'mailer-0', host: expect.any(String), pid: process.pid },
         ...{ version, startedAt: expect.any(Date), beatAt: expect.any(Date), state: 'alive', concurrency: 3 },
-        ...{ channels: ['mail', 'other'], names: ['mail', 'post'], running: 1 },
+        ...{ channels: ['mail', 'other'], names: ['e-mail', 'mail', 'post'], running: 1 },
       },
     ]);
     open();

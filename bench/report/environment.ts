@@ -18,7 +18,7 @@ export function describeEnvironment(
     date: new Date().toISOString().slice(0, 16).replace('T', ' '),
     machine: `${os.availableParallelism()} × ${cpu?.model.trim() ?? 'unknown processor'}, ${Math.round(os.totalmem() / 2 ** 30)} GB, ${os.type()} ${os.release()}`,
     node: process.version,
-    postgres: `${server.version.split(' ', 2).join(' ')}, ${settingsText(SERVER_SETTINGS)}`,
+    postgres: `${server.version.split(' ', 2).join(' ')}, ${settingsText(SERVER_SETTINGS)}${place()}`,
     ...(redis && { redis: `${redis.version}, ${settingsText(REDIS_SETTINGS)}` }),
     nestmq: `commit ${commit()}, ${import.meta.resolve('nestmq').includes('/dist/') ? 'the built package' : 'its sources'}`,
     ...Object.fromEntries(
@@ -29,6 +29,9 @@ export function describeEnvironment(
     ),
   };
 }
+
+/** Where the data stands, if not on the system's disk: in memory nothing waits for it. */
+const place = (): string => (process.env['PG_TMP'] ? `, in ${process.env['PG_TMP']}` : '');
 
 function versionOf({ package: name }: SystemEntry): string {
   if (name === null) return '';

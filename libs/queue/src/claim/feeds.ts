@@ -61,10 +61,19 @@ export class Feeds {
     });
   }
 
-  /** Whether this process could run what stands there, and has room for it. */
-  canRun({ channel, name }: News): boolean {
-    if (this.served?.has(channel) === false) return false;
-    return this.groups.some(({ names, capacity }) => names.includes(name) && capacity() > 0);
+  /** Whether this process could run what stands there. */
+  hasHandler(news: News): boolean {
+    return this.groupsFor(news).length > 0;
+  }
+
+  /** Whether it also has room for it. */
+  canRun(news: News): boolean {
+    return this.groupsFor(news).some(({ capacity }) => capacity() > 0);
+  }
+
+  private groupsFor({ channel, name }: News): HandlerGroup[] {
+    if (this.served?.has(channel) === false) return [];
+    return this.groups.filter(({ names }) => names.includes(name));
   }
 
   /** The handlers that are claimed for together with this one, by their names. */

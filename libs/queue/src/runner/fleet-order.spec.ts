@@ -1,6 +1,12 @@
-import { describe, expect, it } from '@jest/globals';
+import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import type { Position } from '../job/job.js';
+import type { Peer } from '../statements/runners.js';
 import { FleetOrder } from './fleet-order.js';
+
+beforeEach(() => void jest.useFakeTimers({ now: 0 }));
+afterEach(() => void jest.useRealTimers());
+
+const peer = (id: string, alike = true): Peer => ({ id, alike, beat: 1, ageMs: 0 });
 
 /** The orders of all runners of a fleet, which know of each other. */
 function fleetOf(size: number): FleetOrder[] {
@@ -9,7 +15,7 @@ function fleetOf(size: number): FleetOrder[] {
     const order = new FleetOrder();
     order.setFleet(
       own,
-      ids.filter((other) => other !== own),
+      ids.filter((other) => other !== own).map((id) => peer(id)),
     );
     return order;
   });
@@ -20,63 +26,97 @@ const numbers = (count: number): number[] => Array.from({ length: count }, (_, n
 const placesOf = (fleet: readonly FleetOrder[], position: Position): number[] =>
   fleet.map((order) => order.placeFor(position));
 
-/** Which runner is the first for each of these, of which all are told. */
-const firstsOf = (fleet: readonly FleetOrder[], positions: readonly Position[]): number[] =>
-  positions.map((position) => placesOf(fleet, position).indexOf(0));
+/** Which runner is the first for jobs of these ids, of which all are told one after the other when they are due. */
+function firstsOf(fleet: readonly FleetOrder[], ids: readonly number[], everyMs: number): number[] {
+  return ids.map((id) => {
+    jest.advanceTimersByTime(everyMs);
+    return placesOf(fleet, { micros: Date.now() * 1_000, id: String(id) }).indexOf(0);
+  });
+}
 
-/** So seldom that the fleet has little to do. */
-const seldom = (id: number): Position => ({ micros: id * 1_000_000, id: String(id) });
+const SELDOM_MS = 1_000;
+const OFTEN_MS = 1;
 
-const often = (id: number): Position => ({ micros: id * 1_000, id: String(id) });
+const SIZES = [1, 2, 3, 5, 7, 8, 100];
+
+function expectEven(firsts: readonly number[], runners: number): void {
+  for (const runner of numbers(runners)) {
+    const share = firsts.filter((first) => first === runner).length;
+    expect(share).toBeGreaterThan(0.8 * (firsts.length / runners));
+    expect(share).toBeLessThan(1.2 * (firsts.length / runners));
+  }
+}
 
 describe('FleetOrder', () => {
-  it.each([1, 2, 3, 100])('gives each of %d runners a place of its own, whatever the job', (size) => {
+  it.each(SIZES)('gives each of %d runners a place of its own, whatever the job', (size) => {
     const fleet = fleetOf(size);
     for (const id of [1, 2, 17, 99, 100]) {
-      const places = placesOf(fleet, seldom(id));
+      const places = placesOf(fleet, { micros: 1, id: String(id) });
       expect(places.toSorted((a, b) => a - b)).toEqual(numbers(size));
     }
   });
 
-  it.each([1, 2, 8, 100, 1_000])('shares the first places evenly when ids are %d apart', (step) => {
-    const jobs = numbers(1_000).map((n) => ({ micros: n * 1_000_000, id: String(1 + n * step) }));
-    const firsts = firstsOf(fleetOf(8), jobs);
-    for (const runner of numbers(8)) {
-      const share = firsts.filter((first) => first === runner).length;
-      expect(share).toBeGreaterThan(0.85 * (jobs.length / 8));
-      expect(share).toBeLessThan(1.15 * (jobs.length / 8));
-    }
+  it.each([2, 3, 5, 8].flatMap((size) => [1, 2, 3, 8, 89, 100, 1_000].map((step) => ({ size, step }))))(
+    'shares the first places of $size runners evenly when ids are $step apart',
+    ({ size, step }) => {
+      const ids = numbers(2_000).map((n) => 1 + n * step);
+      expectEven(firstsOf(fleetOf(size), ids, SELDOM_MS), size);
+    },
+  );
+
+  it.each([2, 3, 5, 8])('spreads a few jobs over %d runners', (size) => {
+    const firsts = firstsOf(fleetOf(size), numbers(19), OFTEN_MS);
+    expect(new Set(firsts).size).toBeGreaterThan(size / 2);
+    expect(longestRun(firsts)).toBeLessThan(8);
   });
 
-  it('spreads a few jobs that come together', () => {
-    const together = numbers(20).map((id) => ({ micros: 5_000_000, id: String(id) }));
-    expect(new Set(firstsOf(fleetOf(8), together)).size).toBeGreaterThan(5);
+  it.each([2, 3, 5, 7, 8])('has one of %d runners be the first of a busy fleet for one slice, or two', (size) => {
+    const firsts = firstsOf(fleetOf(size), numbers(20_000), OFTEN_MS).slice(24);
+    const withinSlices = firsts.filter((first, n) => n % 25 !== 0 && first !== firsts[n - 1]);
+    expect(withinSlices).toEqual([]);
+    expect(longestRun(firsts)).toBeLessThanOrEqual(50);
+    expectEven(firsts, size);
   });
 
-  it('has one first runner for a slice of time in a busy fleet, and gives each its slices', () => {
-    const firsts = firstsOf(fleetOf(8), numbers(50_000).map(often)).slice(25);
-    const slices = firsts.filter((first, n) => n % 25 === 0 || first !== firsts[n - 1]);
-    expect(slices).toHaveLength(1_999);
-    for (const runner of numbers(8)) {
-      const share = firsts.filter((first) => first === runner).length;
-      expect(share).toBeGreaterThan(0.85 * (firsts.length / 8));
-      expect(share).toBeLessThan(1.15 * (firsts.length / 8));
-    }
+  it.each([2, 4, 8])('does not give what comes every second to one of %d runners', (size) => {
+    const fleet = fleetOf(size);
+    const firsts = numbers(200).map(() => {
+      jest.setSystemTime(Math.ceil((Date.now() + 1) / 1_000) * 1_000);
+      return firstsOf(fleet, numbers(30), 0).at(-1)!;
+    });
+    for (const runner of numbers(size)) expect(firsts.filter((first) => first === runner).length).toBeGreaterThan(10);
   });
 
   it('spreads jobs again when the fleet has little to do again', () => {
     const fleet = fleetOf(8);
-    firstsOf(fleet, numbers(1_000).map(often));
-    const fewer = numbers(60).map((n) => ({ micros: 2_000_000 + n * 21_000, id: String(n) }));
-    expect(new Set(firstsOf(fleet, fewer).slice(20)).size).toBeGreaterThan(5);
+    firstsOf(fleet, numbers(1_000), OFTEN_MS);
+    expect(fleet.map(({ busy }) => busy)).toEqual(fleet.map(() => true));
+    firstsOf(fleet, numbers(20), 21);
     expect(fleet.map(({ busy }) => busy)).toEqual(fleet.map(() => false));
   });
 
   it('is the same for a runner that has heard nothing before, after a few wake-ups', () => {
     const fleet = fleetOf(3);
-    firstsOf(fleet.slice(0, 2), numbers(1_000).map(often));
-    const later = numbers(1_000).map((n) => often(1_000 + n));
-    const places = later.map((position) => placesOf(fleet, position).toSorted((a, b) => a - b));
-    for (const of of places.slice(20)) expect(of).toEqual([0, 1, 2]);
+    firstsOf(fleet.slice(0, 2), numbers(1_000), OFTEN_MS);
+    const firsts = firstsOf(fleet, numbers(1_000), OFTEN_MS);
+    expect(firsts.slice(20)).not.toContain(-1);
+  });
+
+  it('takes turns with runners of the same jobs only', () => {
+    const order = new FleetOrder();
+    const places = (): number[] => numbers(100).map((id) => order.placeFor({ micros: id * 25_000, id: String(id) }));
+    order.setFleet('5', [peer('1', false), peer('9', false)]);
+    expect(new Set(places())).toEqual(new Set([0]));
+    order.setFleet('5', [peer('1', false), peer('9')]);
+    expect(new Set(places())).toEqual(new Set([0, 1]));
   });
 });
+
+function longestRun(firsts: readonly number[]): number {
+  let [longest, run] = [0, 0];
+  for (const [n, first] of firsts.entries()) {
+    run = first === firsts[n - 1] ? run + 1 : 1;
+    longest = Math.max(longest, run);
+  }
+  return longest;
+}

@@ -146,7 +146,9 @@ export class Membership {
   private card(): RunnerCard {
     const { runnerId: name, max: concurrency, channels } = this.settings;
     const own = { host: hostname(), pid: process.pid, process: identifyProcess(), version: packageVersion() };
-    return { ...own, name, concurrency, channels: channels && channels.toSorted(), names: this.names().toSorted() };
+    // In one order, since runners are compared by them.
+    const jobs = { channels: channels && channels.toSorted(), names: this.names().toSorted() };
+    return { ...own, name, concurrency, ...jobs };
   }
 
   /**

@@ -65,10 +65,11 @@ const STEP_LIMIT_MS = 5_000;
 export class QueueRunner {
   private readonly logger: Logger;
   private readonly book = new LeaseBook((runner) => this.runs.started(runner));
-  private readonly wakeUps = new WakeUpDelay(
-    (wakeUp) => this.onWakeUp(wakeUp),
-    (news) => this.feeds.canRun(news),
-  );
+  private readonly wakeUps = new WakeUpDelay({
+    pass: (wakeUp) => this.onWakeUp(wakeUp),
+    hasHandler: (news) => this.feeds.hasHandler(news),
+    canRun: (news) => this.feeds.canRun(news),
+  });
   private readonly claimConnection: Connection;
   private readonly settleConnection: Connection;
   private readonly listener: Listener;
@@ -262,11 +263,7 @@ export class QueueRunner {
   }
 
   private onBeaten(row: HeartbeatRow): void {
-    const alike = row.peers.filter((peer) => peer.alike);
-    this.wakeUps.order.setFleet(
-      this.membership.id,
-      alike.map(({ id }) => id),
-    );
+    this.wakeUps.order.setFleet(this.membership.id, row.peers);
     if (this.membership.see(row)) this.upkeep.rescue.hurry();
     if (row.dropped > 0) this.upkeep.poll.hurry();
     this.runs.cancel(new Map(row.cancelRequests.map(({ id, reason }) => [id, reason])));

@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
+import type { Peer } from '../statements/runners.js';
 import type { WakeUp } from '../statements/wake-up.js';
 import { WakeUpDelay } from './wake-up-delay.js';
 
@@ -11,8 +12,15 @@ afterEach(() => {
   jest.restoreAllMocks();
 });
 
-/** Every job is for this process. */
-const RUNNABLE = (): boolean => true;
+/** What a runner of such a fleet does with what it hears, where every job is for it. */
+function delayOf(own: string, fleet: readonly string[], pass: (wakeUp: WakeUp) => void): WakeUpDelay {
+  const delay = new WakeUpDelay({ pass, hasHandler: () => true, canRun: () => true });
+  delay.order.setFleet(own, peersOf(own, fleet));
+  return delay;
+}
+
+const peersOf = (own: string, fleet: readonly string[]): Peer[] =>
+  fleet.filter((id) => id !== own).map((id) => ({ id, alike: true, beat: 1, ageMs: 0 }));
 
 /** By itself a second apart from others, so that the fleet has little to do. */
 const jobs = (id: number, dueMs = id * 1_000): WakeUp => ({
@@ -30,11 +38,7 @@ function looksAtOnce(fleet: number, jobIds: readonly number[]): number[] {
   const runners = Array.from({ length: fleet }, (_, i) => String(1_000 + i));
   return runners.map((own) => {
     let looks = 0;
-    const delay = new WakeUpDelay(() => (looks += 1), RUNNABLE);
-    delay.order.setFleet(
-      own,
-      runners.filter((other) => other !== own),
-    );
+    const delay = delayOf(own, runners, () => (looks += 1));
     for (const id of jobIds) delay.hear(jobs(id));
     delay.stop();
     return looks;
@@ -42,16 +46,13 @@ function looksAtOnce(fleet: number, jobIds: readonly number[]): number[] {
 }
 
 const FLEET = ['a', 'b', 'c', 'd'];
+const NINE = ['1', '2', '3', '4', '5', '6', '7', '8', '9'];
 
 /** Milliseconds until one runner of that fleet looks at each of these jobs, of which it is told at once. */
 async function timesOfLooks(own: string, jobIds: readonly number[]): Promise<number[]> {
   const start = Date.now();
   const times: number[] = [];
-  const delay = new WakeUpDelay(() => times.push(Date.now() - start), RUNNABLE);
-  delay.order.setFleet(
-    own,
-    FLEET.filter((peer) => peer !== own),
-  );
+  const delay = delayOf(own, FLEET, () => times.push(Date.now() - start));
   for (const id of jobIds) delay.hear(jobs(id));
   await jest.advanceTimersByTimeAsync(100);
   return times;
@@ -59,18 +60,18 @@ async function timesOfLooks(own: string, jobIds: readonly number[]): Promise<num
 
 const sum = (numbers: readonly number[]): number => numbers.reduce((total, each) => total + each, 0);
 
-/** Looks that are never the first. */
+/** A runner that is never the first, nor the second. */
 class LateComer {
   readonly delay: WakeUpDelay;
   private readonly times = new Set<number>();
   private told = 0;
 
-  constructor(canRun = RUNNABLE) {
-    this.delay = new WakeUpDelay(() => this.times.add(Date.now()), canRun);
-    this.delay.order.setFleet(
-      'runner',
-      Array.from({ length: 1_000 }, (_, i) => `peer ${i}`),
-    );
+  constructor({ hasHandler = true, hasRoom = true } = {}) {
+    const canRun = (): boolean => hasHandler && hasRoom;
+    this.delay = new WakeUpDelay({ pass: () => this.times.add(Date.now()), hasHandler: () => hasHandler, canRun });
+    const { order } = this.delay;
+    const count = order.placeFor.bind(order);
+    order.placeFor = (position) => count(position) + 2;
   }
 
   get looks(): number {
@@ -123,8 +124,7 @@ describe('WakeUpDelay', () => {
 
   it('lets the others look a little later, and loses nothing', async () => {
     const heard: WakeUp[] = [];
-    const delay = new WakeUpDelay((wakeUp) => heard.push(wakeUp), RUNNABLE);
-    delay.order.setFleet('9', ['1', '2', '3', '4', '5', '6', '7', '8']);
+    const delay = delayOf('9', NINE, (wakeUp) => heard.push(wakeUp));
     const told = [1, 2, 3, 4, 5, 6, 7, 8, 9].map((id) => jobs(id));
     for (const wakeUp of told) delay.hear(wakeUp);
     expect(heard.length).toBeLessThan(told.length / 2);
@@ -180,21 +180,32 @@ describe('WakeUpDelay', () => {
   });
 
   it('does not count looks for jobs that it could not run', async () => {
-    const other = new LateComer(() => false);
+    const other = new LateComer({ hasRoom: false });
     expect(await other.looksWithin(20_000, null)).toBeGreaterThan(200);
+  });
+
+  it('is never the first for jobs of other handlers, though some for its own may have come with them', async () => {
+    const alone = new WakeUpDelay({
+      pass: () => times.push(Date.now()),
+      hasHandler: () => false,
+      canRun: () => false,
+    });
+    const times: number[] = [];
+    alone.hear(jobs(1));
+    expect(times).toEqual([]);
+    await jest.advanceTimersByTimeAsync(100);
+    expect(times).toEqual([62]);
   });
 
   it('delays no survey', () => {
     const heard: WakeUp[] = [];
-    const delay = new WakeUpDelay((wakeUp) => heard.push(wakeUp), RUNNABLE);
-    delay.order.setFleet('9', ['1', '2', '3', '4', '5', '6', '7', '8']);
+    const delay = delayOf('9', NINE, (wakeUp) => heard.push(wakeUp));
     delay.hear({ kind: 'survey' });
     expect(heard).toEqual([{ kind: 'survey' }]);
   });
 
   it('leaves no timer when it stops', () => {
-    const delay = new WakeUpDelay(() => undefined, RUNNABLE);
-    delay.order.setFleet('9', ['1', '2', '3', '4', '5', '6', '7', '8']);
+    const delay = delayOf('9', NINE, () => undefined);
     for (const wakeUp of [1, 2, 3, 4].map((id) => jobs(id))) delay.hear(wakeUp);
     delay.stop();
     expect(jest.getTimerCount()).toBe(0);

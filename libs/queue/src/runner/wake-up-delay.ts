@@ -16,6 +16,15 @@ const WAITED_MS = 50;
 
 const within = ({ min, max }: { min: number; max: number }): number => min + Math.random() * (max - min);
 
+export interface WakeUpDelayParts {
+  /** It is time to look. */
+  readonly pass: (wakeUp: WakeUp) => void;
+  /** Whether the job that is told of is for a handler of this process. */
+  readonly hasHandler: (news: News) => boolean;
+  /** Whether it has room for it, too. */
+  readonly canRun: (news: News) => boolean;
+}
+
 /**
  * Keeps a fleet from looking at once: a hundred idle runners that all ask for one job would take the claim lock a
  * hundred times. The first one in the order of the fleet looks at once.
@@ -39,16 +48,18 @@ export class WakeUpDelay {
   private late = false;
   private stopped = false;
 
-  constructor(
-    private readonly pass: (wakeUp: WakeUp) => void,
-    private readonly canRun: (news: News) => boolean,
-  ) {}
+  constructor(private readonly parts: WakeUpDelayParts) {}
 
   hear(wakeUp: WakeUp): void {
     if (this.stopped) return;
-    const place = wakeUp.kind === 'jobs' ? this.order.placeFor(wakeUp.position) : 0;
-    if (wakeUp.kind !== 'jobs' || place === 0) {
-      this.pass(wakeUp);
+    if (wakeUp.kind !== 'jobs') {
+      this.parts.pass(wakeUp);
+      return;
+    }
+    // Jobs for these handlers may have come with one for others: who runs that looks first.
+    const place = this.parts.hasHandler(wakeUp) ? this.order.placeFor(wakeUp.position) : Infinity;
+    if (place === 0) {
+      this.parts.pass(wakeUp);
       return;
     }
     this.held.push(wakeUp);
@@ -96,7 +107,7 @@ export class WakeUpDelay {
     this.lastLateAt = performance.now();
     this.distanceMs = within(DISTANCE_MS);
     // What is for other handlers than these says nothing about whether the first one suffices.
-    this.late = held.some((news) => this.canRun(news));
-    for (const news of held) this.pass(news);
+    this.late = held.some((news) => this.parts.canRun(news));
+    for (const news of held) this.parts.pass(news);
   }
 }

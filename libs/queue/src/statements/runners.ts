@@ -15,7 +15,7 @@ export interface RunnerCard {
   readonly version: string | null;
   /** How many jobs it runs at once. */
   readonly concurrency: number;
-  /** Channels that it serves, `null`: every one. In the order of the alphabet, as the names: runners are compared by them. */
+  /** Channels that it serves, `null`: every one. */
   readonly channels: readonly string[] | null;
   /** Names that its handlers have. */
   readonly names: readonly string[];
