@@ -43,9 +43,16 @@ afterEach(async () => {
 });
 
 describe('startPostgres', () => {
-  it('ends the server and deletes its temporary folder when its owner is killed', async () => {
-    const owner = startOwner();
+  it.each([
+    ['the system', ''],
+    ['PG_TMP', 'elsewhere'],
+  ])('ends the server and deletes its folder where %s has them when its owner is killed', async (_, pgTmp) => {
+    const parent = path.join(tmp, pgTmp);
+    await fs.mkdir(parent, { recursive: true });
+    await fs.chmod(parent, 0o777);
+    const owner = startOwner({ pgTmp });
     const { dir, port } = await started(owner);
+    expect(path.dirname(dir)).toBe(parent);
     expect(await accepts(port)).toBe(true);
 
     owner.kill('SIGKILL');
@@ -214,14 +221,15 @@ function startOwner({
   launcher = LAUNCHER,
   options = {},
   uid,
-}: { launcher?: string; options?: object; uid?: number } = {}) {
+  pgTmp = '',
+}: { launcher?: string; options?: object; uid?: number; pgTmp?: string } = {}) {
   const program = `
     import { startPostgres } from ${JSON.stringify(pathToFileURL(launcher))};
     console.log(JSON.stringify(await startPostgres(${JSON.stringify(options)})));
     setInterval(() => {}, 60_000);`;
   const owner = spawn(process.execPath, ['--input-type=module', '-e', program], {
     stdio: ['ignore', 'pipe', 'inherit'],
-    env: { ...process.env, TMPDIR: tmp, PG_TMP: '' },
+    env: { ...process.env, TMPDIR: tmp, PG_TMP: pgTmp },
     cwd: tmp,
     ...(uid !== undefined && { uid, gid: uid }),
   });
