@@ -20,9 +20,10 @@ export const pinned: Workload = {
         system: stage.entry.name,
         name: 'snapshot held',
         run: async (measured) => {
-          const seconds = measured ? (settings.seconds ?? SECONDS) : 1;
-          const load = { seconds, maxJobs: settings.jobs ?? Infinity };
-          return measured ? firstAndLast(await whilePinned(stage, () => sustainOnce(stage, load))) : sustainOnce(stage, load); // prettier-ignore
+          const maxJobs = settings.jobs ?? Infinity;
+          if (!measured) return sustainOnce(stage, { seconds: 1, maxJobs });
+          const release = await holdSnapshot(stage);
+          return firstAndLast(await sustainOnce(stage, { seconds: settings.seconds ?? SECONDS, maxJobs, measured: release })); // prettier-ignore
         },
       })),
     );
@@ -39,14 +40,13 @@ function firstAndLast(sample: Sample): Sample {
   return { ...sample, figures: { [`first ${seconds} s`]: first, [`last ${seconds} s`]: last, 'last / first': last / first } }; // prettier-ignore
 }
 
-/** Holds a snapshot: no row that dies from now on can be cleaned up. */
-async function whilePinned<T>({ database }: Stage, work: () => Promise<T>): Promise<T> {
+/**
+ * Holds a snapshot: no row that dies from now on can be cleaned up. It goes before the system is closed, since an upkeep that
+ * waits for it, like the REINDEX CONCURRENTLY of pg-boss, would hold up the close for ever.
+ */
+async function holdSnapshot({ database }: Stage): Promise<() => Promise<void>> {
   const client = await connect(database!.url);
-  try {
-    await client.query('BEGIN ISOLATION LEVEL REPEATABLE READ');
-    await client.query('SELECT count(*) FROM pg_class');
-    return await work();
-  } finally {
-    await client.end();
-  }
+  await client.query('BEGIN ISOLATION LEVEL REPEATABLE READ');
+  await client.query('SELECT count(*) FROM pg_class');
+  return () => client.end();
 }

@@ -42,11 +42,13 @@ export interface SustainOptions {
   readonly maxJobs: number;
   readonly shape?: Shape;
   readonly takesMs?: number;
+  /** All has been measured, and nobody has been closed. */
+  readonly measured?: () => Promise<void>;
 }
 
 export async function sustainOnce(
   stage: Stage,
-  { seconds, maxJobs, shape = PLAIN, takesMs = 0 }: SustainOptions,
+  { seconds, maxJobs, shape = PLAIN, takesMs = 0, measured }: SustainOptions,
 ): Promise<Sample> {
   const { sender, workers } = stage;
   const part: Part = { shape, ordered: false, work: null };
@@ -67,6 +69,7 @@ export async function sustainOnce(
   const ended = await sender.player.untilFinished();
   const usage = await stop();
   const deadTuples = await stage.deadTuples();
+  await measured?.();
   const starts = await startsOf(stage, jobs);
   for (const { player } of workers) await player.close();
   const faults = await stage.checkRuns(jobs);
