@@ -385,7 +385,7 @@ async function openForAll(folder) {
 async function choosePlace(requested) {
   const tmp = await reachableTmp();
   if (!requested)
-    return { dir: path.join(path.resolve(process.env.PG_TMP || tmp), `nestmq-${randomUUID()}`), movedFrom: undefined };
+    return { dir: path.resolve(process.env.PG_TMP || tmp, `nestmq-${randomUUID()}`), movedFrom: undefined };
   const dir = path.resolve(requested);
   await fs.mkdir(path.dirname(dir), { recursive: true });
   if (await isReachable(path.dirname(dir))) return { dir, movedFrom: undefined };

@@ -38,7 +38,7 @@ export class FleetOrder {
   /** This runner's place in the order for what it has heard of, from 0. Counts it, so that it is asked once. */
   placeFor(position: Position): number {
     this.hear();
-    return (this.rank + (this.isBusy ? this.turnOfSlice(position.micros) : mixed(position.id))) % this.fleet;
+    return (this.rank + (this.isBusy ? this.turnOfSlice(position.micros) : mixed(BigInt(position.id)))) % this.fleet;
   }
 
   private hear(): void {
@@ -51,13 +51,12 @@ export class FleetOrder {
   /** In each round of the fleet every runner has one slice; rounds begin anywhere, so that what comes every second meets others. */
   private turnOfSlice(micros: number): number {
     const slice = Math.floor(micros / SLICE_MICROS);
-    return slice + mixed(String(Math.floor(slice / this.fleet)));
+    return slice + mixed(BigInt(Math.floor(slice / this.fleet)));
   }
 }
 
-/** A number that has nothing to do with how far ids are apart: the finalizer of MurmurHash3. */
-function mixed(id: string): number {
-  const wide = BigInt(id);
+/** A number that has nothing to do with how far numbers are apart: the finalizer of MurmurHash3. */
+function mixed(wide: bigint): number {
   let hash = Number(BigInt.asUintN(32, wide ^ (wide >> 32n)));
   hash = Math.imul(hash ^ (hash >>> 16), 0x85eb_ca6b);
   hash = Math.imul(hash ^ (hash >>> 13), 0xc2b2_ae35);
