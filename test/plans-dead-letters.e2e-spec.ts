@@ -20,7 +20,7 @@ import {
 import type { Statement } from '../libs/queue/src/statements/statement.js';
 import { begin, beginOrdered } from '../libs/queue/src/statements/transaction.js';
 import { useDatabase } from './support/database.js';
-import { indexesOf, notByIndex, planOf, rowsRead, type PlanNode } from './support/plans.js';
+import { indexesOf, notByIndex, planOf, rowsRead, statistics, type PlanNode } from './support/plans.js';
 import { useTables } from './support/tables.js';
 
 jest.setTimeout(120_000);
@@ -129,18 +129,9 @@ const cases: [string, Plan, string[], number][] = [
 
 beforeAll(fill, 120_000);
 
-describe.each([
-  ['never analyzed', async () => undefined],
-  ['analyzed', () => tables.sql('ANALYZE nestmq.job, nestmq.finished_job, nestmq.lane, nestmq.lease')],
-  [
-    'analyzed while empty',
-    async () => {
-      const relations = ['job', 'finished_job', 'lane'].map((table) => `'nestmq.${table}'::regclass`).join();
-      await tables.sql(`DELETE FROM pg_statistic WHERE starelid IN (${relations})`);
-      await tables.sql(`UPDATE pg_class SET reltuples = 0, relpages = 0 WHERE oid IN (${relations})`);
-    },
-  ],
-])('on 100 000 dead letters among a million finished jobs, %s', (_, prepare) => {
+const TABLES = ['job', 'finished_job', 'lane', 'lease'];
+
+describe.each(statistics(tables, TABLES))('on 100 000 dead letters among a million finished jobs, %s', (_, prepare) => {
   beforeAll(async () => void (await prepare()));
 
   it.each(cases)('%s walks its indexes and reads no more than it takes', async (__, planFor, indexes, mostRows) => {

@@ -5,7 +5,7 @@ import { endLanes, recheckLanes, repairLanes, sweepLanes } from '../libs/queue/s
 import type { Statement } from '../libs/queue/src/statements/statement.js';
 import { surveyFeeds } from '../libs/queue/src/statements/survey-feeds.js';
 import { useDatabase } from './support/database.js';
-import { indexesOf, notByIndex, planOf, rowsRead, type PlanNode } from './support/plans.js';
+import { deadStatistics, indexesOf, notByIndex, planOf, rowsRead, statistics, type PlanNode } from './support/plans.js';
 import { useTables } from './support/tables.js';
 
 const database = useDatabase();
@@ -144,30 +144,24 @@ const hot: [string, (generic: boolean) => Promise<PlanNode[]>, string[], number]
 
 beforeAll(fill, 120_000);
 
-describe.each([
-  ['never analyzed', async () => undefined],
-  ['analyzed', () => tables.sql('ANALYZE nestmq.job, nestmq.finished_job, nestmq.lane, nestmq.lease, nestmq.runner')],
-  [
-    'analyzed while empty',
-    async () => {
-      const relations = ['job', 'finished_job', 'lane', 'lease'].map((table) => `'nestmq.${table}'::regclass`).join();
-      await tables.sql(`DELETE FROM pg_statistic WHERE starelid IN (${relations})`);
-      await tables.sql(`UPDATE pg_class SET reltuples = 0, relpages = 0 WHERE oid IN (${relations})`);
-    },
-  ],
-])('on 20 000 blocked lanes, 100 000 jobs behind a head and a million finished jobs, %s', (_, prepare) => {
-  beforeAll(async () => void (await prepare()));
+const TABLES = ['job', 'finished_job', 'lane', 'lease', 'runner'];
 
-  it.each(hot)('%s walks its indexes and reads no more than it takes', async (__, planFor, indexes, mostRows) => {
-    const nodes = await planFor(false);
-    expect(notByIndex(nodes, LARGE)).toEqual([]);
-    expect(indexesOf(nodes)).toEqual(expect.arrayContaining(indexes));
-    expect(rowsRead(nodes, LARGE)).toBeLessThanOrEqual(mostRows);
-  });
+describe.each([...statistics(tables, TABLES), deadStatistics(tables, TABLES)])(
+  'on 20 000 blocked lanes, 100 000 jobs behind a head and a million finished jobs, %s',
+  (_, prepare) => {
+    beforeAll(async () => void (await prepare()));
 
-  it.each(hot)('%s does so in its generic plan', async (__, planFor, indexes) => {
-    const nodes = await planFor(true);
-    expect(notByIndex(nodes, LARGE)).toEqual([]);
-    expect(indexesOf(nodes)).toEqual(expect.arrayContaining(indexes));
-  });
-});
+    it.each(hot)('%s walks its indexes and reads no more than it takes', async (__, planFor, indexes, mostRows) => {
+      const nodes = await planFor(false);
+      expect(notByIndex(nodes, LARGE)).toEqual([]);
+      expect(indexesOf(nodes)).toEqual(expect.arrayContaining(indexes));
+      expect(rowsRead(nodes, LARGE)).toBeLessThanOrEqual(mostRows);
+    });
+
+    it.each(hot)('%s does so in its generic plan', async (__, planFor, indexes) => {
+      const nodes = await planFor(true);
+      expect(notByIndex(nodes, LARGE)).toEqual([]);
+      expect(indexesOf(nodes)).toEqual(expect.arrayContaining(indexes));
+    });
+  },
+);

@@ -118,6 +118,22 @@ describe('completeJobs', () => {
     expect(await live()).toHaveLength(1);
   });
 
+  it.each([
+    ['completes', complete, 0],
+    ['finishes', async (on: Session, jobs: ClaimedJob[]) => finish(on, jobs[1]!), 2],
+    ['puts back', async (on: Session, jobs: ClaimedJob[]) => requeue(on, jobs[1]!), 3],
+  ])('that waited for somebody who wrote something else of the job %s it', async (_, settle, left) => {
+    const jobs = await running(3);
+    const canceller = await openSession(database.url);
+    await canceller.pg.query('BEGIN');
+    await canceller.pg.query('UPDATE nestmq.job SET priority = 1 WHERE id = $1', [jobs[1]!.id]);
+    const waiting = settle(session, jobs);
+    await until(() => tables.number('SELECT count(*) FROM pg_locks WHERE NOT granted'), { what: 'it waits' });
+    await canceller.pg.query('COMMIT');
+    expect([await waiting].flat()).not.toEqual([]);
+    expect(await live()).toHaveLength(left);
+  });
+
   it('inside a long transaction holds up no other job of the batch, and no claim', async () => {
     const [slow, quick] = await running(2);
     const handler = await openSession(database.url);

@@ -1,12 +1,14 @@
 import type { Statement } from '../../libs/queue/src/statements/statement.js';
 import { begin } from '../../libs/queue/src/statements/transaction.js';
 import { openSession } from './engine.js';
+import type { Tables } from './tables.js';
 
 /** A node of a plan, as EXPLAIN answers it. */
 export interface PlanNode {
   'Node Type': string;
   'Relation Name'?: string;
   'Index Name'?: string;
+  'Index Cond'?: string;
   Filter?: string;
   'Actual Rows'?: number;
   'Actual Loops'?: number;
@@ -58,6 +60,14 @@ export const rowsRead = (nodes: readonly PlanNode[], tables: readonly string[]):
 export const notByIndex = (nodes: readonly PlanNode[], tables: readonly string[]): string[] =>
   scansOf(nodes, tables).flatMap(({ type }) => (type.startsWith('Index') || type === 'Tid Scan' ? [] : [type]));
 
+/** Indexes of a table that are walked from end to end. */
+export const walkedWhole = (nodes: readonly PlanNode[], table: string): string[] =>
+  nodes.flatMap((node) =>
+    node['Relation Name'] === table && node['Index Name'] !== undefined && node['Index Cond'] === undefined
+      ? [node['Index Name']]
+      : [],
+  );
+
 export const indexesOf = (nodes: readonly PlanNode[]): (string | undefined)[] =>
   nodes.map((node) => node['Index Name']);
 
@@ -66,3 +76,29 @@ export const notHashed = (nodes: readonly PlanNode[]): string[] =>
   nodes.flatMap(({ Filter }) =>
     Filter !== undefined && /(?<!hashed )SubPlan \d+\)\.col/.test(Filter) ? [Filter] : [],
   );
+
+export type Statistics = [name: string, prepare: () => Promise<unknown>];
+
+/** What the planner may know of tables that are full, and of their indexes. */
+export function statistics(tables: Tables, names: readonly string[]): Statistics[] {
+  return [
+    ['never analyzed', async () => undefined],
+    ['analyzed', () => tables.sql(`ANALYZE ${names.map((name) => `nestmq.${name}`).join()}`)],
+    ['analyzed while empty', () => believeEmpty(tables, names, '0')],
+  ];
+}
+
+/** The planner takes such a table for one of a single row, however far it has grown since. */
+export const deadStatistics = (tables: Tables, names: readonly string[]): Statistics => [
+  'analyzed while all rows were dead',
+  () => believeEmpty(tables, names, 'pg_relation_size(oid) / 8192'),
+];
+
+async function believeEmpty(tables: Tables, names: readonly string[], relpages: string): Promise<void> {
+  const oids = names.map((name) => `'nestmq.${name}'::regclass`).join();
+  await tables.sql(`DELETE FROM pg_statistic WHERE starelid IN (${oids})`);
+  await tables.sql(
+    `UPDATE pg_class SET reltuples = 0, relpages = ${relpages}
+     WHERE oid IN (${oids}) OR oid IN (SELECT indexrelid FROM pg_index WHERE indrelid IN (${oids}))`,
+  );
+}

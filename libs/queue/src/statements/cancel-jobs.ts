@@ -1,6 +1,7 @@
 import type { JobId, JobState } from '../job/job.js';
 import { notReleased } from './job-columns.js';
 import type { LaneName } from './lanes.js';
+import { lookUp } from './look-up.js';
 import { defineStatement } from './statement.js';
 
 /** Where a job is that is to be cancelled. */
@@ -132,7 +133,7 @@ export interface CancelRow {
  * `job_pkey`, `lease_feed`, `lane_pkey`.
  */
 export const cancelJobs = defineStatement<CancelParams, CancelRow>({
-  name: 'cancel_jobs_v1',
+  name: 'cancel_jobs_v2',
   text: (schema) => `
   WITH leased AS MATERIALIZED (
     SELECT held.id, held.run
@@ -151,10 +152,10 @@ export const cancelJobs = defineStatement<CancelParams, CancelRow>({
     ) AS job
   ), locked AS MATERIALIZED (
     SELECT wanted.id, wanted.running
-    FROM wanted JOIN ${schema}.job ON job.id = wanted.id AND job.run = wanted.run
+    FROM wanted JOIN ${schema}.job ON ${lookUp('job.id', 'wanted.id')} AND job.run = wanted.run
     FOR UPDATE OF job SKIP LOCKED
   ), gone AS (
-    DELETE FROM ${schema}.job USING locked WHERE job.id = locked.id AND NOT locked.running RETURNING job.*
+    DELETE FROM ${schema}.job USING locked WHERE ${lookUp('job.id', 'locked.id')} AND NOT locked.running RETURNING job.*
   ), cancelled AS (
     INSERT INTO ${schema}.finished_job (
       id, run, state, attempt, max_attempts, priority, due_at, created_at, delete_at, policy_id, position, seq,
@@ -172,7 +173,7 @@ export const cancelJobs = defineStatement<CancelParams, CancelRow>({
       cancel_reason = CASE WHEN cancel_requested_at IS NULL THEN $3::text ELSE cancel_reason END,
       cancel_requested_at = coalesce(cancel_requested_at, clock_timestamp())
     FROM locked
-    WHERE job.id = locked.id AND locked.running
+    WHERE ${lookUp('job.id', 'locked.id')} AND locked.running
     RETURNING job.id
   ), busy AS (
     SELECT id, running FROM wanted WHERE id NOT IN (SELECT id FROM locked)

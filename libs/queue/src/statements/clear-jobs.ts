@@ -1,4 +1,5 @@
 import { inFeed } from './job-columns.js';
+import { lookUp } from './look-up.js';
 import { defineStatement } from './statement.js';
 
 export interface ClearParams {
@@ -38,7 +39,7 @@ const PARTS = [
  * channels. Indexes `job_feed`, `job_lane`, `job_suspect`, `job_held`, `job_pkey`, `lane_pkey`.
  */
 export const clearJobs = defineStatement<ClearParams, ClearedRow>({
-  name: 'clear_jobs_v2',
+  name: 'clear_jobs_v3',
   text: (schema) => `
   WITH leased AS MATERIALIZED (
     SELECT lease.channel, held.id, held.run
@@ -51,7 +52,7 @@ export const clearJobs = defineStatement<ClearParams, ClearedRow>({
       ))
   ), busy AS MATERIALIZED (
     SELECT leased.channel, count(*) AS running
-    FROM leased JOIN ${schema}.job ON job.id = leased.id AND job.run = leased.run
+    FROM leased JOIN ${schema}.job ON ${lookUp('job.id', 'leased.id')} AND job.run = leased.run
     WHERE leased.channel = ANY ($2::text[])
     GROUP BY leased.channel
   ), newest AS MATERIALIZED (
@@ -73,12 +74,12 @@ export const clearJobs = defineStatement<ClearParams, ClearedRow>({
     LIMIT $4
   ), locked AS MATERIALIZED (
     SELECT job.id
-    FROM found JOIN ${schema}.job ON job.id = found.id AND job.run = found.run
+    FROM found JOIN ${schema}.job ON ${lookUp('job.id', 'found.id')} AND job.run = found.run
     FOR UPDATE OF job SKIP LOCKED
   ), cleared AS (
-    DELETE FROM ${schema}.job USING locked WHERE job.id = locked.id RETURNING job.id
+    DELETE FROM ${schema}.job USING locked WHERE ${lookUp('job.id', 'locked.id')} RETURNING job.id
   ), progress AS (
-    DELETE FROM ${schema}.job_progress USING cleared WHERE job_progress.job_id = cleared.id
+    DELETE FROM ${schema}.job_progress USING cleared WHERE ${lookUp('job_progress.job_id', 'cleared.id')}
   )
   SELECT
     (SELECT count(*) FROM found),

@@ -2,6 +2,7 @@ import type { JobId } from '../job/job.js';
 import { allOrError } from './complete-jobs.js';
 import { ASKED, locking, unsureColumn, type Cancelled, type Cancelling, type Unsure } from './held-runs.js';
 import { KEEP_CANCELLED_MS } from './job-columns.js';
+import { lookUp } from './look-up.js';
 import { fenceColumns, heldLeases, type Fenced } from './run-fence.js';
 import { defineStatement } from './statement.js';
 
@@ -30,7 +31,7 @@ const finishing = (schema: string, before = ''): string => `
     FROM unnest($2::bigint[], $3::integer[], $4::integer[], $5::text[], $6::integer[], $7::text[], $8::text[], $9::json[], $10::bigint[], $11::bigint[], $13::boolean[])
       AS done (id, run, lease, state, attempt, reason, error, result, keep_ms, given_seq, unsure)
   ), ${locking(schema, 'done.*')}, gone AS (
-    DELETE FROM ${schema}.job USING held WHERE job.id = held.id
+    DELETE FROM ${schema}.job USING held WHERE ${lookUp('job.id', 'held.id')}
     RETURNING job.*, held.attempt AS attempts, held.error, held.result, held.given_seq,
       CASE WHEN ${ASKED} AND held.state = 'dead' THEN 'cancelled' ELSE held.state END AS state,
       CASE WHEN ${ASKED} AND held.state = 'dead' THEN cancel_reason ELSE held.reason END AS reason,
@@ -70,7 +71,7 @@ const finishValues = ({
  * cancelled is cancelled. Index `job_pkey`.
  */
 export const finishJobs = defineStatement<Fenced<FinishEntry> & Cancelling, FinishedRow>({
-  name: 'finish_jobs_v5',
+  name: 'finish_jobs_v6',
   text: (schema) => finishing(schema),
   values: finishValues,
   row: ([id, state, reason]) => ({
@@ -81,7 +82,7 @@ export const finishJobs = defineStatement<Fenced<FinishEntry> & Cancelling, Fini
 
 /** The same as the last statement of the runs' own transaction, all of them or with an error. Indexes `job_pkey`, `lease_pkey`. */
 export const finishAllJobs = defineStatement<Fenced<FinishEntry>, true>({
-  name: 'finish_all_jobs_v2',
+  name: 'finish_all_jobs_v3',
   text: (schema) => `${finishing(schema, `, finished AS (`)}
   )
   ${allOrError('finished')}`,

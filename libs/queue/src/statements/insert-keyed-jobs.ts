@@ -2,6 +2,7 @@ import type { JobId } from '../job/job.js';
 import { FREE, RETURNED, splitIds, telling, wakeUps } from './insert-jobs.js';
 import { contentHashOf } from './job-content.js';
 import { COLUMNS, forItems, itemColumns, type JobItem } from './job-items.js';
+import { lookUp } from './look-up.js';
 import type { Idempotency, NewJob } from './new-job.js';
 import { defineStatement } from './statement.js';
 import { beginPlain } from './transaction.js';
@@ -231,7 +232,7 @@ export const findKeys = defineStatement<{ readonly jobs: readonly KeyedJob[] }, 
 
 /** Deletes jobs that this very transaction has inserted, and their keys. Indexes `job_pkey`, `idempotency_key_pkey`. */
 export const withdrawJobs = defineStatement<{ ids: readonly JobId[] }, number>({
-  name: 'withdraw_jobs_v1',
+  name: 'withdraw_jobs_v2',
   isUnnamed: () => true,
   text: (schema) => `
   WITH withdrawn AS (
@@ -239,7 +240,7 @@ export const withdrawJobs = defineStatement<{ ids: readonly JobId[] }, number>({
   ), freed AS (
     DELETE FROM ${schema}.idempotency_key AS lasting
     USING withdrawn
-    WHERE lasting.channel = withdrawn.channel AND lasting.key = withdrawn.idempotency_key AND lasting.job_id = withdrawn.id
+    WHERE ${lookUp('lasting.channel', 'withdrawn.channel')} AND ${lookUp('lasting.key', 'withdrawn.idempotency_key')} AND lasting.job_id = withdrawn.id
   )
   SELECT count(*) FROM withdrawn`,
   values: ({ ids }) => [ids],

@@ -1,4 +1,5 @@
 import { isFree } from './lanes.js';
+import { lookUp } from './look-up.js';
 import { defineStatement } from './statement.js';
 
 /** Days for which an idle lane keeps its count. */
@@ -12,7 +13,7 @@ export const JOBS_PER_PRUNE = 1_000;
  * work. Never touches a live job. Index `finished_job_delete_at`.
  */
 export const pruneJobs = defineStatement<Record<string, never>, number>({
-  name: 'prune_jobs_v1',
+  name: 'prune_jobs_v2',
   text: (schema) => `
   WITH over AS MATERIALIZED (
     SELECT id
@@ -22,7 +23,7 @@ export const pruneJobs = defineStatement<Record<string, never>, number>({
     LIMIT ${JOBS_PER_PRUNE}
     FOR UPDATE SKIP LOCKED
   ), pruned AS (
-    DELETE FROM ${schema}.finished_job USING over WHERE finished_job.id = over.id RETURNING finished_job.id
+    DELETE FROM ${schema}.finished_job USING over WHERE ${lookUp('finished_job.id', 'over.id')} RETURNING finished_job.id
   )
   SELECT count(*) FROM pruned`,
   values: () => [],
@@ -34,7 +35,7 @@ export const pruneJobs = defineStatement<Record<string, never>, number>({
  * whole table, so it is for a rare turn. A lane whose job has just arrived may be deleted: nobody has begun with it.
  */
 export const pruneLanes = defineStatement<Record<string, never>, number>({
-  name: 'prune_lanes_v2',
+  name: 'prune_lanes_v3',
   text: (schema) => `
   WITH idle AS MATERIALIZED (
     SELECT channel, key
@@ -44,7 +45,7 @@ export const pruneLanes = defineStatement<Record<string, never>, number>({
     LIMIT ${JOBS_PER_PRUNE}
     FOR UPDATE OF lane SKIP LOCKED
   ), pruned AS (
-    DELETE FROM ${schema}.lane USING idle WHERE lane.channel = idle.channel AND lane.key = idle.key RETURNING lane.key
+    DELETE FROM ${schema}.lane USING idle WHERE ${lookUp('lane.channel', 'idle.channel')} AND ${lookUp('lane.key', 'idle.key')} RETURNING lane.key
   )
   SELECT count(*) FROM pruned`,
   values: () => [],
@@ -56,7 +57,7 @@ export const pruneLanes = defineStatement<Record<string, never>, number>({
  * passed by. Index `idempotency_key_expires_at`.
  */
 export const pruneKeys = defineStatement<Record<string, never>, number>({
-  name: 'prune_keys_v1',
+  name: 'prune_keys_v2',
   text: (schema) => `
   WITH over AS MATERIALIZED (
     SELECT channel, key
@@ -67,7 +68,7 @@ export const pruneKeys = defineStatement<Record<string, never>, number>({
     FOR UPDATE SKIP LOCKED
   ), pruned AS (
     DELETE FROM ${schema}.idempotency_key AS lasting USING over
-    WHERE lasting.channel = over.channel AND lasting.key = over.key
+    WHERE ${lookUp('lasting.channel', 'over.channel')} AND ${lookUp('lasting.key', 'over.key')}
     RETURNING lasting.key
   )
   SELECT count(*) FROM pruned`,

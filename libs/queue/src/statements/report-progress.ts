@@ -1,5 +1,6 @@
 import type { Progress } from '../job/run-port.js';
 import type { FencedRun } from './checkpoint-job.js';
+import { lookUp } from './look-up.js';
 import { defineStatement } from './statement.js';
 
 /**
@@ -43,7 +44,7 @@ export interface PrunedProgress {
  * Indexes `job_progress_pkey`, `job_pkey`, `finished_job_pkey`.
  */
 export const pruneProgress = defineStatement<{ after: string }, PrunedProgress>({
-  name: 'prune_progress_v1',
+  name: 'prune_progress_v2',
   text: (schema) => `
   WITH looked AS MATERIALIZED (
     SELECT job_id
@@ -55,7 +56,7 @@ export const pruneProgress = defineStatement<{ after: string }, PrunedProgress>(
   ), pruned AS (
     DELETE FROM ${schema}.job_progress
     USING looked
-    WHERE job_progress.job_id = looked.job_id
+    WHERE ${lookUp('job_progress.job_id', 'looked.job_id')}
       AND NOT EXISTS (SELECT FROM ${schema}.job WHERE job.id = looked.job_id)
       AND NOT EXISTS (SELECT FROM ${schema}.finished_job WHERE finished_job.id = looked.job_id)
     RETURNING looked.job_id

@@ -1,6 +1,7 @@
 import type { JobId } from '../job/job.js';
 import { ASKED, locking, unsureColumn, type Cancelled, type Cancelling, type Unsure } from './held-runs.js';
 import { KEEP_CANCELLED_MS } from './job-columns.js';
+import { lookUp } from './look-up.js';
 import { fenceColumns, heldLeases, type Fenced } from './run-fence.js';
 import { defineStatement } from './statement.js';
 import { wakeUpMessage } from './wake-up.js';
@@ -30,7 +31,7 @@ export interface RequeuedRow {
  * be cancelled is cancelled instead. Index `job_pkey`.
  */
 export const requeueJobs = defineStatement<Fenced<RequeueEntry> & Cancelling, RequeuedRow>({
-  name: 'requeue_jobs_v4',
+  name: 'requeue_jobs_v5',
   text: (schema) => `
   WITH ${heldLeases(schema)}, done AS (
     SELECT *
@@ -47,10 +48,10 @@ export const requeueJobs = defineStatement<Fenced<RequeueEntry> & Cancelling, Re
       last_error = coalesce(held.error, job.last_error),
       seq = held.given_seq
     FROM held
-    WHERE job.id = held.id AND NOT held.asked
+    WHERE ${lookUp('job.id', 'held.id')} AND NOT held.asked
     RETURNING job.id, job.due_at, job.priority, job.channel, job.key, job.name, job.position IS NOT NULL AS ordered
   ), cancelled AS (
-    DELETE FROM ${schema}.job USING held WHERE job.id = held.id AND held.asked
+    DELETE FROM ${schema}.job USING held WHERE ${lookUp('job.id', 'held.id')} AND held.asked
     RETURNING job.*, held.attempt AS attempts, held.error, held.given_seq
   ), kept AS (
     INSERT INTO ${schema}.finished_job (

@@ -1,5 +1,6 @@
 import { keepSpentJobs, rescueValues, type RescueParams } from './keep-spent-jobs.js';
 import { laneHead } from './lanes.js';
+import { lookUp } from './look-up.js';
 import { defineStatement } from './statement.js';
 import { laneMessage } from './wake-up.js';
 
@@ -26,7 +27,7 @@ export const RUNS_PER_RESCUE = 500;
  * has ended. Safe with several rescuers at once. Indexes `job_lease_end`, `lane_pkey`, `lease_pkey`, `job_lane`.
  */
 export const rescueExpired = defineStatement<RescueParams, ExpiredRow>({
-  name: 'rescue_expired_v3',
+  name: 'rescue_expired_v4',
   text: (schema) => `
   WITH expired AS MATERIALIZED (
     SELECT id, run, position, seq, channel, key, name, priority, policy_id, attempt + 1 AS attempt,
@@ -48,7 +49,7 @@ export const rescueExpired = defineStatement<RescueParams, ExpiredRow>({
     WHERE expired.position IS NOT NULL
   ), dead AS (
     DELETE FROM ${schema}.job USING expired LEFT JOIN owned ON owned.id = expired.id
-    WHERE job.id = expired.id AND expired.spent
+    WHERE ${lookUp('job.id', 'expired.id')} AND expired.spent
     RETURNING job.*, expired.asked, expired.attempt AS attempts, coalesce(owned.given_seq, expired.seq) AS given_seq
   ), kept AS (${keepSpentJobs(schema, 'The lease of this run ended before the run did.')}
   ), waiting AS (
@@ -62,7 +63,7 @@ export const rescueExpired = defineStatement<RescueParams, ExpiredRow>({
       lease_ends_at = NULL,
       last_error = 'lease expired'
     FROM expired LEFT JOIN owned ON owned.id = expired.id
-    WHERE job.id = expired.id AND NOT expired.spent
+    WHERE ${lookUp('job.id', 'expired.id')} AND NOT expired.spent
     RETURNING job.id
   ), freed AS (
     UPDATE ${schema}.lane

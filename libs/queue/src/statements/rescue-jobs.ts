@@ -1,5 +1,6 @@
 import { keepSpentJobs, rescueValues, type RescueParams } from './keep-spent-jobs.js';
 import { freedLane, freeLanes, type FreedLaneRow } from './lanes.js';
+import { lookUp } from './look-up.js';
 import { defineStatement } from './statement.js';
 import { wakeUpMessage } from './wake-up.js';
 
@@ -24,7 +25,7 @@ export const LEASES_PER_RESCUE = 50;
  * started. `rescueLanes`, in the same transaction and behind this, gives the lanes back and ends their leases. Safe with several rescuers at once. Indexes `job_pkey`, `lease_pkey`, `lane_pkey`.
  */
 export const rescueJobs = defineStatement<RescueParams, RescuedRow>({
-  name: 'rescue_jobs_v4',
+  name: 'rescue_jobs_v5',
   text: (schema) => `
   WITH lost AS MATERIALIZED (
     SELECT lease.runner_id, lease.number, lease.channel, lease.job_ids, lease.runs, lease.keys, lease.seqs, lease.started,
@@ -41,7 +42,7 @@ export const rescueJobs = defineStatement<RescueParams, RescuedRow>({
     FROM lost, unnest(job_ids, runs, keys, seqs) WITH ORDINALITY AS job (job_id, run, key, seq, ordinal)
   ), present AS MATERIALIZED (
     SELECT entry.*
-    FROM entry JOIN ${schema}.job ON job.id = entry.job_id AND job.run = entry.run
+    FROM entry JOIN ${schema}.job ON ${lookUp('job.id', 'entry.job_id')} AND job.run = entry.run
     WHERE entry.key IS NULL OR EXISTS (
       SELECT FROM ${schema}.lane
       WHERE lane.channel = entry.channel AND lane.key = entry.key AND lane.runner_id = entry.runner_id AND lane.lease = entry.number
@@ -49,7 +50,7 @@ export const rescueJobs = defineStatement<RescueParams, RescuedRow>({
   ), lockable AS MATERIALIZED (
     SELECT present.*, job.attempt + charged::integer AS attempt, job.cancel_requested_at IS NOT NULL AS asked,
       job.cancel_requested_at IS NOT NULL OR NOT stopping AND job.attempt + charged::integer >= coalesce(job.max_attempts, 2147483647) AS spent
-    FROM present JOIN ${schema}.job ON job.id = present.job_id AND job.run = present.run
+    FROM present JOIN ${schema}.job ON ${lookUp('job.id', 'present.job_id')} AND job.run = present.run
     FOR UPDATE OF job SKIP LOCKED
   ), busy AS MATERIALIZED (
     SELECT runner_id, number, key FROM present WHERE job_id NOT IN (SELECT job_id FROM lockable)
@@ -57,7 +58,7 @@ export const rescueJobs = defineStatement<RescueParams, RescuedRow>({
     SELECT * FROM lockable
     WHERE key IS NULL OR (runner_id, number, key) NOT IN (SELECT runner_id, number, key FROM busy WHERE key IS NOT NULL)
   ), dead AS (
-    DELETE FROM ${schema}.job USING locked WHERE job.id = locked.job_id AND locked.spent
+    DELETE FROM ${schema}.job USING locked WHERE ${lookUp('job.id', 'locked.job_id')} AND locked.spent
     RETURNING job.*, locked.attempt AS attempts, locked.asked, locked.runner_id, locked.number, locked.seq AS given_seq
   ), kept AS (${keepSpentJobs(schema, 'The process that ran this job ended, or lost its connection, in the middle of it.')}
   ), waiting AS (
@@ -71,7 +72,7 @@ export const rescueJobs = defineStatement<RescueParams, RescuedRow>({
       due_at = CASE WHEN locked.stopping THEN job.due_at ELSE clock_timestamp() END,
       last_error = CASE WHEN locked.stopping THEN job.last_error ELSE 'lease expired' END
     FROM locked
-    WHERE job.id = locked.job_id AND NOT locked.spent
+    WHERE ${lookUp('job.id', 'locked.job_id')} AND NOT locked.spent
     RETURNING job.due_at, job.id, job.priority, job.channel, job.key, job.name, job.suspect, job.position IS NOT NULL AS ordered
   ), ended AS (
     DELETE FROM ${schema}.lease USING lost
@@ -97,7 +98,7 @@ export const rescueJobs = defineStatement<RescueParams, RescuedRow>({
  * `lane_pkey`, `job_pkey`, `job_lane`.
  */
 export const rescueLanes = defineStatement<Record<string, never>, FreedLaneRow>({
-  name: 'rescue_lanes_v2',
+  name: 'rescue_lanes_v3',
   text: (schema) => `
   WITH lost AS MATERIALIZED (
     SELECT lease.runner_id, lease.number, lease.channel, lease.job_ids, lease.runs, lease.keys, lease.seqs
@@ -118,7 +119,7 @@ export const rescueLanes = defineStatement<Record<string, never>, FreedLaneRow>(
     SELECT owned.channel, owned.key, owned.runner_id, owned.number AS lease, max(owned.seq) AS last_seq,
       min(finished_job.id) FILTER (WHERE handler_policy.on_dead = 'block') AS blocker
     FROM owned
-    LEFT JOIN ${schema}.finished_job ON finished_job.id = owned.job_id AND finished_job.state IN ('dead', 'reprocessing')
+    LEFT JOIN ${schema}.finished_job ON ${lookUp('finished_job.id', 'owned.job_id')} AND finished_job.state IN ('dead', 'reprocessing')
     LEFT JOIN ${schema}.handler_policy ON handler_policy.id = finished_job.policy_id
     GROUP BY owned.channel, owned.key, owned.runner_id, owned.number
     HAVING NOT bool_or(untouched)

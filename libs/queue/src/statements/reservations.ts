@@ -2,6 +2,7 @@ import type { JobId } from '../job/job.js';
 import { telling, wakeUps } from './insert-jobs.js';
 import { notReleased } from './job-columns.js';
 import type { LaneName } from './lanes.js';
+import { lookUp } from './look-up.js';
 import { defineStatement } from './statement.js';
 import { SURVEY_MESSAGE } from './wake-up.js';
 
@@ -29,15 +30,18 @@ const held = (schema: string, condition: string): string => `held AS MATERIALIZE
     SELECT id FROM ${schema}.job WHERE id = ANY ($1::bigint[]) AND ${condition} AND id NOT IN (SELECT id FROM held)
   )`;
 
+/** When a hold ends, written so that no index of holds serves: the jobs are found by their ids. */
+const ENDS_AT = "coalesce(held_until, '-infinity')";
+
 /** By the clock's own time: the caller's transaction may be old. */
-const NOT_ENDED = 'held_until > clock_timestamp()';
+const NOT_ENDED = `${ENDS_AT} > clock_timestamp()`;
 
 const listOf = (rows: string): string => `(SELECT json_agg(id::text) FROM ${rows})`;
 
 /** A job that never came to be has no key, however long that was to last. */
 const freeKeys = (schema: string, gone: string): string => `freed_key AS (
     DELETE FROM ${schema}.idempotency_key AS lasting USING ${gone}
-    WHERE lasting.channel = ${gone}.channel AND lasting.key = ${gone}.idempotency_key AND lasting.job_id = ${gone}.id
+    WHERE ${lookUp('lasting.channel', `${gone}.channel`)} AND ${lookUp('lasting.key', `${gone}.idempotency_key`)} AND lasting.job_id = ${gone}.id
   )`;
 
 function heldRow([ids, busy, messages]: unknown[]): HeldRow {
@@ -56,14 +60,14 @@ const committed = (schema: string): string => `committed AS (
     UPDATE ${schema}.job
     SET held_until = NULL, due_at = greatest(due_at, clock_timestamp())
     FROM held
-    WHERE job.id = held.id
+    WHERE ${lookUp('job.id', 'held.id')}
     RETURNING job.id, job.channel, job.key, job.name, job.priority, job.due_at, job.position IS NOT NULL AS ordered
   ), wake_up AS (${wakeUps('committed')}
   )`;
 
 /** Commits held jobs outside of a caller's transaction, and answers the wake-ups to send after it. Index `job_pkey`. */
 export const commitHolds = defineStatement<HeldParams, HeldRow>({
-  name: 'commit_holds_v1',
+  name: 'commit_holds_v2',
   text: (schema) => `
   WITH ${held(schema, NOT_ENDED)}, ${committed(schema)}
   SELECT ${listOf('committed')}, ${listOf('busy')}, (SELECT json_agg(message) FROM wake_up)`,
@@ -73,7 +77,7 @@ export const commitHolds = defineStatement<HeldParams, HeldRow>({
 
 /** The same inside the caller's transaction: the notification becomes visible with its commit. Index `job_pkey`. */
 export const commitHoldsInTransaction = defineStatement<HeldParams & { notifyChannel: string }, HeldRow>({
-  name: 'commit_holds_in_tx_v1',
+  name: 'commit_holds_in_tx_v2',
   text: (schema) => `
   WITH ${held(schema, NOT_ENDED)}, ${committed(schema)}, ${telling(schema, '$2')}
   SELECT ${listOf('committed')}, ${listOf('busy')}, NULL, (SELECT count(*) FROM sent), (SELECT count(*) FROM remembered)`,
@@ -83,13 +87,13 @@ export const commitHoldsInTransaction = defineStatement<HeldParams & { notifyCha
 
 /** Moves the end of holds. Index `job_pkey`. */
 export const keepHolds = defineStatement<HeldParams & { holdMs: number }, HeldRow>({
-  name: 'keep_holds_v1',
+  name: 'keep_holds_v2',
   text: (schema) => `
   WITH ${held(schema, NOT_ENDED)}, kept AS (
     UPDATE ${schema}.job
     SET held_until = clock_timestamp() + $2::bigint * interval '1 millisecond'
     FROM held
-    WHERE job.id = held.id
+    WHERE ${lookUp('job.id', 'held.id')}
     RETURNING job.id
   )
   SELECT ${listOf('kept')}, ${listOf('busy')}`,
@@ -103,12 +107,12 @@ export const keepHolds = defineStatement<HeldParams & { holdMs: number }, HeldRo
  * one that has ended. In a transaction (`notifyChannel`) that is asked for by its commit. Index `job_pkey`.
  */
 export const releaseHolds = defineStatement<HeldParams & { notifyChannel: string | null }, HeldRow>({
-  name: 'release_holds_v2',
+  name: 'release_holds_v3',
   text: (schema) => `
-  WITH ${held(schema, "held_until > '-infinity'")}, marked AS (
-    UPDATE ${schema}.job SET held_until = '-infinity' FROM held WHERE job.id = held.id AND job.position IS NOT NULL RETURNING job.id
+  WITH ${held(schema, `${ENDS_AT} > '-infinity'`)}, marked AS (
+    UPDATE ${schema}.job SET held_until = '-infinity' FROM held WHERE ${lookUp('job.id', 'held.id')} AND job.position IS NOT NULL RETURNING job.id
   ), deleted AS (
-    DELETE FROM ${schema}.job USING held WHERE job.id = held.id AND job.position IS NULL
+    DELETE FROM ${schema}.job USING held WHERE ${lookUp('job.id', 'held.id')} AND job.position IS NULL
     RETURNING job.id, job.channel, job.idempotency_key
   ), ${freeKeys(schema, 'deleted')}, released AS (
     SELECT id FROM marked UNION ALL SELECT id FROM deleted
@@ -125,7 +129,7 @@ export type HoldState = 'held' | 'expired' | 'committed';
 
 /** Answers nothing when there is no such job. Indexes `job_pkey`, `finished_job_pkey`. */
 export const findHold = defineStatement<{ id: JobId }, HoldState>({
-  name: 'find_hold_v1',
+  name: 'find_hold_v2',
   text: (schema) => `
   SELECT CASE WHEN held_until IS NULL THEN 'committed' WHEN ${NOT_ENDED} THEN 'held' ELSE 'expired' END
   FROM ${schema}.job
@@ -150,7 +154,7 @@ export interface ExpiredRow {
  * commit wins. Several at once share the work. Index `job_held`.
  */
 export const expireHolds = defineStatement<Record<string, never>, ExpiredRow>({
-  name: 'expire_holds_v2',
+  name: 'expire_holds_v3',
   text: (schema) => `
   WITH ended AS MATERIALIZED (
     SELECT id
@@ -160,7 +164,7 @@ export const expireHolds = defineStatement<Record<string, never>, ExpiredRow>({
     LIMIT ${HOLDS_PER_EXPIRY}
     FOR UPDATE SKIP LOCKED
   ), expired AS (
-    DELETE FROM ${schema}.job USING ended WHERE job.id = ended.id
+    DELETE FROM ${schema}.job USING ended WHERE ${lookUp('job.id', 'ended.id')}
     RETURNING job.id, job.channel, job.key, job.position, job.idempotency_key
   ), ${freeKeys(schema, 'expired')}
   SELECT count(*), (

@@ -1,4 +1,5 @@
 import type { JobId } from '../job/job.js';
+import { lookUp } from './look-up.js';
 import { listOf } from './statement.js';
 
 /** What identifies a run: the fence of every write about it. */
@@ -32,6 +33,6 @@ export const heldLeases = (schema: string): string => `held_lease AS MATERIALIZE
   )`;
 
 /** Of a job among those of `done`, where `held_lease` is known. */
-export const fence = `job.id = done.id
+export const fence = `${lookUp('job.id', 'done.id')}
       AND job.run = done.run
       AND EXISTS (SELECT FROM held_lease WHERE held_lease.number = done.lease)`;
