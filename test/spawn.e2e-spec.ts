@@ -4,6 +4,7 @@ import { JobHandler, Queue, SpawnItemError, UnknownJobError, type Job, type JobS
 import type { DataSource } from 'typeorm';
 import { startApp, type TestApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
+import { turn } from './support/lanes.js';
 import { recordSql } from './support/sql-log.js';
 import { useTables } from './support/tables.js';
 import { withApp } from './support/with-app.js';
@@ -136,6 +137,19 @@ describe('spawn', () => {
       const results = await Promise.all(Array.from({ length: 50 }, (_, n) => jobs.spawn(Mailer, 'welcome', { n })));
       const records = await Promise.all(results.map(({ id }) => queue.get(id)));
       expect(records.map((record) => record?.payload)).toEqual(results.map((_, n) => ({ n })));
+    }));
+
+  it('gives ascending ids in the order of the calls, also when their INSERTs overlap', () =>
+    withSender(async ({ jobs }) => {
+      const calls: Promise<{ id: string }[]>[] = [];
+      for (let call = 0; call < 30; call++) {
+        const items = Array.from({ length: 150 }, (_, n) => ({ payload: { n } }));
+        calls.push(jobs.spawnMany(Mailer, 'welcome', items));
+        await turn();
+      }
+      const ids = (await Promise.all(calls)).flat().map(({ id }) => Number(id));
+      expect(ids).toEqual(ids.toSorted((a, b) => a - b));
+      expect(await count()).toBe(4_500);
     }));
 
   it('lets no caller suffer from the job of another that the database refuses', () =>

@@ -14,44 +14,62 @@ interface Call<Answer> {
   readonly reject: (error: unknown) => void;
 }
 
+export interface SpawnTerms<Answer> {
+  /** Inserts all of them or none; answers one for each. */
+  write(jobs: readonly NewJob[]): Promise<readonly Answer[]>;
+  /** Whether an error would be every merged call's, and not only that of one among them. */
+  isShared(error: unknown): boolean;
+  /** INSERTs that may be under way together. */
+  readonly atOnce: number;
+}
+
 /** Jobs that one merged INSERT takes at most; a single larger call goes out whole. */
 const BATCH = 1_000;
+
+/** When so many jobs wait they are worth an INSERT that goes out before the last one is answered. */
+const ENOUGH = 100;
 
 /**
  * Spawns outside of transactions. Calls that come while an INSERT is under way go out together in the next one, so ten
  * concurrent callers need not wait for ten commits in turn. When the INSERT is refused for what one of them wrote, each
  * call is tried by itself.
+ *
+ * While much waits, as many INSERTs are under way as may be: the server begins with the next one while this process still reads
+ * the answer of the last, and callers make new jobs.
  */
 export class SpawnQueue<Answer> {
   private readonly calls: Call<Answer>[] = [];
-  private working: Promise<void> | null = null;
+  /** Jobs of those calls. */
+  private waiting = 0;
+  private readonly senders = new Set<Promise<void>>();
 
-  /**
-   * @param write    inserts all of them or none; answers one for each
-   * @param isShared whether an error would be every merged call's, and not only that of one among them
-   */
-  constructor(
-    private readonly write: (jobs: readonly NewJob[]) => Promise<readonly Answer[]>,
-    private readonly isShared: (error: unknown) => boolean,
-  ) {}
+  constructor(private readonly terms: SpawnTerms<Answer>) {}
 
   insert(jobs: readonly NewJob[], alone = false): Promise<Answer[]> {
     return new Promise((resolve, reject) => {
       this.calls.push({ jobs, alone, resolve, reject });
-      this.working ??= this.work();
+      this.waiting += jobs.length;
+      if (this.senders.size === 0 || (this.senders.size < this.terms.atOnce && this.waiting >= ENOUGH))
+        this.startSender();
     });
   }
 
   /** Resolves when every call has been answered. */
   async idle(): Promise<void> {
-    await this.working;
+    while (this.senders.size > 0) await Promise.all(this.senders);
   }
 
-  private async work(): Promise<void> {
+  private startSender(): void {
+    const sender = this.sendWhatWaits(() => this.senders.delete(sender));
+    this.senders.add(sender);
+  }
+
+  private async sendWhatWaits(end: () => void): Promise<void> {
     // Calls made in the same turn go out together.
     await Promise.resolve();
-    while (this.calls.length > 0) await this.send(this.take());
-    this.working = null;
+    while (this.calls.length > 0 && (this.senders.size === 1 || this.waiting >= ENOUGH)) await this.send(this.take());
+    // In the same turn as the last look: whoever calls later starts another sender.
+    end();
   }
 
   private take(): Call<Answer>[] {
@@ -63,17 +81,18 @@ export class SpawnQueue<Answer> {
       count += 1;
       if (alone) break;
     }
+    this.waiting -= size;
     return this.calls.splice(0, count);
   }
 
   private async send(calls: readonly Call<Answer>[]): Promise<void> {
     try {
-      const answers = await this.write(calls.flatMap((call) => call.jobs));
+      const answers = await this.terms.write(calls.flatMap((call) => call.jobs));
       let from = 0;
       for (const call of calls) call.resolve(answers.slice(from, (from += call.jobs.length)));
     } catch (error) {
       // A lost connection leaves open whether it was written: only the callers can know whether to send again.
-      if (calls.length === 1 || this.isShared(error)) for (const call of calls) call.reject(error);
+      if (calls.length === 1 || this.terms.isShared(error)) for (const call of calls) call.reject(error);
       else for (const call of calls) await this.send([call]);
     }
   }
@@ -93,5 +112,6 @@ export function plainSpawns(
     onInserted(rows.flatMap(([row]) => row?.wakeUps ?? []));
     return rows.flatMap(([row]) => row?.ids ?? []);
   };
-  return new SpawnQueue(write, isRetryable);
+  // Behind each other on one connection, so that jobs come in the order of their calls.
+  return new SpawnQueue({ write, isShared: isRetryable, atOnce: 2 });
 }
