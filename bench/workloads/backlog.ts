@@ -24,6 +24,7 @@ const TOMORROW: Shape = { ...PLAIN, delaySeconds: 86_400 };
 export const backlog: Workload = {
   name: 'backlog',
   description: `what claims cost while ${FRONT} jobs are run: over an empty table, with a million due jobs behind them, and with a million jobs of tomorrow, for nestmq also with ten million due ones and five million of tomorrow; of each claim the server's own time, from its log`,
+  defaultRepeat: 1,
   async run(bench) {
     const { jobs } = bench.settings;
     const stages: Stage[] = [];

@@ -17,6 +17,7 @@ const MOST_JOBS = 10_000;
 export const recovery: Workload = {
   name: 'recovery',
   description: `two processes work on ${JOBS} jobs of ${TAKES_MS} ms, and one of them is killed by SIGKILL: seconds until all jobs are finished, of which the work of the other one takes a few`,
+  defaultRepeat: 1,
   async run(bench) {
     const count = Math.min(JOBS, bench.settings.jobs ?? JOBS);
     for (const entry of bench.systems.filter(

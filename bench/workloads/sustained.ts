@@ -17,6 +17,7 @@ const SECONDS = 60;
 export const sustained: Workload = {
   name: 'sustained',
   description: `calls of ${CALL} jobs by four callers of one process while another one works, ${BACKLOG} jobs waiting at most; times from the answer of the call to the handler`,
+  defaultRepeat: 1,
   async run(bench) {
     const { settings } = bench;
     // pg-boss in its defaults does a few jobs a second: the backlog alone would take minutes
