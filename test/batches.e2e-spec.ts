@@ -293,14 +293,16 @@ describe('a handler with batch', () => {
         seen.push(batch.remainingMs() > 0 && batch.remainingMs() <= 200);
         batch.complete(batch.jobs[0]!);
         await new Promise((resolve) => batch.signal.addEventListener('abort', resolve));
-        seen.push((batch.signal.reason as { code: string }).code, batch.jobs[1]!.signal.aborted, batch.remainingMs());
+        seen.push((batch.signal.reason as { code: string }).code, batch.jobs[1]!.signal.aborted);
+        // A timer may come a fraction of a millisecond early.
+        seen.push(batch.remainingMs() < 1);
         throw batch.signal.reason;
       },
       { options: { timeout: 200 } },
     );
     const ids = await send(upTo(3));
     await drained();
-    expect(seen).toEqual([true, 'job_timeout', true, 0]);
+    expect(seen).toEqual([true, 'job_timeout', true, true]);
     expect(idsOf('released')).toEqual([ids[1], ids[2]]);
     expect(batchesOf(work)).toEqual([[1, 2, 3], [2], [3]]);
     expect(work.runs.map(({ attempt }) => attempt)).toEqual([1, 1, 1, 1, 1]);

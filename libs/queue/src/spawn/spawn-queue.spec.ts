@@ -1,7 +1,8 @@
-import { setImmediate as turn } from 'node:timers/promises';
 import { describe, expect, it } from '@jest/globals';
 import type { NewJob } from '../statements/new-job.js';
 import { SpawnQueue } from './spawn-queue.js';
+
+const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 /** A queue whose INSERTs end when the test says so. */
 function useQueue(atOnce: number) {
