@@ -9,7 +9,7 @@ export interface Workload {
   readonly name: string;
   /** One line: what is timed. */
   readonly description: string;
-  /** How often it is measured where the command line does not say: 3, unless a run takes minutes. */
+  /** Turns where the command line does not say: 3, but 2 or 1 where a turn takes minutes. */
   readonly defaultRepeat?: number;
   run(bench: Bench): Promise<void>;
 }

@@ -16,6 +16,7 @@ export const latency: Workload = {
   name: 'latency',
   description:
     'one job at a time to an idle worker: from the call of spawn, whose commit is part of it, to the first line of the handler',
+  defaultRepeat: 2,
   async run(bench) {
     const stages = await openStages(bench);
     for (const stage of stages) {

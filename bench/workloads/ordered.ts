@@ -25,6 +25,7 @@ export const ordered: Workload = {
   name: 'ordered',
   description:
     'preloaded jobs with keys, of which those of one key start in the order in which they were sent; the order is checked',
+  defaultRepeat: 2,
   async run(bench) {
     const stages = await openStages(bench, { needs: ['order'] });
     for (const { name, jobs: all, shape, fewer } of CASES)

@@ -17,6 +17,7 @@ const TAKES_MS = 10;
 export const scaleOut: Workload = {
   name: 'scale-out',
   description: `the sustained load with ${PROCESSES.join(', ')} working processes: handlers that do nothing, and handlers that wait for ${TAKES_MS} ms`,
+  defaultRepeat: 2,
   async run(bench) {
     const { settings } = bench;
     for (const workers of PROCESSES.filter((count) => count <= settings.processes)) {

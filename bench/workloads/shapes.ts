@@ -23,6 +23,7 @@ const CASES: readonly Case[] = [
 export const shapes: Workload = {
   name: 'shapes',
   description: 'preloaded jobs of one and of 1 000 handler names, and with large payloads',
+  defaultRepeat: 2,
   async run(bench) {
     const stages = await openStages(bench);
     for (const { name, shape, most, needs } of CASES)

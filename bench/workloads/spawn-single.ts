@@ -10,6 +10,7 @@ import { takeTurns, type Bench, type Workload } from '../workload.js';
 export const spawnSingle: Workload = {
   name: 'spawn-single',
   description: `one job a call by 1, 10 and 100 concurrent callers of a process with ${POOL_SIZE} connections: alone, and in a TypeORM transaction with one INSERT of the application`,
+  defaultRepeat: 2,
   async run(bench) {
     const stages = await openStages(bench, { workers: 0, only: ({ tuned }) => !tuned });
     for (const { sender } of stages) await sender.player.open({ shape: PLAIN, ordered: false, work: null });
