@@ -112,6 +112,6 @@ export function plainSpawns(
     onInserted(rows.flatMap(([row]) => row?.wakeUps ?? []));
     return rows.flatMap(([row]) => row?.ids ?? []);
   };
-  // Behind each other on one connection, so that jobs come in the order of their calls.
+  // Behind each other on one connection: jobs come in the order of their calls, those aside that are tried one by one.
   return new SpawnQueue({ write, isShared: isRetryable, atOnce: 2 });
 }

@@ -119,7 +119,7 @@ export const rescueLanes = defineStatement<Record<string, never>, FreedLaneRow>(
     SELECT owned.channel, owned.key, owned.runner_id, owned.number AS lease, max(owned.seq) AS last_seq,
       min(finished_job.id) FILTER (WHERE handler_policy.on_dead = 'block') AS blocker
     FROM owned
-    LEFT JOIN ${schema}.finished_job ON ${lookUp('finished_job.id', 'owned.job_id')} AND finished_job.state IN ('dead', 'reprocessing')
+    LEFT JOIN ${schema}.finished_job ON ${lookUp('finished_job.id', 'owned.job_id')} AND (finished_job.state || '') IN ('dead', 'reprocessing')
     LEFT JOIN ${schema}.handler_policy ON handler_policy.id = finished_job.policy_id
     GROUP BY owned.channel, owned.key, owned.runner_id, owned.number
     HAVING NOT bool_or(untouched)
