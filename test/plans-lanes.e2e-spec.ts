@@ -2,8 +2,10 @@ import { beforeAll, describe, expect, it } from '@jest/globals';
 import { claimArrivals, claimLanes } from '../libs/queue/src/statements/claim-lanes.js';
 import { extendLane } from '../libs/queue/src/statements/extend-lane.js';
 import { endLanes, recheckLanes, repairLanes, sweepLanes } from '../libs/queue/src/statements/lanes.js';
+import { rescueLanes } from '../libs/queue/src/statements/rescue-jobs.js';
 import type { Statement } from '../libs/queue/src/statements/statement.js';
 import { surveyFeeds } from '../libs/queue/src/statements/survey-feeds.js';
+import { begin, beginHashing } from '../libs/queue/src/statements/transaction.js';
 import { useDatabase } from './support/database.js';
 import { deadStatistics, indexesOf, notByIndex, planOf, rowsRead, statistics, type PlanNode } from './support/plans.js';
 import { useTables } from './support/tables.js';
@@ -24,6 +26,10 @@ const LEASED = 50;
 const ALONE = 1_000;
 const IN_HAND = 100;
 const LEASE_OF_ALONE = 1_000;
+/** Dead letters, and lanes of a dead runner whose last jobs are among them. */
+const DEAD = 50_000;
+const LOST = 30;
+const DEAD_RUNNER = 3;
 
 async function fill(): Promise<void> {
   for (const table of ['job', 'finished_job', 'lease', 'lane']) {
@@ -83,6 +89,20 @@ async function fill(): Promise<void> {
      FROM (SELECT id, run, key, row_number() OVER (ORDER BY id) AS n FROM nestmq.job WHERE key = 'alone' ORDER BY id LIMIT ${IN_HAND}) AS held`,
   );
   await tables.sql(`INSERT INTO nestmq.runner (id, host, pid) VALUES (1, 'h', 1)`);
+  await tables.sql(
+    `INSERT INTO nestmq.finished_job (id, state, attempt, priority, due_at, created_at, position, seq, channel, key, name)
+     SELECT 10000000 + i, 'dead', 1, 0, now(), now(), 10000000 + i, 1, 'c', 'lost ' || i, 'n' FROM generate_series(1, ${DEAD}) AS i`,
+  );
+  await tables.sql(`INSERT INTO nestmq.runner (id, host, pid, dead_at) VALUES (${DEAD_RUNNER}, 'h', 1, now())`);
+  await tables.sql(
+    `INSERT INTO nestmq.lane (channel, key, runner_id, lease, name)
+     SELECT 'c', 'lost ' || i, ${DEAD_RUNNER}, 1, 'n' FROM generate_series(1, ${LOST}) AS i`,
+  );
+  await tables.sql(
+    `INSERT INTO nestmq.lease (runner_id, number, channel, priority, job_ids, runs, keys, seqs, started, hi_due_at, hi_id)
+     SELECT ${DEAD_RUNNER}, 1, 'c', 0, array_agg(10000000 + i), array_agg(0), array_agg('lost ' || i), array_agg(1), ${LOST}, 'epoch', 0
+     FROM generate_series(1, ${LOST}) AS i`,
+  );
 }
 
 /** Ordered jobs, a microsecond apart from a time on. */
@@ -112,9 +132,9 @@ const survey = { names: ['n'], groups: [0], groupChannels: [null], channels: nul
 const LARGE = ['job', 'finished_job', 'lane'];
 
 const plan =
-  <Params>(statement: Statement<Params, unknown>, params: Params) =>
+  <Params>(statement: Statement<Params, unknown>, params: Params, start = begin) =>
   (generic: boolean): Promise<PlanNode[]> =>
-    planOf(database.url, statement, params, { generic });
+    planOf(database.url, statement, params, { generic, start });
 
 /** Name · statement and parameters · its indexes · the most rows of the large tables that it may read. */
 const hot: [string, (generic: boolean) => Promise<PlanNode[]>, string[], number][] = [
@@ -133,6 +153,7 @@ const hot: [string, (generic: boolean) => Promise<PlanNode[]>, string[], number]
   ['end_lanes', plan(endLanes, { runner: '1', lanes: ends }), ['lane_pkey', 'job_lane'], 200],
   ['recheck_lanes', plan(recheckLanes, { lanes }), ['job_lane'], 200],
   ['repair_lanes', plan(repairLanes, { lanes }), ['job_lane'], 200],
+  ['rescue_lanes', plan(rescueLanes, {}, beginHashing), ['finished_job_pkey'], 200],
   ['sweep_lanes', plan(sweepLanes, { after: null }), ['job_lane', 'lane_pkey'], 5_000],
   [
     'survey_feeds',

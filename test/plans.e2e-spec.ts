@@ -85,6 +85,10 @@ async function fill(): Promise<void> {
      FROM generate_series(1, ${LIVE}) AS i`,
   );
   await tables.sql(`INSERT INTO nestmq.runner (id, host, pid) VALUES (1, 'h', 1)`);
+  await tables.sql(
+    `INSERT INTO nestmq.job_progress (job_id, percent)
+     SELECT i, 5 FROM generate_series(${LIVE} - 400, ${LIVE} + 400) AS i UNION ALL SELECT 100000000 + i, 5 FROM generate_series(1, 400) AS i`,
+  );
 }
 
 /** The plan of a statement as the runner sends it; what it wrote is taken back. */
@@ -228,7 +232,7 @@ const hot: [string, (generic: boolean) => Promise<PlanNode[]>, string[], number]
     'prune_progress',
     (g) => nodesOf(pruneProgress, { after: '0' }, g),
     ['job_progress_pkey', 'job_pkey', 'finished_job_pkey'],
-    5,
+    2_500,
   ],
   ['prune_jobs', (g) => nodesOf(pruneJobs, {}, g), ['finished_job_delete_at'], 50],
   ['commit_holds', (g) => nodesOf(commitHolds, { ids: held }, g), ['job_pkey'], 500],

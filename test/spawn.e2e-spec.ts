@@ -15,6 +15,12 @@ class Mailer {
   welcome(_job: Job): void {}
 }
 
+@Injectable()
+class Ledger {
+  @JobHandler('ledger', { ordered: true })
+  book(_job: Job): void {}
+}
+
 const database = useDatabase();
 const tables = useTables(database);
 const count = (): Promise<number> => tables.number('SELECT count(*) FROM nestmq.job');
@@ -160,6 +166,20 @@ describe('spawn', () => {
       await tables.sql('ALTER TABLE nestmq.job DROP CONSTRAINT poison');
       expect(results.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled']);
       expect(await count()).toBe(2);
+    }));
+
+  it('keeps the order of a lane when an INSERT is refused and another call comes behind it', () =>
+    withApp({ url: database.url, providers: [Ledger], queue: { runner: false } }, async ({ jobs }) => {
+      await tables.sql(`ALTER TABLE nestmq.job ADD CONSTRAINT poison CHECK (channel <> 'poison')`);
+      const book = (count: number) =>
+        jobs.spawnMany(Ledger, 'book', Array.from({ length: count }, () => ({ payload: 1, key: 'account' }))); // prettier-ignore
+      const first = [book(150), jobs.spawn(Ledger, 'book', 1, { channel: 'poison', key: 'account' })] as const;
+      const refused = expect(first[1]).rejects.toThrow('poison');
+      await turn();
+      const second = book(150);
+      const [before, after] = await Promise.all([first[0], second, refused]);
+      await tables.sql('ALTER TABLE nestmq.job DROP CONSTRAINT poison');
+      expect(Number(before.at(-1)?.id)).toBeLessThan(Number(after[0]?.id));
     }));
 
   it('is refused after the application was closed', async () => {

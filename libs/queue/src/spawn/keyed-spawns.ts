@@ -50,7 +50,7 @@ export class KeyedSpawns {
     private readonly onInserted: (wakeUps: readonly string[]) => void,
     private readonly onJoined: (manager: EntityManager) => void,
   ) {
-    this.queue = new SpawnQueue({ write: (jobs) => this.write(jobs), isShared: isUnavailable, atOnce: 1 });
+    this.queue = new SpawnQueue({ write: (jobs) => this.write(jobs), isShared: isUnavailable, overlaps: () => false });
   }
 
   /**

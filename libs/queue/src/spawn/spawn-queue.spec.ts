@@ -5,10 +5,10 @@ import { SpawnQueue } from './spawn-queue.js';
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 /** A queue whose INSERTs end when the test says so. */
-function useQueue(atOnce: number) {
+function useQueue(overlaps: (jobs: readonly unknown[]) => boolean = () => true) {
   const inserts: { size: number; end: (error?: Error) => Promise<void> }[] = [];
   const queue = new SpawnQueue<number>({
-    atOnce,
+    overlaps,
     isShared: (error) => (error as Error).message === 'shared',
     write: (jobs) =>
       new Promise((resolve, reject) => {
@@ -29,7 +29,7 @@ function useQueue(atOnce: number) {
 
 describe('plain spawns of a process', () => {
   it('go out together when they are called in one turn, and while an INSERT is under way', async () => {
-    const { inserts, spawn, sizes } = useQueue(2);
+    const { inserts, spawn, sizes } = useQueue();
     const first = [spawn(1), spawn(2)];
     await turn();
     const second = [spawn(3), spawn(4)];
@@ -42,7 +42,7 @@ describe('plain spawns of a process', () => {
   });
 
   it('have a second INSERT under way when a hundred jobs wait, and no third one', async () => {
-    const { inserts, spawn, sizes } = useQueue(2);
+    const { inserts, spawn, sizes } = useQueue();
     const calls = [spawn(1)];
     await turn();
     calls.push(spawn(99));
@@ -62,7 +62,7 @@ describe('plain spawns of a process', () => {
   });
 
   it('wait for the last answer where INSERTs may not overlap', async () => {
-    const { inserts, spawn, sizes } = useQueue(1);
+    const { inserts, spawn, sizes } = useQueue(() => false);
     const calls = [spawn(1)];
     await turn();
     calls.push(spawn(1_000));
@@ -73,8 +73,40 @@ describe('plain spawns of a process', () => {
     expect((await Promise.all(calls)).flat()).toHaveLength(1_001);
   });
 
+  it('keep what may not overlap apart from what came before and comes behind', async () => {
+    const { inserts, spawn, sizes } = useQueue((jobs) => jobs.length !== 101);
+    const calls = [spawn(1)];
+    await turn();
+    calls.push(spawn(101));
+    await turn();
+    expect(sizes()).toEqual([1]);
+    await inserts[0]!.end();
+    calls.push(spawn(200));
+    await turn();
+    expect(sizes()).toEqual([1, 101]);
+    await inserts[1]!.end();
+    calls.push(spawn(300));
+    await turn();
+    expect(sizes()).toEqual([1, 101, 200, 300]);
+    await inserts[2]!.end();
+    await inserts[3]!.end();
+    expect((await Promise.all(calls)).flat()).toHaveLength(602);
+  });
+
+  it('wait for a call that is larger than a merged INSERT', async () => {
+    const { inserts, spawn, sizes } = useQueue();
+    const calls = [spawn(1_001)];
+    await turn();
+    calls.push(spawn(100));
+    await turn();
+    expect(sizes()).toEqual([1_001]);
+    await inserts[0]!.end();
+    await inserts[1]!.end();
+    expect((await Promise.all(calls)).flat()).toHaveLength(1_101);
+  });
+
   it('leave few jobs that wait to the sender that is left', async () => {
-    const { inserts, spawn, sizes } = useQueue(2);
+    const { inserts, spawn, sizes } = useQueue();
     const calls = [spawn(1)];
     await turn();
     calls.push(spawn(100));
@@ -89,7 +121,7 @@ describe('plain spawns of a process', () => {
   });
 
   it('are sent whenever they are called, also from the answer to another', async () => {
-    const { inserts, spawn } = useQueue(2);
+    const { inserts, spawn } = useQueue();
     const chained = spawn(1).then(() => spawn(1));
     await turn();
     await inserts[0]!.end();
@@ -98,7 +130,7 @@ describe('plain spawns of a process', () => {
   });
 
   it('are idle when both INSERTs have been answered', async () => {
-    const { queue, inserts, spawn } = useQueue(2);
+    const { queue, inserts, spawn } = useQueue();
     const calls = [spawn(1)];
     await turn();
     calls.push(spawn(100));
@@ -113,7 +145,7 @@ describe('plain spawns of a process', () => {
   });
 
   it('are tried one by one when one of them is refused, and refused together when the error is shared', async () => {
-    const { inserts, spawn, sizes } = useQueue(2);
+    const { inserts, spawn, sizes } = useQueue();
     const calls = [spawn(1), spawn(2)];
     await turn();
     await inserts[0]!.end(new Error('refused'));

@@ -10,6 +10,8 @@ interface Call<Answer> {
   readonly jobs: readonly NewJob[];
   /** Not to be merged with others. */
   readonly alone: boolean;
+  /** Nothing else is under way while its INSERT is. */
+  readonly apart: boolean;
   readonly resolve: (answers: Answer[]) => void;
   readonly reject: (error: unknown) => void;
 }
@@ -19,12 +21,15 @@ export interface SpawnTerms<Answer> {
   write(jobs: readonly NewJob[]): Promise<readonly Answer[]>;
   /** Whether an error would be every merged call's, and not only that of one among them. */
   isShared(error: unknown): boolean;
-  /** INSERTs that may be under way together. */
-  readonly atOnce: number;
+  /** Whether another INSERT may be under way beside that of these jobs. */
+  overlaps(jobs: readonly NewJob[]): boolean;
 }
 
 /** Jobs that one merged INSERT takes at most; a single larger call goes out whole. */
 const BATCH = 1_000;
+
+/** INSERTs that may be under way together. */
+const AT_ONCE = 2;
 
 /** When so many jobs wait they are worth an INSERT that goes out before the last one is answered. */
 const ENOUGH = 100;
@@ -34,29 +39,36 @@ const ENOUGH = 100;
  * concurrent callers need not wait for ten commits in turn. When the INSERT is refused for what one of them wrote, each
  * call is tried by itself.
  *
- * While much waits, as many INSERTs are under way as may be: the server begins with the next one while this process still reads
- * the answer of the last, and callers make new jobs.
+ * While much waits two INSERTs are under way: the server begins with the second while this process still reads the answer to the
+ * first, and callers make new jobs. Not beside one that is large, whose time the other would have to wait for.
  */
 export class SpawnQueue<Answer> {
   private readonly calls: Call<Answer>[] = [];
   /** Jobs of those calls. */
   private waiting = 0;
+  /** Calls that keep INSERTs from overlapping, until they are answered. */
+  private apart = 0;
   private readonly senders = new Set<Promise<void>>();
 
   constructor(private readonly terms: SpawnTerms<Answer>) {}
 
   insert(jobs: readonly NewJob[], alone = false): Promise<Answer[]> {
     return new Promise((resolve, reject) => {
-      this.calls.push({ jobs, alone, resolve, reject });
+      const apart = jobs.length > BATCH || !this.terms.overlaps(jobs);
+      this.calls.push({ jobs, alone, apart, resolve, reject });
       this.waiting += jobs.length;
-      if (this.senders.size === 0 || (this.senders.size < this.terms.atOnce && this.waiting >= ENOUGH))
-        this.startSender();
+      if (apart) this.apart += 1;
+      if (this.senders.size === 0 || (this.senders.size < AT_ONCE && this.mayOverlap)) this.startSender();
     });
   }
 
   /** Resolves when every call has been answered. */
   async idle(): Promise<void> {
     while (this.senders.size > 0) await Promise.all(this.senders);
+  }
+
+  private get mayOverlap(): boolean {
+    return this.waiting >= ENOUGH && this.apart === 0;
   }
 
   private startSender(): void {
@@ -67,9 +79,15 @@ export class SpawnQueue<Answer> {
   private async sendWhatWaits(end: () => void): Promise<void> {
     // Calls made in the same turn go out together.
     await Promise.resolve();
-    while (this.calls.length > 0 && (this.senders.size === 1 || this.waiting >= ENOUGH)) await this.send(this.take());
+    while (this.calls.length > 0 && (this.senders.size === 1 || this.mayOverlap)) await this.sendFirst();
     // In the same turn as the last look: whoever calls later starts another sender.
     end();
+  }
+
+  private async sendFirst(): Promise<void> {
+    const calls = this.take();
+    await this.send(calls);
+    this.apart -= calls.filter(({ apart }) => apart).length;
   }
 
   private take(): Call<Answer>[] {
@@ -112,6 +130,8 @@ export function plainSpawns(
     onInserted(rows.flatMap(([row]) => row?.wakeUps ?? []));
     return rows.flatMap(([row]) => row?.ids ?? []);
   };
-  // Behind each other on one connection: jobs come in the order of their calls, those aside that are tried one by one.
-  return new SpawnQueue({ write, isShared: isRetryable, atOnce: 2 });
+  // They come in the order of their calls, behind each other on one connection; but of an INSERT that is refused the calls are tried
+  // again, behind the next one. Ordered jobs wait for that.
+  const overlaps = (jobs: readonly NewJob[]): boolean => !jobs.some(({ ordered }) => ordered);
+  return new SpawnQueue({ write, isShared: isRetryable, overlaps });
 }

@@ -40,7 +40,8 @@ export interface PrunedProgress {
 }
 
 /**
- * Deletes the progress of jobs that are gone, among the next rows behind a job. Several pruners at once share the work.
+ * Deletes the progress of jobs that are gone, among the next rows behind a job. Several pruners at once share the work. Each job is
+ * looked up by itself: as joins both tables could be walked whole (`look-up.ts`).
  * Indexes `job_progress_pkey`, `job_pkey`, `finished_job_pkey`.
  */
 export const pruneProgress = defineStatement<{ after: string }, PrunedProgress>({
@@ -57,8 +58,8 @@ export const pruneProgress = defineStatement<{ after: string }, PrunedProgress>(
     DELETE FROM ${schema}.job_progress
     USING looked
     WHERE ${lookUp('job_progress.job_id', 'looked.job_id')}
-      AND NOT EXISTS (SELECT FROM ${schema}.job WHERE job.id = looked.job_id)
-      AND NOT EXISTS (SELECT FROM ${schema}.finished_job WHERE finished_job.id = looked.job_id)
+      AND (SELECT true FROM ${schema}.job WHERE job.id = looked.job_id LIMIT 1) IS NULL
+      AND (SELECT true FROM ${schema}.finished_job WHERE finished_job.id = looked.job_id LIMIT 1) IS NULL
     RETURNING looked.job_id
   )
   SELECT max(job_id), (SELECT count(*) FROM pruned) FROM looked`,

@@ -25,7 +25,7 @@ export interface HeldRow {
  * another transaction, so there are no deadlocks either, and the race with `expire_holds` has one winner.
  */
 const held = (schema: string, condition: string): string => `held AS MATERIALIZED (
-    SELECT id FROM ${schema}.job WHERE id = ANY ($1::bigint[]) AND ${condition} ORDER BY id FOR UPDATE SKIP LOCKED
+    SELECT id, position IS NOT NULL AS ordered FROM ${schema}.job WHERE id = ANY ($1::bigint[]) AND ${condition} ORDER BY id FOR UPDATE SKIP LOCKED
   ), busy AS (
     SELECT id FROM ${schema}.job WHERE id = ANY ($1::bigint[]) AND ${condition} AND id NOT IN (SELECT id FROM held)
   )`;
@@ -110,9 +110,9 @@ export const releaseHolds = defineStatement<HeldParams & { notifyChannel: string
   name: 'release_holds_v3',
   text: (schema) => `
   WITH ${held(schema, `${ENDS_AT} > '-infinity'`)}, marked AS (
-    UPDATE ${schema}.job SET held_until = '-infinity' FROM held WHERE ${lookUp('job.id', 'held.id')} AND job.position IS NOT NULL RETURNING job.id
+    UPDATE ${schema}.job SET held_until = '-infinity' FROM held WHERE ${lookUp('job.id', 'held.id')} AND held.ordered RETURNING job.id
   ), deleted AS (
-    DELETE FROM ${schema}.job USING held WHERE ${lookUp('job.id', 'held.id')} AND job.position IS NULL
+    DELETE FROM ${schema}.job USING held WHERE ${lookUp('job.id', 'held.id')} AND NOT held.ordered
     RETURNING job.id, job.channel, job.idempotency_key
   ), ${freeKeys(schema, 'deleted')}, released AS (
     SELECT id FROM marked UNION ALL SELECT id FROM deleted
