@@ -114,7 +114,7 @@ export const rescueLanes = defineStatement<Record<string, never>, FreedLaneRow>(
   ), owned AS MATERIALIZED (
     SELECT entry.*, EXISTS (SELECT FROM ${schema}.job WHERE job.id = entry.job_id AND job.run = entry.run) AS untouched
     FROM entry JOIN ${schema}.lane
-      ON lane.channel = entry.channel AND lane.key = entry.key AND lane.runner_id = entry.runner_id AND lane.lease = entry.number
+      ON ${lookUp('lane.channel', 'entry.channel')} AND ${lookUp('lane.key', 'entry.key')} AND lane.runner_id = entry.runner_id AND lane.lease = entry.number
   ), done AS MATERIALIZED (
     SELECT owned.channel, owned.key, owned.runner_id, owned.number AS lease, max(owned.seq) AS last_seq,
       min(finished_job.id) FILTER (WHERE handler_policy.on_dead = 'block') AS blocker
