@@ -13,6 +13,6 @@ export class BacklogLimit {
 
   leave(count: number): void {
     this.jobs -= count;
-    if (this.waiting.length > 0) this.waiting.shift()!();
+    for (const lookAgain of this.waiting.splice(0)) lookAgain();
   }
 }

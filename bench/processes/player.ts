@@ -16,8 +16,9 @@ export interface Part {
   readonly work: { readonly kind: Work['kind']; readonly takesMs: number } | null;
 }
 
-/** Jobs of which the process that sends is told in one message. */
-const TOLD_TOGETHER = 50;
+/** Jobs of which the process that sends is told in one message, and how soon: each wakes two other processes. */
+const TOLD_TOGETHER = 200;
+const TOLD_WITHIN_MS = 5;
 
 /** The number of a job that only asks whether somebody works. */
 const PING = -1;
@@ -38,6 +39,9 @@ export class Player {
   private log = new RunLog(0);
   private cpuAtFirst = 0;
   private pinged = 0;
+  /** Jobs that have begun since the last message. */
+  private untold = 0;
+  private tellTimer: NodeJS.Timeout | undefined;
   private limit = new BacklogLimit(0);
 
   private place: Place = { postgres: '', redis: null };
@@ -219,7 +223,16 @@ export class Player {
     if (n === PING) return void (this.pinged += 1);
     if (this.log.count === 0) this.cpuAtFirst = cpuMicros();
     this.log.add(n);
-    if (this.log.count % TOLD_TOGETHER === 0) process.send?.({ told: 'begun', value: TOLD_TOGETHER } satisfies Told);
+    this.untold += 1;
+    if (this.untold >= TOLD_TOGETHER) this.tell();
+    else this.tellTimer ??= setTimeout(() => this.tell(), TOLD_WITHIN_MS);
+  }
+
+  private tell(): void {
+    clearTimeout(this.tellTimer);
+    this.tellTimer = undefined;
+    if (process.connected) process.send!({ told: 'begun', value: this.untold } satisfies Told);
+    this.untold = 0;
   }
 
   private workOf({ kind, takesMs }: NonNullable<Part['work']>): Work {
