@@ -29,6 +29,9 @@ export interface ListenerEvents {
 const PROBE_EVERY_MS = 30_000;
 const PROBE_TIMEOUT_MS = 5_000;
 
+/** When it is tried again where nothing was to be heard. */
+const PROBE_AGAIN_MS = 500;
+
 /**
  * The connection that LISTENs. It makes sure that notifications really arrive: behind a pooler in transaction mode
  * LISTEN is accepted and nothing ever comes, and a half-open connection looks alive. What it does not hear polling
@@ -43,6 +46,7 @@ export class Listener {
   private readonly abort = new AbortController();
   private probe: { readonly token: string; readonly heard: () => void } | null = null;
   private timer: NodeJS.Timeout | undefined;
+  private paused = false;
   private loop: Promise<void> | null = null;
 
   constructor(
@@ -67,6 +71,15 @@ export class Listener {
     this.client = null;
     if (client) await endClient(client);
     await this.loop;
+  }
+
+  /** Does not listen, until it is told to again. A connection that is made meanwhile listens. */
+  listen(listening: boolean): void {
+    this.paused = !listening;
+    const { client } = this;
+    client
+      ?.query(`${listening ? 'LISTEN' : 'UNLISTEN'} "${notifyChannelOf(this.settings.schema)}"`)
+      .catch((error: unknown) => breakOff(client, `Listening failed: ${messageOf(error)}`));
   }
 
   /** Runs a statement of the upkeep in its own READ COMMITTED transaction; refused while there is no connection. */
@@ -120,6 +133,7 @@ export class Listener {
       if (this.stopped) return;
       await client.query(`LISTEN "${notifyChannelOf(this.settings.schema)}"`);
       this.client = client;
+      this.paused = false;
       this.events.connected();
       this.scheduleProbe(client, 0);
       const error = await lost;
@@ -145,6 +159,7 @@ export class Listener {
 
   /** Notifies itself. Silence with an answered statement is a pooler: poll. Silence without is a dead connection: reconnect. */
   private async sendProbe(client: pg.Client): Promise<void> {
+    if (this.paused) return this.scheduleProbe(client, PROBE_AGAIN_MS);
     const token = randomUUID();
     const heard = new Promise<boolean>((resolve) => {
       const timer = setTimeout(() => resolve(false), PROBE_TIMEOUT_MS);
@@ -169,9 +184,7 @@ export class Listener {
     const arrived = await heard;
     if (this.stopped || this.client !== client) return;
     if (!arrived && !answered) {
-      (client as unknown as { connection: { stream: { destroy(error?: Error): void } } }).connection.stream.destroy(
-        new Error('The listening connection does not answer.'),
-      );
+      breakOff(client, 'The listening connection does not answer.');
       return;
     }
     if (arrived) this.delay.reset();
@@ -187,4 +200,11 @@ export class Listener {
     this.listening = listening;
     this.events.listening(listening);
   }
+}
+
+/** It is made anew then. */
+function breakOff(client: pg.Client, reason: string): void {
+  (client as unknown as { connection: { stream: { destroy(error?: Error): void } } }).connection.stream.destroy(
+    new Error(reason),
+  );
 }

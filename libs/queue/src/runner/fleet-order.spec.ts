@@ -23,14 +23,14 @@ function fleetOf(size: number): FleetOrder[] {
 
 const numbers = (count: number): number[] => Array.from({ length: count }, (_, n) => n);
 
-const placesOf = (fleet: readonly FleetOrder[], position: Position): number[] =>
-  fleet.map((order) => order.placeFor(position));
+const placesOf = (fleet: readonly FleetOrder[], position: Position, tiny = false): number[] =>
+  fleet.map((order) => order.placeFor(position, tiny));
 
 /** Which runner is the first for jobs of these ids, of which all are told one after the other when they are due. */
-function firstsOf(fleet: readonly FleetOrder[], ids: readonly number[], everyMs: number): number[] {
+function firstsOf(fleet: readonly FleetOrder[], ids: readonly number[], everyMs: number, tiny = false): number[] {
   return ids.map((id) => {
     jest.advanceTimersByTime(everyMs);
-    return placesOf(fleet, { micros: Date.now() * 1_000, id: String(id) }).indexOf(0);
+    return placesOf(fleet, { micros: Date.now() * 1_000, id: String(id) }, tiny).indexOf(0);
   });
 }
 
@@ -93,6 +93,41 @@ describe('FleetOrder', () => {
     expect(fleet.map(({ busy }) => busy)).toEqual(fleet.map(() => true));
     firstsOf(fleet, numbers(20), 21);
     expect(fleet.map(({ busy }) => busy)).toEqual(fleet.map(() => false));
+  });
+
+  it.each([2, 3, 5, 7, 8])('gives each of %d runners longer slices when jobs are tiny', (size) => {
+    const firsts = firstsOf(fleetOf(size), numbers(40_000), OFTEN_MS, true).slice(199);
+    expect(firsts.filter((first, n) => n % 200 !== 0 && first !== firsts[n - 1])).toEqual([]);
+    expect(longestRun(firsts)).toBeLessThanOrEqual(400);
+    expectEven(firsts, size);
+  });
+
+  it.each([1, 2, 3, 8, 10])('tells each of %d runners of tiny jobs when its turn is', (size) => {
+    const fleet = fleetOf(size);
+    firstsOf(fleet, numbers(30), OFTEN_MS, true);
+    for (let turn = 0; turn < 20; turn++) {
+      jest.advanceTimersByTime(137);
+      for (const order of fleet) {
+        order.missed();
+        const placeIn = (ms: number): number => order.placeFor({ micros: (Date.now() + ms) * 1_000, id: '1' }, true);
+        const untilMs = order.msUntilTurn(Date.now() * 1_000);
+        // It does not look further ahead.
+        expect(untilMs < 1_800 ? untilMs : -1).toBe(numbers(1_800).findIndex((ms) => placeIn(ms) === 0));
+      }
+    }
+  });
+
+  it('keeps long slices for a while, in which those come back that have not listened', () => {
+    const fleet = fleetOf(8);
+    const busy = (): boolean[] => fleet.map((order) => order.busy);
+    firstsOf(fleet, numbers(100), OFTEN_MS, true);
+    firstsOf(fleet, numbers(10), 149, true);
+    expect(busy()).toEqual(fleet.map(() => true));
+    fleet[3]!.missed();
+    firstsOf(fleet, numbers(10), 149, true);
+    expect(busy()).toEqual(fleet.map((_, runner) => runner === 3));
+    firstsOf(fleet, numbers(2), 149, true);
+    expect(busy()).toEqual(fleet.map(() => false));
   });
 
   it('is the same for a runner that has heard nothing before, after a few wake-ups', () => {

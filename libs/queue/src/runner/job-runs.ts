@@ -164,6 +164,16 @@ export class JobRuns {
     return this.runs.board.count;
   }
 
+  /** Whether jobs take next to no time. */
+  get tiny(): boolean {
+    return this.slots.tiny;
+  }
+
+  /** Whether nothing runs and nothing waits for its slot. */
+  get empty(): boolean {
+    return this.running === 0 && this.slots.waitingCount === 0;
+  }
+
   /** Jobs that this process has started under a runner's id, and that have not ended. */
   started(runner: string): JobId[] {
     return this.runs.board.started(runner);

@@ -69,6 +69,11 @@ export class QueueRunner {
     pass: (wakeUp) => this.onWakeUp(wakeUp),
     hasHandler: (news) => this.feeds.hasHandler(news),
     canRun: (news) => this.feeds.canRun(news),
+    tiny: () => this.runs.tiny,
+    idle: () => this.runs.empty,
+    listen: (listening) => this.listener.listen(listening),
+    catchUp: () => this.upkeep.poll.hurry(),
+    nowMicros: () => this.feeds.clock.nowMicros(),
   });
   private readonly claimConnection: Connection;
   private readonly settleConnection: Connection;

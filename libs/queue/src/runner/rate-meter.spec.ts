@@ -78,4 +78,38 @@ describe('RateMeter', () => {
     for (let i = 0; i < 200; i++) meter.end(10);
     expect(meter.inTurn()).toBe(1);
   });
+
+  it('knows tiny jobs when it has seen many of them', () => {
+    const meter = new RateMeter(PREFETCH_MS, SLOW_MS);
+    expect(meter.tiny).toBe(false);
+    for (let i = 0; i < 127; i++) meter.end(0.05);
+    expect(meter.tiny).toBe(false);
+    meter.end(0.05);
+    expect(meter.tiny).toBe(true);
+  });
+
+  it.each([
+    [0.24, true],
+    [0.26, false],
+  ])('takes jobs of %d ms to be tiny: %s', (jobMs, tiny) => {
+    expect(measured(500, jobMs, 10).tiny).toBe(tiny);
+  });
+
+  it('takes them to be tiny until they are twice as long', () => {
+    const meter = measured(500, 0.1, 10);
+    expect(meter.tiny).toBe(true);
+    for (let i = 0; i < 1_000; i++) meter.end(0.45);
+    expect(meter.tiny).toBe(true);
+    for (let i = 0; i < 1_000; i++) meter.end(0.55);
+    expect(meter.tiny).toBe(false);
+    for (let i = 0; i < 1_000; i++) meter.end(0.45);
+    expect(meter.tiny).toBe(false);
+  });
+
+  it('is not misled by a rest, or by one job that met a hiccup', () => {
+    const meter = measured(500, 0.1, 10);
+    meter.idle();
+    meter.end(1_000);
+    expect(meter.tiny).toBe(true);
+  });
 });

@@ -10,6 +10,12 @@ const MIN_KNOWN_JOBS = 8;
 /** …and more of them are forgotten by and by; as many as run at once may be held up together. */
 const USUAL_OF_JOBS = 128;
 
+/** Jobs that take so long are tiny: a process has a slot for whatever it comes to… */
+const TINY_MS = 0.25;
+
+/** …and are so until they take longer than that, so that runners of the same jobs agree but for a moment. */
+const NOT_TINY_MS = 0.5;
+
 /** A job counts as no more than so many usual ones: one that met a hiccup of the process says nothing about the next. */
 const MAX_TIMES_USUAL = 4;
 
@@ -26,6 +32,7 @@ export class RateMeter {
   private known = 0;
   /** What a job took of late, rests or not. */
   private usualMs = 0;
+  private areTiny = false;
 
   /** @param slowMs what takes longer has nothing ahead of it */
   constructor(
@@ -68,6 +75,12 @@ export class RateMeter {
    */
   inTurn(): number {
     return this.known < MIN_KNOWN_JOBS ? 1 : Math.max(1, Math.floor(this.prefetchMs / this.usualMs));
+  }
+
+  /** Whether jobs take next to no time: far from it when few are known. */
+  get tiny(): boolean {
+    this.areTiny = this.known >= USUAL_OF_JOBS && this.usualMs < (this.areTiny ? NOT_TINY_MS : TINY_MS);
+    return this.areTiny;
   }
 
   private sample(now: number): void {

@@ -60,6 +60,11 @@ export class Slots {
     return this.running >= this.settings.max;
   }
 
+  /** Whether jobs take next to no time. */
+  get tiny(): boolean {
+    return this.rate.tiny;
+  }
+
   /** Taken and not started, followers in lanes included. */
   get waitingCount(): number {
     return this.aheadCount + this.behind;

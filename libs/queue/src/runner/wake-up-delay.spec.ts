@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import type { Peer } from '../statements/runners.js';
 import type { WakeUp } from '../statements/wake-up.js';
-import { WakeUpDelay } from './wake-up-delay.js';
+import { WakeUpDelay, type WakeUpDelayParts } from './wake-up-delay.js';
 
 beforeEach(() => {
   jest.useFakeTimers({ now: 0 });
@@ -12,9 +12,23 @@ afterEach(() => {
   jest.restoreAllMocks();
 });
 
+/** Of a runner whose handlers take long. */
+const PARTS: WakeUpDelayParts = {
+  pass: () => undefined,
+  hasHandler: () => true,
+  canRun: () => true,
+  tiny: () => false,
+  idle: () => true,
+  listen: () => {
+    throw new Error('It is to listen all the time.');
+  },
+  catchUp: () => undefined,
+  nowMicros: () => Date.now() * 1_000,
+};
+
 /** What a runner of such a fleet does with what it hears, where every job is for it. */
 function delayOf(own: string, fleet: readonly string[], pass: (wakeUp: WakeUp) => void): WakeUpDelay {
-  const delay = new WakeUpDelay({ pass, hasHandler: () => true, canRun: () => true });
+  const delay = new WakeUpDelay({ ...PARTS, pass });
   delay.order.setFleet(own, peersOf(own, fleet));
   return delay;
 }
@@ -66,7 +80,7 @@ class LateComer {
 
   constructor(canRun = true) {
     const pass = (): unknown => this.times.add(Date.now());
-    this.delay = new WakeUpDelay({ pass, hasHandler: () => true, canRun: () => canRun });
+    this.delay = new WakeUpDelay({ ...PARTS, pass, canRun: () => canRun });
     const { order } = this.delay;
     const count = order.placeFor.bind(order);
     order.placeFor = (position) => count(position) + 2;
@@ -183,6 +197,7 @@ describe('WakeUpDelay', () => {
 
   it('is never the first for jobs of other handlers, though some for its own may have come with them', async () => {
     const alone = new WakeUpDelay({
+      ...PARTS,
       pass: () => times.push(Date.now()),
       hasHandler: () => false,
       canRun: () => false,
@@ -205,6 +220,117 @@ describe('WakeUpDelay', () => {
     const delay = delayOf('9', NINE, () => undefined);
     for (const wakeUp of [1, 2, 3, 4].map(jobs)) delay.hear(wakeUp);
     delay.stop();
+    expect(jest.getTimerCount()).toBe(0);
+  });
+});
+
+/** A runner of tiny jobs in a busy fleet of eight, and whether it listens. */
+class Napper {
+  readonly delay: WakeUpDelay;
+  listens = true;
+  passed = 0;
+  caughtUp = 0;
+
+  constructor(parts: Partial<WakeUpDelayParts> = {}) {
+    this.delay = new WakeUpDelay({
+      ...PARTS,
+      pass: () => (this.passed += 1),
+      tiny: () => true,
+      listen: (listening) => (this.listens = listening),
+      catchUp: () => (this.caughtUp += 1),
+      ...parts,
+    });
+    this.delay.order.setFleet('3', peersOf('3', NINE.slice(1)));
+  }
+
+  /** Time passes, with a job every few milliseconds, of which it is told while it listens. */
+  async listen(ms: number, everyMs = 5): Promise<{ listened: number; told: number }> {
+    let [listened, told] = [0, 0];
+    for (let passed = 0; passed < ms; passed += everyMs) {
+      if (this.listens) {
+        listened += 1;
+        this.delay.hear(jobsNow());
+      }
+      told += 1;
+      await jest.advanceTimersByTimeAsync(everyMs);
+    }
+    return { listened, told };
+  }
+}
+
+const jobsNow = (): WakeUp => ({ ...jobs(1), position: { micros: Date.now() * 1_000, id: '1' } }) as WakeUp;
+
+describe('a runner of tiny jobs in a busy fleet', () => {
+  it('listens for a part of the time only, its turns among it', async () => {
+    const napper = new Napper();
+    const firsts: boolean[] = [];
+    const place = napper.delay.order.placeFor.bind(napper.delay.order);
+    await napper.listen(500);
+    for (let round = 0; round < 20; round++) {
+      const { listened, told } = await napper.listen(1_600);
+      expect(listened / told).toBeLessThan(0.5);
+    }
+    for (let n = 0; n < 320; n++) {
+      await napper.listen(5);
+      const first = place({ micros: Date.now() * 1_000, id: '1' }, true) === 0;
+      if (first) firsts.push(napper.listens);
+    }
+    expect(firsts.length).toBeGreaterThan(0);
+    expect(firsts).not.toContain(false);
+  });
+
+  it.each<[string, Partial<WakeUpDelayParts>]>([
+    ['its jobs are not tiny', { tiny: () => false }],
+    ['something runs here', { idle: () => false }],
+    ['the jobs are not for it', { hasHandler: () => false }],
+  ])('listens all the time while %s', async (_, parts) => {
+    const napper = new Napper(parts);
+    const { listened, told } = await napper.listen(5_000);
+    expect(listened).toBe(told);
+  });
+
+  it('listens all the time while there is little to do', async () => {
+    const napper = new Napper();
+    const { listened, told } = await napper.listen(10_000, 25);
+    expect(listened).toBe(told);
+  });
+
+  async function nappingOne(): Promise<Napper> {
+    const napper = new Napper();
+    for (let tries = 0; napper.listens && tries < 1_000; tries++) await napper.listen(5);
+    expect(napper.listens).toBe(false);
+    return napper;
+  }
+
+  it('listens again as soon as it has found something, and looks for what it was not told of when that has waited', async () => {
+    const young = await nappingOne();
+    young.delay.look()(null);
+    expect(young.listens).toBe(false);
+    young.delay.look()(12);
+    expect([young.listens, young.caughtUp]).toEqual([true, 0]);
+    const old = await nappingOne();
+    old.delay.look()(50);
+    expect([old.listens, old.caughtUp]).toEqual([true, 1]);
+    old.delay.look()(50);
+    expect(old.caughtUp).toBe(1);
+  });
+
+  it('listens again when the load has gone', async () => {
+    const napper = await nappingOne();
+    await jest.advanceTimersByTimeAsync(1_000);
+    expect(napper.listens).toBe(true);
+  });
+
+  it('looks at what it has heard of before its nap', async () => {
+    const napper = await nappingOne();
+    const { passed } = napper;
+    await jest.advanceTimersByTimeAsync(600);
+    expect(napper.passed).toBeGreaterThan(passed);
+  });
+
+  it('leaves no timer when it stops', async () => {
+    const napper = await nappingOne();
+    napper.delay.stop();
     expect(jest.getTimerCount()).toBe(0);
   });
 });

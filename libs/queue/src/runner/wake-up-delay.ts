@@ -1,5 +1,6 @@
 import type { WakeUp } from '../statements/wake-up.js';
 import { FleetOrder } from './fleet-order.js';
+import { Nap } from './nap.js';
 
 type News = Extract<WakeUp, { kind: 'jobs' }>;
 
@@ -23,6 +24,15 @@ export interface WakeUpDelayParts {
   readonly hasHandler: (news: News) => boolean;
   /** Whether it has room for it, too. */
   readonly canRun: (news: News) => boolean;
+  /** Whether jobs take next to no time. */
+  readonly tiny: () => boolean;
+  /** Whether nothing runs here and nothing waits for its slot. */
+  readonly idle: () => boolean;
+  readonly listen: (listening: boolean) => void;
+  /** Help is wanted, and this runner has not listened: it has to look for what it was not told of. */
+  readonly catchUp: () => void;
+  /** The database's time. */
+  readonly nowMicros: () => number;
 }
 
 /**
@@ -31,10 +41,11 @@ export interface WakeUpDelayParts {
  *
  * The others come late, in case it has no room. Under load they would come again and again, and in vain where it suffices: so
  * their looks keep a distance, which grows while they find nothing, or only what the first one would have come to. The first
- * late look after a pause is as late as ever.
+ * late look after a pause is as late as ever. Where jobs are tiny, those that have nothing to do before their turn do not even listen.
  */
 export class WakeUpDelay {
   readonly order = new FleetOrder();
+  private readonly nap: Nap;
   private readonly held: News[] = [];
   private timer: NodeJS.Timeout | undefined;
   /** When it is over. */
@@ -48,7 +59,13 @@ export class WakeUpDelay {
   private late = false;
   private stopped = false;
 
-  constructor(private readonly parts: WakeUpDelayParts) {}
+  constructor(private readonly parts: WakeUpDelayParts) {
+    const listen = (listening: boolean): void => {
+      if (listening) this.order.missed();
+      parts.listen(listening);
+    };
+    this.nap = new Nap({ idle: parts.idle, listen });
+  }
 
   hear(wakeUp: WakeUp): void {
     if (this.stopped) return;
@@ -56,8 +73,9 @@ export class WakeUpDelay {
       this.parts.pass(wakeUp);
       return;
     }
+    const tiny = this.parts.tiny();
     // Jobs for these handlers may have come with one for others: who runs that looks first.
-    const place = this.parts.hasHandler(wakeUp) ? this.order.placeFor(wakeUp.position) : Infinity;
+    const place = this.parts.hasHandler(wakeUp) ? this.order.placeFor(wakeUp.position, tiny) : Infinity;
     if (place === 0) {
       this.parts.pass(wakeUp);
       return;
@@ -65,6 +83,8 @@ export class WakeUpDelay {
     this.held.push(wakeUp);
     if (place === 1) this.releaseAfter(within(SECOND_MS));
     else if (this.timer === undefined) this.releaseAfter(within(OTHERS_MS));
+    if (tiny && place !== Infinity && this.order.crowded)
+      this.nap.begin(this.order.msUntilTurn(this.parts.nowMicros()));
   }
 
   /**
@@ -77,12 +97,14 @@ export class WakeUpDelay {
     this.late = false;
     return (waitedMs) => {
       if (late) this.distances = this.distancesAfter(waitedMs);
+      if (waitedMs !== null && this.nap.end() && waitedMs >= WAITED_MS) this.parts.catchUp();
     };
   }
 
   stop(): void {
     this.stopped = true;
     clearTimeout(this.timer);
+    this.nap.stop();
     this.held.length = 0;
   }
 
