@@ -11,6 +11,9 @@ const PROCESSES = [1, 2, 4, 8];
  */
 const WARM_UP_S = 2;
 
+/** In a busy fleet one process is the first for a fifth of a second: each is to have its share several times. */
+const SECONDS = 12;
+
 /** A handler that waits for something, as most do. */
 const TAKES_MS = 10;
 
@@ -34,7 +37,7 @@ export const scaleOut: Workload = {
             system: stage.entry.name,
             name: `${workers} ${workers === 1 ? 'process' : 'processes'}, ${takesMs === 0 ? 'no-op' : `${takesMs} ms`}`,
             run: async (measured) => {
-              const seconds = measured ? (settings.seconds ?? 6) : takesMs === 0 ? WARM_UP_S * workers : 1;
+              const seconds = measured ? (settings.seconds ?? SECONDS) : takesMs === 0 ? WARM_UP_S * workers : 1;
               const sample = await sustainOnce(stage, { seconds, maxJobs: settings.jobs ?? Infinity, takesMs });
               return { ...sample, figures: await sharesOf(stage, sample) };
             },

@@ -57,6 +57,14 @@ describe('Feeds', () => {
     expect(feeds.hasWork(1)).toBe(true);
   });
 
+  it.each(['arrivals', 'lanes'] as const)('know whether there are ordered jobs: %s', (stream) => {
+    const feeds = new Feeds([SHARED], null);
+    feeds.tell(news());
+    expect(feeds.ordered).toBe(false);
+    feeds.tell({ ...news(), stream });
+    expect(feeds.ordered).toBe(true);
+  });
+
   it('take channels in turn: the one that was looked at goes to the end of the round', () => {
     const feeds = new Feeds([SHARED], null);
     for (const channel of ['a', 'b', 'c']) feeds.tell(news({ channel }));

@@ -124,6 +124,12 @@ export class Feeds {
     return false;
   }
 
+  /** Whether ordered jobs are known of. What came of them late, behind the place to which looks have gone, only wake-ups and sweeps tell. */
+  get ordered(): boolean {
+    for (const feeds of this.channels.values()) if (feeds.some(({ stream }) => stream !== 'jobs')) return true;
+    return false;
+  }
+
   private ask(): Pick<SurveyParams, 'names' | 'groups' | 'groupChannels'> {
     const asked = this.groups.flatMap(({ names, channel }, group) => names.map((name) => ({ name, group, channel })));
     if (this.groups.some(({ channel }) => channel !== null)) {

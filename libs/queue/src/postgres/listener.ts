@@ -73,6 +73,11 @@ export class Listener {
     await this.loop;
   }
 
+  /** Whether notifications were seen to arrive. */
+  get hears(): boolean {
+    return this.listening === true;
+  }
+
   /** Does not listen, until it is told to again. A connection that is made meanwhile listens. */
   listen(listening: boolean): void {
     this.paused = !listening;

@@ -8,19 +8,27 @@ interface Looped {
   readonly claims: number[];
   /** For how long what each of its looks has found had been due. */
   readonly looks: (number | null)[];
+  /** What it has said of each claim by the time its jobs were taken. */
+  readonly said: { readonly accepted: boolean; readonly claiming: boolean }[];
 }
 
 /** A loop whose process has so much room; answers what it claims. */
 function loopWith(room: { limit: number }, jobs: () => ClaimedJob[] = () => []): Looped {
   const claims: number[] = [];
   const looks: (number | null)[] = [];
+  const said: { readonly accepted: boolean; readonly claiming: boolean }[] = [];
+  let accepted = false;
   const parts = {
     membership: { trusted: true, id: '1' },
     runs: {
       demand: () => ({ limit: room.limit, slots: room.limit, run: 1 }),
       makeRoomForSuspect: () => false,
       rest: () => undefined,
-      accept: () => Promise.resolve(),
+      accept: () => {
+        said.push({ accepted, claiming: loop.claiming });
+        accepted = false;
+        return Promise.resolve();
+      },
     },
     feeds: { needSlot: () => false, hasWork: () => true, msUntilDue: () => null, clock: { nowMicros: () => 50_000 } },
     claimer: {
@@ -30,10 +38,12 @@ function loopWith(room: { limit: number }, jobs: () => ClaimedJob[] = () => []):
         return Promise.resolve(jobs());
       },
     },
+    accepted: () => (accepted = true),
     look: () => (waitedMs: number | null) => void looks.push(waitedMs),
     backlog: () => 0,
   } as unknown as ClaimLoopParts;
-  return { loop: new ClaimLoop(parts), claims, looks };
+  const loop = new ClaimLoop(parts);
+  return { loop, claims, looks, said };
 }
 
 /** What was to be done behind this turn of the event loop has been done. */
@@ -73,5 +83,24 @@ describe('ClaimLoop', () => {
     loop.stop();
     await loop.ended();
     expect(looks).toEqual([null, 40]);
+  });
+
+  it('says before it takes what it has claimed that there is something to run, and until then that it claims', async () => {
+    const room = { limit: 1 };
+    const found = [[{ runner: '1', dueAtMicros: 1 } as ClaimedJob], []];
+    const { loop, said } = loopWith(room, () => found.shift() ?? []);
+    expect(loop.claiming).toBe(false);
+    loop.start();
+    await nextTurn();
+    expect(loop.claiming).toBe(false);
+    room.limit = 1;
+    loop.wake();
+    await nextTurn();
+    loop.stop();
+    await loop.ended();
+    expect(said).toEqual([
+      { accepted: true, claiming: true },
+      { accepted: false, claiming: true },
+    ]);
   });
 });

@@ -20,6 +20,8 @@ export interface ClaimLoopParts {
   readonly survey: () => void;
   /** A look begins; answers what to tell for how long what it has found had been due. */
   readonly look: () => (waitedMs: number | null) => void;
+  /** There is something to run. */
+  readonly accepted: () => void;
   /** Settlements that wait to be written. */
   readonly backlog: () => number;
 }
@@ -36,6 +38,7 @@ export class ClaimLoop {
   /** Those of a handler at its limit were not asked for: they come first when a run has ended. */
   private suspectsSkipped = false;
   private looping: Promise<void> | null = null;
+  private underWay = false;
   private soon: NodeJS.Immediate | undefined;
 
   constructor(private readonly parts: ClaimLoopParts) {}
@@ -50,6 +53,11 @@ export class ClaimLoop {
 
   get stopping(): boolean {
     return this.stopSignal.signal.aborted;
+  }
+
+  /** Whether a claim is under way: there may be something to run in a moment. */
+  get claiming(): boolean {
+    return this.underWay;
   }
 
   /** There may be room, or something to claim. */
@@ -91,7 +99,7 @@ export class ClaimLoop {
     const { runs, feeds, logger, survey } = this.parts;
     while (!this.stopping) {
       try {
-        if (!(await this.claimOnce())) {
+        if (!(await this.tryToClaim())) {
           runs.rest();
           await this.wakeup.wait(runs.demand(true).limit > 0 ? feeds.msUntilDue() : null);
         }
@@ -102,6 +110,15 @@ export class ClaimLoop {
         await this.delay.wait(this.stopSignal.signal);
         survey();
       }
+    }
+  }
+
+  private async tryToClaim(): Promise<boolean> {
+    this.underWay = true;
+    try {
+      return await this.claimOnce();
+    } finally {
+      this.underWay = false;
     }
   }
 
@@ -155,7 +172,8 @@ export class ClaimLoop {
 
   /** A claim that was under way when this process was declared dead is lost with all the rest. */
   private async accept(jobs: readonly ClaimedJob[]): Promise<void> {
-    const { runs, membership } = this.parts;
+    const { runs, membership, accepted } = this.parts;
+    if (jobs.length > 0) accepted();
     await runs.accept(jobs.filter(({ runner }) => runner === membership.id));
   }
 }

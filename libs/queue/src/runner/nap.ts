@@ -1,5 +1,5 @@
 export interface NapParts {
-  /** Nothing runs here and nothing waits for its slot: there is nothing this process would have to be told. */
+  /** Nothing runs here or is about to: there is nothing this process would have to be told. */
   readonly idle: () => boolean;
   readonly listen: (listening: boolean) => void;
 }
@@ -26,7 +26,7 @@ export class Nap {
   /** @param turnInMs when this runner is the first again */
   begin(turnInMs: number): void {
     const napMs = Math.min(turnInMs - LEAD_MS, MOST_MS);
-    if (this.timer !== undefined || napMs < LEAST_MS || !this.parts.idle()) return;
+    if (this.timer !== undefined || !(napMs >= LEAST_MS) || !this.parts.idle()) return;
     this.parts.listen(false);
     this.timer = setTimeout(() => void this.end(), napMs);
   }

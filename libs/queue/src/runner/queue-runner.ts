@@ -70,7 +70,7 @@ export class QueueRunner {
     hasHandler: (news) => this.feeds.hasHandler(news),
     canRun: (news) => this.feeds.canRun(news),
     tiny: () => this.runs.tiny,
-    idle: () => this.runs.empty,
+    idle: () => this.runs.empty && !this.claims.claiming && !this.feeds.ordered && this.listener.hears,
     listen: (listening) => this.listener.listen(listening),
     catchUp: () => this.upkeep.poll.hurry(),
     nowMicros: () => this.feeds.clock.nowMicros(),
@@ -121,6 +121,7 @@ export class QueueRunner {
       ...{ membership: this.membership, runs: this.runs, feeds: this.feeds, claimer, logger, prepare: parts.prepare },
       survey: () => this.upkeep.poll.hurry(),
       look: () => this.wakeUps.look(),
+      accepted: () => this.wakeUps.accepted(),
       backlog: () => this.settler.backlog,
     });
     this.settler = new Settler(

@@ -95,14 +95,14 @@ describe('RateMeter', () => {
     expect(measured(500, jobMs, 10).tiny).toBe(tiny);
   });
 
-  it('takes them to be tiny until they are twice as long', () => {
+  it('takes them to be tiny until they are four times as long', () => {
     const meter = measured(500, 0.1, 10);
     expect(meter.tiny).toBe(true);
-    for (let i = 0; i < 1_000; i++) meter.end(0.45);
+    for (let i = 0; i < 1_000; i++) meter.end(0.95);
     expect(meter.tiny).toBe(true);
-    for (let i = 0; i < 1_000; i++) meter.end(0.55);
+    for (let i = 0; i < 1_000; i++) meter.end(1.05);
     expect(meter.tiny).toBe(false);
-    for (let i = 0; i < 1_000; i++) meter.end(0.45);
+    for (let i = 0; i < 1_000; i++) meter.end(0.95);
     expect(meter.tiny).toBe(false);
   });
 

@@ -13,8 +13,8 @@ const USUAL_OF_JOBS = 128;
 /** Jobs that take so long are tiny: a process has a slot for whatever it comes to… */
 const TINY_MS = 0.25;
 
-/** …and are so until they take longer than that, so that runners of the same jobs agree but for a moment. */
-const NOT_TINY_MS = 0.5;
+/** …and are so until they take this long, so that runners of the same jobs agree: of those that run at once each takes the longer. */
+const NOT_TINY_MS = 1;
 
 /** A job counts as no more than so many usual ones: one that met a hiccup of the process says nothing about the next. */
 const MAX_TIMES_USUAL = 4;

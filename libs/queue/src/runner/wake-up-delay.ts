@@ -15,6 +15,9 @@ const MAX_DISTANCES = 6;
 /** In a busy fleet a first runner comes to what has waited for less, sooner or later: to find only such jobs is in vain. */
 const WAITED_MS = 50;
 
+/** Who has found what waited longer is needed, for so long at least. */
+const AWAKE_MS = 1_000;
+
 const within = ({ min, max }: { min: number; max: number }): number => min + Math.random() * (max - min);
 
 export interface WakeUpDelayParts {
@@ -26,7 +29,7 @@ export interface WakeUpDelayParts {
   readonly canRun: (news: News) => boolean;
   /** Whether jobs take next to no time. */
   readonly tiny: () => boolean;
-  /** Whether nothing runs here and nothing waits for its slot. */
+  /** Whether nothing runs here or is about to. */
   readonly idle: () => boolean;
   readonly listen: (listening: boolean) => void;
   /** Help is wanted, and this runner has not listened: it has to look for what it was not told of. */
@@ -58,6 +61,8 @@ export class WakeUpDelay {
   /** A late look is due. */
   private late = false;
   private stopped = false;
+  /** Until then it has no nap. */
+  private awakeUntil = -Infinity;
 
   constructor(private readonly parts: WakeUpDelayParts) {
     const listen = (listening: boolean): void => {
@@ -83,8 +88,7 @@ export class WakeUpDelay {
     this.held.push(wakeUp);
     if (place === 1) this.releaseAfter(within(SECOND_MS));
     else if (this.timer === undefined) this.releaseAfter(within(OTHERS_MS));
-    if (tiny && place !== Infinity && this.order.crowded)
-      this.nap.begin(this.order.msUntilTurn(this.parts.nowMicros()));
+    if (tiny && place !== Infinity && this.order.crowded) this.rest();
   }
 
   /**
@@ -97,8 +101,13 @@ export class WakeUpDelay {
     this.late = false;
     return (waitedMs) => {
       if (late) this.distances = this.distancesAfter(waitedMs);
-      if (waitedMs !== null && this.nap.end() && waitedMs >= WAITED_MS) this.parts.catchUp();
+      if (waitedMs !== null && waitedMs >= WAITED_MS) this.needed();
     };
+  }
+
+  /** There is something to run, which others may have to say something about. */
+  accepted(): void {
+    this.nap.end();
   }
 
   stop(): void {
@@ -106,6 +115,16 @@ export class WakeUpDelay {
     clearTimeout(this.timer);
     this.nap.stop();
     this.held.length = 0;
+  }
+
+  private rest(): void {
+    if (performance.now() < this.awakeUntil) return;
+    this.nap.begin(this.order.msUntilTurn(this.parts.nowMicros()));
+  }
+
+  private needed(): void {
+    this.awakeUntil = performance.now() + AWAKE_MS;
+    if (this.nap.end()) this.parts.catchUp();
   }
 
   private distancesAfter(waitedMs: number | null): number {
