@@ -18,7 +18,7 @@ export interface Part {
 
 /** Jobs of which the process that sends is told in one message, and how soon: each wakes two other processes. */
 const TOLD_TOGETHER = 200;
-const TOLD_WITHIN_MS = 5;
+const TOLD_WITHIN_MS = 20;
 
 /** The number of a job that only asks whether somebody works. */
 const PING = -1;
