@@ -1,10 +1,13 @@
-import { beforeEach, describe, it } from '@jest/globals';
+import { beforeEach, describe, expect, it } from '@jest/globals';
 import { Injectable } from '@nestjs/common';
 import { JobHandler } from 'nestmq';
 import { POLLING_OFF, startApp, type TestApp } from './support/app.js';
 import { useDatabase } from './support/database.js';
+import { untilDone } from './support/events.js';
 import { useTables } from './support/tables.js';
 import { until } from './support/until.js';
+import { workWith } from './support/work.js';
+import { startWorker } from './support/workers.js';
 
 @Injectable()
 class Mailer {
@@ -128,4 +131,32 @@ describe('runners of tiny jobs in a busy fleet', () => {
       await fleet.endLoad();
       await fleet.untilAllListen();
     }));
+});
+
+describe('processes of a busy fleet with tiny jobs', () => {
+  it('that are killed one after another leave no job behind, and those that live run none twice', async () => {
+    // Polling finds what nobody has heard of.
+    const env = { LEASE_MS: '3000', POLL_MS: '1000' };
+    const workers = await Promise.all(Array.from({ length: 4 }, () => startWorker(database.url, env)));
+    const sender = await startApp({ url: database.url, providers: [workWith()], queue: { runner: false } });
+    const spawned: string[] = [];
+    let stopped = false;
+    const load = async (): Promise<void> => {
+      while (!stopped) spawned.push((await sender.jobs.spawn('work', 'end')).id);
+    };
+    const loads = [load(), load()];
+    for (const victim of workers.slice(0, 2)) {
+      await until(async () => (await napping()).length > 0, { what: 'one of them has its nap' });
+      await victim.kill();
+    }
+    stopped = true;
+    await Promise.all(loads);
+    await untilDone(tables);
+    const ran = (await Promise.all(workers.slice(2).map((worker) => worker.starts()))).flat().map(({ id }) => id);
+    expect(ran.length).toBeGreaterThan(0);
+    expect(ran.length).toBe(new Set(ran).size);
+    const known = new Set(spawned);
+    expect(ran.filter((id) => !known.has(id))).toEqual([]);
+    await sender.close();
+  });
 });
