@@ -145,12 +145,15 @@ describe('processes of a busy fleet with tiny jobs', () => {
       while (!stopped) spawned.push((await sender.jobs.spawn('work', 'end')).id);
     };
     const loads = [load(), load()];
-    for (const victim of workers.slice(0, 2)) {
-      await until(async () => (await napping()).length > 0, { what: 'one of them has its nap' });
-      await victim.kill();
+    try {
+      for (const victim of workers.slice(0, 2)) {
+        await until(async () => (await napping()).length > 0, { what: 'one of them has its nap' });
+        await victim.kill();
+      }
+    } finally {
+      stopped = true;
+      await Promise.all(loads);
     }
-    stopped = true;
-    await Promise.all(loads);
     await untilDone(tables);
     const ran = (await Promise.all(workers.slice(2).map((worker) => worker.starts()))).flat().map(({ id }) => id);
     expect(ran.length).toBeGreaterThan(0);

@@ -6,7 +6,15 @@ import { messageOf } from '../job/errors.js';
 import { RetryDelay } from '../job/retry-delay.js';
 import { run, type SqlClient } from '../statements/statement.js';
 import { begin, commit } from '../statements/transaction.js';
-import { notify, notifyChannelOf, parseWakeUp, probeMessage, type WakeUp } from '../statements/wake-up.js';
+import {
+  listen,
+  notify,
+  notifyChannelOf,
+  parseWakeUp,
+  probeMessage,
+  unlisten,
+  type WakeUp,
+} from '../statements/wake-up.js';
 import { endClient } from './end-client.js';
 import { pgQuery } from './pg-query.js';
 import { asQueueError } from './sqlstate.js';
@@ -82,8 +90,9 @@ export class Listener {
   listen(listening: boolean): void {
     this.paused = !listening;
     const { client } = this;
+    const say = listening ? listen : unlisten;
     client
-      ?.query(`${listening ? 'LISTEN' : 'UNLISTEN'} "${notifyChannelOf(this.settings.schema)}"`)
+      ?.query(say(this.settings.schema))
       .catch((error: unknown) => breakOff(client, `Listening failed: ${messageOf(error)}`));
   }
 
@@ -136,7 +145,7 @@ export class Listener {
     try {
       await client.connect();
       if (this.stopped) return;
-      await client.query(`LISTEN "${notifyChannelOf(this.settings.schema)}"`);
+      await client.query(listen(this.settings.schema));
       this.client = client;
       this.paused = false;
       this.events.connected();

@@ -95,6 +95,9 @@ function parseJobs([micros, id, priority, channel, code, name]: unknown[]): Wake
 /** One name a schema, so that a long job channel can never exceed what Postgres allows. */
 export const notifyChannelOf = (schema: string): string => `${schema}_wake_up`;
 
+export const listen = (schema: string): string => `LISTEN "${notifyChannelOf(schema)}"`;
+export const unlisten = (schema: string): string => `UNLISTEN "${notifyChannelOf(schema)}"`;
+
 /** Sends wake-ups. Never part of a transaction that writes: NOTIFY locks the whole cluster until that is durable. */
 export const notify = defineStatement<{ notifyChannel: string; messages: readonly string[] }, number>({
   name: 'notify_v1',
