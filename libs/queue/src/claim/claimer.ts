@@ -147,12 +147,15 @@ export class Claimer {
     if (messages.length > 0) this.onLanesSeen(messages);
   }
 
-  /** A full claim stopped at its last job's key, any other has been through all the keys of its turn. */
+  /**
+   * A full claim stopped at its last job's key, any other has been through all the keys of its turn. What was told
+   * meanwhile stays news also where the claim has leased the job at that place: not so the others of the same commit.
+   */
   private learnByKey(feed: Feed, rows: readonly ClaimRow[], limit: number): void {
     const news = newsOf(rows);
     const last = rows.at(-1)?.job;
     feed.afterKey = (rows.length === limit && last ? last.key : news.lastKey) ?? '';
-    feed.end(news.nowMicros, (id) => rows.some(({ job }) => job?.id === id));
+    feed.end(news.nowMicros);
   }
 }
 
