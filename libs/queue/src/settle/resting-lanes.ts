@@ -2,13 +2,19 @@ import type { Logger } from '@nestjs/common';
 import { messageOf } from '../job/errors.js';
 import { RetryDelay } from '../job/retry-delay.js';
 import type { Connection } from '../postgres/connection.js';
-import { recheckLanes, type FreedLaneRow, type LaneEnd, type LaneName } from '../statements/lanes.js';
+import {
+  recheckLanes,
+  type EndedLaneRow,
+  type FreedLaneRow,
+  type LaneEnd,
+  type LaneName,
+} from '../statements/lanes.js';
 import { run, type SqlClient } from '../statements/statement.js';
 import { beginPlanned } from '../statements/transaction.js';
 
 /**
- * Lanes that came to rest without a next job. One that committed meanwhile was passed by, since the lane had an owner,
- * and only a look behind that owner's commit finds it.
+ * Lanes that came to rest without a next job, or with one that has to wait. What was committed meanwhile, a job before that one
+ * or the end of its hold, was passed by, since the lane had an owner, and only a look behind that owner's commit finds it.
  */
 export class RestingLanes {
   private lanes: LaneName[] = [];
@@ -26,9 +32,9 @@ export class RestingLanes {
     return this.lanes.length === 0;
   }
 
-  /** Lanes were given back, of which some have a next job; those that wait for a person are of no concern. */
-  add(ended: readonly LaneEnd[], goOn: readonly LaneName[] = []): void {
-    const ready = new Set(goOn.map(nameOf));
+  /** Lanes were given back, of which some go on; those that wait for a person are of no concern. */
+  add(ended: readonly LaneEnd[], goOn: readonly EndedLaneRow[] = []): void {
+    const ready = new Set(goOn.filter((lane) => lane.ready).map(nameOf));
     for (const lane of ended) if (lane.blockedBy === null && !ready.has(nameOf(lane))) this.lanes.push(lane);
   }
 

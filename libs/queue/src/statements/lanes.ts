@@ -72,7 +72,7 @@ export const freeLanes = (schema: string, relation: string): string => `
     name = coalesce(owned.next_name, lane.name)
   FROM owned
   WHERE lane.ctid = owned.place AND lane.runner_id = owned.runner_id AND lane.lease = owned.lease
-  RETURNING lane.channel, lane.key, ${laneMessage('lane')} AS message`;
+  RETURNING lane.channel, lane.key, ${laneMessage('lane')} AS message, coalesce(lane.ready_at <= clock_timestamp(), false) AS ready`;
 
 export interface LaneEnd extends LaneName {
   readonly runner: string;
@@ -107,12 +107,17 @@ export const freedLane = ([channel, key, message]: unknown[]): FreedLaneRow => (
   message: message as string | null,
 });
 
+export interface EndedLaneRow extends FreedLaneRow {
+  /** It can be leased now, whatever else has been committed in it: whoever does that reads it anew. */
+  readonly ready: boolean;
+}
+
 /**
  * Ends runs of lanes: in the transaction of the settlement and behind it, so that it sees which job comes next. Leaves a
  * lane alone that has another owner by now. A job that was cancelled instead of dying blocks nothing. Indexes `lane_pkey`, `job_lane`.
  */
-export const endLanes = defineStatement<{ runner: string; lanes: readonly Omit<LaneEnd, 'atRest'>[] }, FreedLaneRow>({
-  name: 'end_lanes_v4',
+export const endLanes = defineStatement<{ runner: string; lanes: readonly Omit<LaneEnd, 'atRest'>[] }, EndedLaneRow>({
+  name: 'end_lanes_v5',
   text: (schema) => `
   WITH done AS MATERIALIZED (
     SELECT ($1::text[])[channel] COLLATE "C" AS channel, key COLLATE "C" AS key, $3::bigint AS runner_id, lease, last_seq,
@@ -122,7 +127,7 @@ export const endLanes = defineStatement<{ runner: string; lanes: readonly Omit<L
     FROM unnest($2::integer[], $4::text[], $5::integer[], $6::bigint[], $7::bigint[]) AS done (channel, key, lease, last_seq, blocker)
   ), freed AS (${freeLanes(schema, 'done')}
   )
-  SELECT channel, key, message FROM freed WHERE message IS NOT NULL`,
+  SELECT channel, key, message, ready FROM freed WHERE message IS NOT NULL`,
   values: ({ runner, lanes }) => [
     ...channelsOf(lanes),
     runner,
@@ -131,13 +136,13 @@ export const endLanes = defineStatement<{ runner: string; lanes: readonly Omit<L
     lanes.map(({ lastSeq }) => lastSeq),
     lanes.map(({ blockedBy }) => blockedBy),
   ],
-  row: freedLane,
+  row: ([channel, key, message, ready]) => ({ ...freedLane([channel, key, message]), ready: ready as boolean }),
 });
 
 /**
- * Looks again at lanes that came to rest without a job. One that committed meanwhile was passed by because the lane had
- * an owner, and was not seen by the owner either: only a look behind the owner's commit finds it. Indexes `job_lane`,
- * `lane_pkey`.
+ * Looks again at lanes that came to rest without a job that can be leased. What was committed meanwhile, a job or the end of a
+ * hold, was passed by because the lane had an owner, and was not seen by the owner either: only a look behind the owner's
+ * commit finds it. Indexes `job_lane`, `lane_pkey`.
  */
 export const recheckLanes = defineStatement<{ lanes: readonly LaneName[] }, FreedLaneRow>({
   name: 'recheck_lanes_v3',
@@ -250,7 +255,7 @@ export const LANES_PER_SWEEP = 1_000;
  * loose walk: its cost grows with the lanes that have jobs, not with their jobs. Indexes `job_lane`, `lane_pkey`.
  */
 export const sweepLanes = defineStatement<{ after: LaneName | null }, SweptRow>({
-  name: 'sweep_lanes_v6',
+  name: 'sweep_lanes_v7',
   text: (schema) => `
   WITH RECURSIVE walk AS (
     (SELECT channel, key, 1 AS step
@@ -269,7 +274,7 @@ export const sweepLanes = defineStatement<{ after: LaneName | null }, SweptRow>(
     ) AS next
     WHERE walk.step < ${LANES_PER_SWEEP}
   ), known AS MATERIALIZED (
-    SELECT walk.channel, walk.key, lane.runner_id, lane.lease, lane.blocked_by, lane.head_position
+    SELECT walk.channel, walk.key, lane.runner_id, lane.lease, lane.blocked_by, lane.head_position, lane.ready_at
     FROM walk LEFT JOIN LATERAL (
       SELECT * FROM ${schema}.lane WHERE lane.channel = walk.channel AND lane.key = walk.key LIMIT 1
     ) AS lane ON true
@@ -277,7 +282,8 @@ export const sweepLanes = defineStatement<{ after: LaneName | null }, SweptRow>(
     SELECT known.channel, known.key
     FROM known CROSS JOIN LATERAL (${laneHead(schema, 'known')}
     ) AS head
-    WHERE known.blocked_by IS NULL AND known.head_position IS DISTINCT FROM head.position AND ${isFree(schema, 'known')}
+    WHERE known.blocked_by IS NULL AND ${isFree(schema, 'known')}
+      AND (known.head_position IS DISTINCT FROM head.position OR known.ready_at IS NULL AND head.held_until IS NULL AND NOT head.suspect)
   ), ${repair(schema, 'forgotten')}, last AS (
     SELECT channel, key FROM walk WHERE step = ${LANES_PER_SWEEP}
   )
