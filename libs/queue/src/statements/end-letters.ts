@@ -149,7 +149,7 @@ export const rejectLetters = defineStatement<{ letters: readonly LetterRef[]; no
  * `unblockLanes`, in one transaction. Indexes `finished_job_pkey`, `lane_pkey`, `lease_pkey`.
  */
 export const requeueLetters = defineStatement<{ letters: readonly LetterRef[]; keepKeys: boolean }, LettersRow>({
-  name: 'requeue_letters_v1',
+  name: 'requeue_letters_v2',
   text: (schema) => `
   WITH ${locked(schema, FREE)}, gone AS (
     DELETE FROM ${schema}.finished_job USING letter WHERE finished_job.id = letter.id

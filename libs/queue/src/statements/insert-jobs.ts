@@ -41,7 +41,7 @@ export const RETURNED = 'id, channel, key, name, priority, due_at, held_until, p
 
 /** Lowest position of each feed, as `parseWakeUp` reads it; told of once, not of every row. @param alone there is one job */
 export const wakeUps = (jobs: string, alone = false): string => `
-    SELECT concat_ws('|', ordered::integer, priority, channel) AS feed, ${micros('due_at')} AS due_micros, ${wakeUpMessage()} AS message
+    SELECT concat_ws('|', ordered::integer, priority, channel) AS feed, jsonb_build_array(${micros('due_at')}, id) AS place, ${wakeUpMessage()} AS message
     FROM ${alone ? jobs : lowestOf(jobs)}`;
 
 const lowestOf = (jobs: string): string => `(
@@ -58,14 +58,14 @@ const lowestOf = (jobs: string): string => `(
 export const telling = (schema: string, notifyChannel: string): string => `told AS (
     SELECT coalesce(nullif(current_setting('${schema}.told', true), ''), '{}')::jsonb AS positions
   ), news AS (
-    SELECT feed, due_micros, message
+    SELECT feed, place, message
     FROM wake_up, told
-    WHERE coalesce((told.positions ->> feed)::bigint > due_micros, true)
+    WHERE coalesce(told.positions -> feed > place, true)
   ), sent AS (
     SELECT pg_notify(${notifyChannel}, message) FROM news
   ), remembered AS (
     SELECT set_config('${schema}.told', (told.positions || fresh.positions)::text, true)
-    FROM told, (SELECT jsonb_object_agg(feed, due_micros) AS positions FROM news) AS fresh
+    FROM told, (SELECT jsonb_object_agg(feed, place) AS positions FROM news) AS fresh
     WHERE fresh.positions IS NOT NULL
   )`;
 
@@ -83,7 +83,7 @@ const ANSWER_OF_ONE = `id::text, CASE WHEN ${IS_FREE} THEN json_build_array(${wa
  */
 export const insertJobs = forItems<InsertParams, InsertedRow>((items) =>
   defineStatement({
-    name: `insert_jobs_${items.name}_v2`,
+    name: `insert_jobs_${items.name}_v3`,
     text: (schema) =>
       items.alone
         ? inserted(schema, items.rows(1), ANSWER_OF_ONE)
@@ -100,7 +100,7 @@ export const insertJobs = forItems<InsertParams, InsertedRow>((items) =>
 /** Inserts jobs inside the caller's transaction; the notification becomes visible with its commit. */
 export const insertJobsInTransaction = forItems<InsertParams & { notifyChannel: string }, InsertedRow>((items) =>
   defineStatement({
-    name: `insert_jobs_tx_${items.name}_v2`,
+    name: `insert_jobs_tx_${items.name}_v3`,
     text: (schema) => `
   WITH inserted AS (${inserted(schema, items.rows(2))}
   ), wake_up AS (${wakeUps(FREE, items.alone)}

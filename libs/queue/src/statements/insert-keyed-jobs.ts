@@ -88,7 +88,7 @@ const insertion = (schema: string, waiting: string, items: string): string => `i
  */
 export const insertKeyedJobs = forItems<KeyedParams, KeyedRow>((items) =>
   defineStatement({
-    name: `insert_keyed_${items.name}_v3`,
+    name: `insert_keyed_${items.name}_v4`,
     text: (schema) => `
   WITH taken AS MATERIALIZED (
     SELECT job.channel, job.idempotency_key AS key, job.id, CASE WHEN $3::boolean THEN ${contentHashOf('job')} END AS hash
@@ -170,7 +170,7 @@ const JOBS_PER_KEPT_PLAN = 20;
 export const insertKeyedJobsInTransaction = forItems<KeyedParams & { notifyChannel: string; waitMs: number }, KeyedRow>(
   (items) =>
     defineStatement({
-      name: `insert_keyed_tx_${items.name}_v1`,
+      name: `insert_keyed_tx_${items.name}_v2`,
       isUnnamed: ({ jobs }) => jobs.length > JOBS_PER_KEPT_PLAN,
       text: (schema) => `
   WITH own AS (

@@ -67,7 +67,7 @@ const committed = (schema: string): string => `committed AS (
 
 /** Commits held jobs outside of a caller's transaction, and answers the wake-ups to send after it. Index `job_pkey`. */
 export const commitHolds = defineStatement<HeldParams, HeldRow>({
-  name: 'commit_holds_v2',
+  name: 'commit_holds_v3',
   text: (schema) => `
   WITH ${held(schema, NOT_ENDED)}, ${committed(schema)}
   SELECT ${listOf('committed')}, ${listOf('busy')}, (SELECT json_agg(message) FROM wake_up)`,
@@ -77,7 +77,7 @@ export const commitHolds = defineStatement<HeldParams, HeldRow>({
 
 /** The same inside the caller's transaction: the notification becomes visible with its commit. Index `job_pkey`. */
 export const commitHoldsInTransaction = defineStatement<HeldParams & { notifyChannel: string }, HeldRow>({
-  name: 'commit_holds_in_tx_v2',
+  name: 'commit_holds_in_tx_v3',
   text: (schema) => `
   WITH ${held(schema, NOT_ENDED)}, ${committed(schema)}, ${telling(schema, '$2')}
   SELECT ${listOf('committed')}, ${listOf('busy')}, NULL, (SELECT count(*) FROM sent), (SELECT count(*) FROM remembered)`,
