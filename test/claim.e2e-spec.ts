@@ -214,7 +214,7 @@ describe('Feeds', () => {
   const now = 1_800_000_000_000_000;
   const feedsAt = (nowMicros: number, channels: string[] | null = null): Feeds => {
     const feeds = new Feeds([group], channels && new Set(channels));
-    feeds.clock.heard(nowMicros);
+    feeds.clock.ask()(nowMicros);
     return feeds;
   };
   const place = (micros: number) => ({ micros, id: '1' });

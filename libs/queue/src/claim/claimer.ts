@@ -114,6 +114,7 @@ export class Claimer {
     const byKey = feed.stream === 'jobs' && feed.keyed && feed.looks % 2 === 1;
     feed.begin();
     const lease = this.book.open();
+    const answered = this.feeds.clock.ask();
     try {
       const { channel, priority } = feed;
       const params = { runner: this.runnerId(), lease, channel, priority, names, ...wanted };
@@ -126,8 +127,10 @@ export class Claimer {
       );
       const jobs = rows.flatMap(({ job }) => job ?? []);
       this.book.fill(lease, jobs.length, lanesOf(jobs));
-      if (byKey) this.learnByKey(feed, rows, wanted.limit);
-      else this.learn(feed, rows);
+      const news = newsOf(rows);
+      answered(news.nowMicros);
+      if (byKey) this.learnByKey(feed, news, rows, wanted.limit);
+      else this.learn(feed, news, rows);
       return jobs;
     } catch (error) {
       this.book.abandon(lease);
@@ -138,9 +141,7 @@ export class Claimer {
     }
   }
 
-  private learn(feed: Feed, rows: readonly ClaimRow[]): void {
-    const news = newsOf(rows);
-    this.feeds.clock.heard(news.nowMicros);
+  private learn(feed: Feed, news: FeedNews, rows: readonly ClaimRow[]): void {
     feed.keyed ||= rows.some(({ job }) => job !== null && job.key !== '');
     feed.learn(news, (id) => rows.some(({ job }) => job?.id === id));
     const messages = (rows as readonly Partial<ClaimLanesRow>[]).flatMap((row) => row.messages ?? []);
@@ -151,8 +152,7 @@ export class Claimer {
    * A full claim stopped at its last job's key, any other has been through all the keys of its turn. What was told
    * meanwhile stays news also where the claim has leased the job at that place: not so the others of the same commit.
    */
-  private learnByKey(feed: Feed, rows: readonly ClaimRow[], limit: number): void {
-    const news = newsOf(rows);
+  private learnByKey(feed: Feed, news: FeedNews, rows: readonly ClaimRow[], limit: number): void {
     const last = rows.at(-1)?.job;
     feed.afterKey = (rows.length === limit && last ? last.key : news.lastKey) ?? '';
     feed.end(news.nowMicros);

@@ -190,4 +190,27 @@ describe('Feed', () => {
     feed.learn(news, (id) => id === '7');
     expect(feed.after).toEqual(justBefore(at(NOW - 4, 8)));
   });
+
+  it('looks again for what came with a job that the look has leased from before its beginning, with the rest of a lane', () => {
+    const feed = newFeed();
+    exhaust(feed);
+    feed.tell(at(NOW + 1, 9), NOW + 2);
+    feed.begin();
+    feed.tell(at(50, 7), NOW + 2);
+    const news = { exhausted: true, last: at(NOW + 1, 9), nextDueMicros: null, nowMicros: NOW + 2, lastKey: null };
+    feed.learn(news, (id) => id === '7' || id === '9');
+    expect(feed.ready).toBe(true);
+    expect(feed.after).toEqual(justBefore(at(50, 7)));
+  });
+
+  it('looks again from where a look began that had to leave a lane to somebody who may have seen less of it', () => {
+    const feed = newFeed();
+    takeUpTo(feed, at(500));
+    feed.tell(at(100, 2), NOW);
+    const { after } = feed;
+    feed.begin();
+    feed.learn({ exhausted: true, refused: true, last: null, nextDueMicros: null, nowMicros: NOW, lastKey: null });
+    expect(feed.ready).toBe(true);
+    expect(feed.after).toEqual(after);
+  });
 });

@@ -32,6 +32,8 @@ export class Feed {
   /** Told while a look was under way, whose snapshot may be older. */
   private readonly told: Position[] = [];
   private looking = false;
+  /** A look has found the channel paused, and has forgotten what it was told of. */
+  private wasPaused = false;
   /** Its next job is on its last attempt, and is not taken ahead: a look needs a free slot. */
   needsSlot = false;
   /** Jobs of it carry keys: claims by key take turns with claims in due order. */
@@ -85,9 +87,13 @@ export class Feed {
     else this.mayHaveMore = true;
   }
 
-  /** A survey has seen a place behind the position of its time. Claims may have passed it since: that is no news. */
+  /**
+   * A survey has seen a place, the first behind the slowest position of its time. Claims may have passed it since: that
+   * is no news, but for the first survey behind a pause, whose place stands for all that came meanwhile.
+   */
   see(place: Position, nowMicros: number): void {
-    if (comparePositions(place, this.position) > 0) this.tell(place, nowMicros);
+    if (this.wasPaused || comparePositions(place, this.position) > 0) this.tell(place, nowMicros);
+    this.wasPaused = false;
   }
 
   /** Makes the feed ready when its next job has become due. */
@@ -109,12 +115,14 @@ export class Feed {
    * @param leased whether the look itself has leased the job with this id: being told of it is no news
    */
   learn(news: FeedNews, leased: (id: JobId) => boolean = () => false): void {
+    const { after } = this;
     if (news.arrivals !== undefined) this.sizeUp(news.arrivals);
     if (news.paused) {
       // What stands behind its place is still to be found, by the survey that comes with the resumption.
       this.position = this.after;
       this.lookAgainFrom = null;
       this.mayHaveMore = false;
+      this.wasPaused = true;
     } else if (news.exhausted) {
       // Also backwards: it may have begun in the future, or the server's clock may have been set.
       this.position = { micros: news.nowMicros, id: LAST_ID };
@@ -127,13 +135,15 @@ export class Feed {
       this.advance(news.last);
       this.mayHaveMore = true;
     } else this.needsSlot = true;
-    this.end(news.nowMicros, leased);
+    if (news.refused) this.lookAgain(after);
+    // Of a lane it may have leased jobs from before the place where it began: what came with them it has not seen.
+    this.end(news.nowMicros, (place) => comparePositions(place, after) > 0 && leased(place.id));
   }
 
   /** Ends a look that taught nothing about the order: it failed, or it went by key. */
-  end(nowMicros: number, leased: (id: JobId) => boolean = () => false): void {
+  end(nowMicros: number, isSeen: (place: Position) => boolean = () => false): void {
     this.looking = false;
-    for (const place of this.told.splice(0)) if (!leased(place.id)) this.tell(place, nowMicros);
+    for (const place of this.told.splice(0)) if (!isSeen(place)) this.tell(place, nowMicros);
   }
 
   private sizeUp(needed: number | null): void {

@@ -13,7 +13,11 @@ interface Looped {
 }
 
 /** A loop whose process has so much room; answers what it claims. */
-function loopWith(room: { limit: number }, jobs: () => ClaimedJob[] = () => []): Looped {
+function loopWith(
+  room: { limit: number },
+  jobs: () => ClaimedJob[] = () => [],
+  others: { readonly [Part in 'runs' | 'feeds' | 'claimer']?: object } = {},
+): Looped {
   const claims: number[] = [];
   const looks: (number | null)[] = [];
   const said: { readonly accepted: boolean; readonly claiming: boolean }[] = [];
@@ -29,14 +33,19 @@ function loopWith(room: { limit: number }, jobs: () => ClaimedJob[] = () => []):
         accepted = false;
         return Promise.resolve();
       },
+      ...others.runs,
     },
-    feeds: { needSlot: () => false, hasWork: () => true, msUntilDue: () => null, clock: { nowMicros: () => 50_000 } },
+    feeds: {
+      ...{ needSlot: () => false, hasWork: () => true, msUntilDue: () => null, clock: { nowMicros: () => 50_000 } },
+      ...others.feeds,
+    },
     claimer: {
       claim: ({ limit }: Demand) => {
         claims.push(limit);
         room.limit = 0;
         return Promise.resolve(jobs());
       },
+      ...others.claimer,
     },
     accepted: () => (accepted = true),
     look: () => (waitedMs: number | null) => void looks.push(waitedMs),
@@ -102,5 +111,32 @@ describe('ClaimLoop', () => {
       { accepted: true, claiming: true },
       { accepted: false, claiming: true },
     ]);
+  });
+
+  it('asks again for suspects when a handler has got room while it asked', async () => {
+    let room = false;
+    const asked: boolean[] = [];
+    const answers: (() => void)[] = [];
+    const { loop } = loopWith({ limit: 0 }, () => [], {
+      runs: { makeRoomForSuspect: () => true, endReservation: () => undefined, startReady: () => undefined },
+      feeds: { haveRoom: () => room },
+      claimer: {
+        claimSuspect: () => {
+          asked.push(room);
+          return new Promise<undefined>((resolve) => answers.push(() => resolve(undefined)));
+        },
+      },
+    });
+    loop.start();
+    await nextTurn();
+    room = true;
+    loop.runEnded();
+    loop.wake();
+    answers[0]!();
+    await nextTurn();
+    expect(asked).toEqual([false, true]);
+    loop.stop();
+    answers[1]!();
+    await loop.ended();
   });
 });

@@ -154,8 +154,9 @@ export class ClaimLoop {
 
   private async claimSuspect(): Promise<void> {
     const { claimer, feeds, runs } = this.parts;
-    // Before the answer, so that what is told of meanwhile is not forgotten.
+    // Before the answer, so that what is told of meanwhile is not forgotten, nor that a handler at its limit has room by then.
     this.suspectsMayWait = false;
+    this.suspectsSkipped = !feeds.haveRoom();
     const job = await claimer.claimSuspect().catch((error: unknown) => {
       this.suspectsMayWait = true;
       throw error;
@@ -164,10 +165,7 @@ export class ClaimLoop {
     if (job !== undefined) {
       this.suspectsMayWait = true;
       await this.accept([job]);
-    } else {
-      this.suspectsSkipped = !feeds.haveRoom();
-      runs.startReady();
-    }
+    } else runs.startReady();
   }
 
   /** A claim that was under way when this process was declared dead is lost with all the rest. */

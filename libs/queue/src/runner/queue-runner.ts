@@ -18,14 +18,14 @@ import { Settler, type Settled } from '../settle/settler.js';
 import type { HeartbeatRow } from '../statements/runners.js';
 import type { SqlClient } from '../statements/statement.js';
 import type { SurveyRow } from '../statements/survey-feeds.js';
-import { parseWakeUp, SURVEY_MESSAGE, type WakeUp } from '../statements/wake-up.js';
+import { parseWakeUp, type WakeUp } from '../statements/wake-up.js';
 import { ClaimLoop, type ClaimLoopParts } from './claim-loop.js';
 import { idleWithin } from './idle.js';
 import { JobRuns } from './job-runs.js';
 import type { JobRunsParts, JobRunsSettings } from './job-runs-parts.js';
 import { Membership } from './membership.js';
-import { eventOf, thrownAfterCompletion } from './run-events.js';
-import { Upkeep } from './upkeep.js';
+import { eventOf, requeuedMessage, thrownAfterCompletion } from './run-events.js';
+import { Upkeep, type Survey } from './upkeep.js';
 import { WakeUpDelay } from './wake-up-delay.js';
 
 export interface RunnerSettings extends JobRunsSettings {
@@ -127,20 +127,23 @@ export class QueueRunner {
     this.settler = new Settler(
       this.settleConnection,
       book,
-      { settled: (settled) => this.onSettled(settled), lanesReady: (messages) => this.onLanesReady(messages) },
+      {
+        settled: (settled) => this.onSettled(settled),
+        lanesReady: (messages) => this.onLanesReady(messages),
+        caughtUp: () => this.claims.wake(),
+      },
       logger,
       settings,
     );
     this.upkeep = new Upkeep(
       {
         ...settings,
-        survey: () => ({ ...this.feeds.surveyed(), channels }),
+        survey: () => this.survey(channels),
         arriving: () => this.feeds.arriving,
         rescueMs: settings.leaseMs / 4,
       },
       (work) => this.transact(work),
       {
-        surveyed: (rows) => this.onSurveyed(rows),
         lanesFreed: (messages) => this.onLanesSeen(messages),
         rescue: () => this.rescue(),
       },
@@ -217,12 +220,11 @@ export class QueueRunner {
 
   private onSettled(settled: Settled): void {
     const { run: ended, result } = settled;
-    if (result === 'written' && settled.requeued && ended.job.seq === null) {
-      const released = endingOf(ended.outcome).kind === 'released';
-      const message = released && ended.job.suspect ? SURVEY_MESSAGE : settled.requeued.message;
+    const message = requeuedMessage(settled);
+    if (message !== null) {
       this.tell([message]);
-      // Others learn of later due times from their polls; of a job that is free at an old place they must be told.
-      if (released) this.parts.notifier.send([message]);
+      // Others learn of later due times from their polls while this one will look; of a job that is free at an old place they must be told.
+      if (endingOf(ended.outcome).kind === 'released' || this.claims.stopping) this.parts.notifier.send([message]);
     }
     if (result === 'written') ended.written?.(ended.outcome);
     const thrown = thrownAfterCompletion(settled);
@@ -232,7 +234,6 @@ export class QueueRunner {
     }
     this.runs.settled(settled);
     if (this.parts.observed()) this.parts.emit(eventOf(settled));
-    if (this.settler.backlog === 0) this.claims.wake();
   }
 
   /** The lease of a run has passed: there is a job to rescue, maybe by this process. */
@@ -253,7 +254,7 @@ export class QueueRunner {
     const full = this.claims.stopping || this.runs.demand(true).limit < messages.length;
     const forOthers = messages.filter((message) => {
       const lane = parseWakeUp(message);
-      return full || (lane?.kind === 'jobs' && !this.feeds.canRun(lane));
+      return full || lane?.kind !== 'jobs' || !this.feeds.canRun(lane);
     });
     if (forOthers.length > 0) this.parts.notifier.send(forOthers);
   }
@@ -305,10 +306,20 @@ export class QueueRunner {
 
   // ── upkeep ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+  private survey(channels: readonly string[] | null): Survey {
+    const answered = this.feeds.clock.ask();
+    return {
+      params: { ...this.feeds.surveyed(), channels },
+      found: (rows) => {
+        if (rows[0] !== undefined) answered(rows[0].nowMicros);
+        this.onSurveyed(rows);
+      },
+    };
+  }
+
   private onSurveyed(rows: readonly SurveyRow[]): void {
     const [first] = rows;
     if (first === undefined) return;
-    this.feeds.clock.heard(first.nowMicros);
     this.feeds.survey(rows.flatMap(({ feed }) => feed ?? []));
     if (first.suspects) this.claims.expectSuspects();
     this.claims.wake();

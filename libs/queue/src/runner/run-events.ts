@@ -3,6 +3,7 @@ import type { QueueEvent } from '../job/events.js';
 import type { ClaimedJob } from '../job/job.js';
 import { endingOf } from '../job/outcome.js';
 import type { Settled } from '../settle/settler.js';
+import { SURVEY_MESSAGE } from '../statements/wake-up.js';
 
 export function factsOf({ id, channel, key, name, attempt }: ClaimedJob) {
   return { id, channel, key, name, attempt };
@@ -28,6 +29,12 @@ export function eventOf({ run: { job, outcome, durationMs }, result }: Settled):
     default:
       return { type: 'released', ...facts };
   }
+}
+
+/** What to wake runners with for a job without order that waits again, `null` where there is none. Lanes tell of theirs when they end. */
+export function requeuedMessage({ run: { job, outcome }, ...settled }: Settled): string | null {
+  if (settled.result !== 'written' || settled.requeued === undefined || job.seq !== null) return null;
+  return job.suspect && endingOf(outcome).kind === 'released' ? SURVEY_MESSAGE : settled.requeued.message;
 }
 
 /** What is logged of a handler that has completed its job and threw then; `null` when it did not. */

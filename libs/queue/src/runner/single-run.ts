@@ -7,6 +7,7 @@ import type { ClaimedJob, JobId } from '../job/job.js';
 import { LeaseBook } from '../job/lease-book.js';
 import type { RunOneResult } from '../job/run-one.js';
 import { Connection } from '../postgres/connection.js';
+import type { Rescued } from '../maintenance/rescuer.js';
 import { RunWriter } from '../settle/run-writer.js';
 import { Settler, type Settled } from '../settle/settler.js';
 import type { HeartbeatRow } from '../statements/runners.js';
@@ -17,7 +18,7 @@ import { JobRuns } from './job-runs.js';
 import { Membership } from './membership.js';
 import type { RunnerParts, RunnerSettings } from './queue-runner.js';
 import type { LaneId } from './lane-run.js';
-import { eventOf, factsOf, thrownAfterCompletion } from './run-events.js';
+import { eventOf, factsOf, requeuedMessage, thrownAfterCompletion } from './run-events.js';
 
 /** How long aborted handlers may take to end. */
 const ABORT_WAIT_MS = 2_000;
@@ -68,7 +69,11 @@ export class SingleRun {
     const runnerId = (): string => this.membership.id;
     const onLanesSeen = (messages: readonly string[]): void => this.onLanesSeen(messages);
     this.claimer = new Claimer(this.connection, this.feeds, book, { schema, channels }, runnerId, onLanesSeen);
-    const events = { settled: (settled: Settled) => this.onSettled(settled), lanesReady: tellOthers };
+    const events = {
+      settled: (settled: Settled) => this.onSettled(settled),
+      lanesReady: tellOthers,
+      caughtUp: () => undefined,
+    };
     this.settler = new Settler(this.connection, book, events, this.logger, settings);
   }
 
@@ -113,9 +118,9 @@ export class SingleRun {
     const suspect = await this.claimer.claimSuspect();
     if (suspect !== undefined) return suspect;
     const params = { ...this.feeds.surveyed(), channels: this.settings.channels };
+    const answered = this.feeds.clock.ask();
     const rows = await this.connection.transaction((client) => run(client, surveyFeeds, params));
-    const [first] = rows;
-    if (first !== undefined) this.feeds.clock.heard(first.nowMicros);
+    if (rows[0] !== undefined) answered(rows[0].nowMicros);
     this.feeds.survey(rows.flatMap(({ feed }) => feed ?? []));
     while (this.feeds.hasWork(1)) {
       const [job] = await this.claimer.claim({ limit: 1, slots: 1, run: 1 });
@@ -134,9 +139,9 @@ export class SingleRun {
   }
 
   private onSettled(settled: Settled): void {
-    if (settled.result === 'written' && settled.requeued && settled.run.outcome.kind === 'released') {
-      this.parts.notifier.send([settled.requeued.message]);
-    }
+    // This process looks at nothing any more, also when it is due later.
+    const message = requeuedMessage(settled);
+    if (message !== null) this.parts.notifier.send([message]);
     if (settled.result === 'written') settled.run.written?.(settled.run.outcome);
     const thrown = thrownAfterCompletion(settled);
     if (thrown !== null) this.logger.warn(thrown);
@@ -174,7 +179,7 @@ export class SingleRun {
       lost: (leases: readonly number[]) => this.onLost(({ lease }) => leases.includes(lease)),
       declaredDead: (dead: string) => this.onLost(({ runner }) => runner === dead),
       blocked: () => undefined,
-      rescued: () => undefined,
+      rescued: ({ messages }: Rescued) => this.parts.notifier.send(messages),
       formerGone: () => undefined,
       peerDied: () => undefined,
     };

@@ -14,14 +14,18 @@ export interface UpkeepSettings {
   readonly pollMs: number;
   readonly rescueMs: number;
   readonly pruneEveryMs: number;
-  /** What a survey asks for. */
-  readonly survey: () => SurveyParams;
+  readonly survey: () => Survey;
   /** Ordered jobs that have arrived are being looked at, one after another. */
   readonly arriving: () => boolean;
 }
 
+/** What a survey asks for, and whom to tell what it has found. */
+export interface Survey {
+  readonly params: SurveyParams;
+  readonly found: (rows: readonly SurveyRow[]) => void;
+}
+
 export interface UpkeepTurns {
-  readonly surveyed: (rows: readonly SurveyRow[]) => void;
   /** Lanes go on that nobody knew of, or whose head is gone: what to wake runners with. */
   readonly lanesFreed: (messages: readonly string[]) => void;
   readonly rescue: () => Promise<void>;
@@ -44,6 +48,8 @@ export class Upkeep {
   private sweptTo: LaneName | null = null;
   /** All lanes are to be looked at, without a pause. */
   private sweepsAll = false;
+  /** How often that was asked for: a sweep that was under way then has not done it. */
+  private catchUps = 0;
 
   constructor(
     private readonly settings: UpkeepSettings,
@@ -73,17 +79,18 @@ export class Upkeep {
    */
   catchUp(): void {
     this.sweepsAll = true;
+    this.catchUps += 1;
     this.sweptTo = null;
     this.poll.hurry();
   }
 
   /** @returns in how many milliseconds the next hold ends: it may keep jobs behind it from running */
   private async survey(): Promise<number | void> {
-    const asked = this.settings.survey();
+    const { params, found } = this.settings.survey();
     // Before the answer, which may tell of more.
     const arriving = this.settings.arriving();
-    const rows = await this.transact((client) => run(client, surveyFeeds, asked));
-    this.turns.surveyed(rows);
+    const rows = await this.transact((client) => run(client, surveyFeeds, params));
+    found(rows);
     const [first] = rows;
     if (first?.endedHolds) await this.holds.turn();
     if (rows[0]?.ordered) await this.sweep(arriving);
@@ -101,10 +108,12 @@ export class Upkeep {
     const patience = arriving && !this.sweepsAll ? SURVEYS_PER_SWEEP_WHEN_BUSY : SURVEYS_PER_SWEEP;
     if (this.surveys < patience && (this.settings.arriving() || !this.sweepsAll)) return;
     this.surveys = 0;
-    const { sweptTo: after } = this;
+    const { sweptTo: after, catchUps } = this;
     const [row] = await this.transact((client) => run(client, sweepLanes, { after }));
-    this.sweptTo = row?.last ?? null;
-    this.sweepsAll &&= this.sweptTo !== null;
+    if (catchUps === this.catchUps) {
+      this.sweptTo = row?.last ?? null;
+      this.sweepsAll &&= this.sweptTo !== null;
+    }
     if (this.sweepsAll && !arriving) this.poll.hurry();
     if (row && row.messages.length > 0) this.turns.lanesFreed(row.messages);
   }

@@ -44,6 +44,8 @@ export interface SettlerEvents {
   settled(settled: Settled): void;
   /** Lanes are ready, or will be: what to wake runners with. */
   lanesReady(messages: readonly string[]): void;
+  /** Everything that has ended so far is written: what was kept for it may be free. */
+  caughtUp(): void;
 }
 
 const NOTHING = { settlements: [], lanes: [], ended: [], atRest: [] } as const;
@@ -113,6 +115,7 @@ export class Settler {
   private async work(): Promise<void> {
     while (!this.stopSignal.signal.aborted && this.hasWork()) {
       await this.writeUntilDone(this.gathered.take());
+      if (this.gathered.size === 0) this.events.caughtUp();
     }
     this.working = false;
     this.announceIdle();

@@ -33,6 +33,8 @@ export interface FeedNews {
   readonly exhausted: boolean;
   /** Nothing was looked at: the channel is paused. Told of ordered jobs only, whose places are not surveyed from the start. */
   readonly paused?: boolean;
+  /** A lane was written meanwhile by somebody who may have seen less of it, and was left alone. Told of ordered jobs only. */
+  readonly refused?: boolean;
   /** How many arrivals had to be read for the demand to be met, `null` when it was not. Told of arrivals only. */
   readonly arrivals?: number | null;
   /** When the next job of the feed will be due, microseconds; known only when the feed is exhausted. */

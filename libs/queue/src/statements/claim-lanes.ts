@@ -152,6 +152,7 @@ const leaseLanes = (schema: string, { candidates, placeOf, lastLooked, complete,
       besides: [
         'seen',
         'paused',
+        '(SELECT count(*) FROM head, cut WHERE ordinal < cut.at) > (SELECT count(*) FROM written)',
         '(SELECT json_agg(message) FROM written WHERE message IS NOT NULL)',
         ...LANE_JOB_LISTS,
       ],
@@ -185,7 +186,7 @@ const lanesValues = (p: ClaimLanesParams): unknown[] => [
  * transaction that owns the channel. Indexes `lane_ready`, `job_lane`.
  */
 export const claimLanes = defineStatement<ClaimLanesParams, ClaimLanesRow>({
-  name: 'claim_lanes_v8',
+  name: 'claim_lanes_v9',
   jsonAsText: true,
   text: (schema) =>
     leaseLanes(schema, {
@@ -224,7 +225,7 @@ export const claimLanes = defineStatement<ClaimLanesParams, ClaimLanesRow>({
  * to stand before its head. Right only in a transaction that owns the channel. Indexes `job_arrival`, `lane_pkey`, `job_lane`.
  */
 export const claimArrivals = defineStatement<ClaimArrivalsParams, ClaimLanesRow>({
-  name: 'claim_arrivals_v8',
+  name: 'claim_arrivals_v9',
   jsonAsText: true,
   text: (schema) =>
     leaseLanes(schema, {
@@ -285,12 +286,18 @@ export const claimArrivals = defineStatement<ClaimArrivalsParams, ClaimLanesRow>
 });
 
 /** What stands behind the news of a feed. */
-type LanesNewsColumn = [seen: number | null, paused: boolean, messages: string[] | null, ...lists: LaneJobLists];
+type LanesNewsColumn = [
+  seen: number | null,
+  paused: boolean,
+  refused: boolean,
+  messages: string[] | null,
+  ...lists: LaneJobLists,
+];
 
 function claimLanesRows([first, ...rows]: unknown[][], params: ClaimLanesParams): ClaimLanesRow[] {
   const column = newsIn<FeedNewsColumn>(first!)!;
-  const [seen, paused, messages, ...lists] = column.slice(FEED_NEWS) as LanesNewsColumn;
-  const feed = { ...feedNews(column), lastKey: null, arrivals: seen, paused };
+  const [seen, paused, refused, messages, ...lists] = column.slice(FEED_NEWS) as LanesNewsColumn;
+  const feed = { ...feedNews(column), lastKey: null, arrivals: seen, paused, refused };
   const jobs = laneJobs(rows, lists, params).map((job) => ({ job, feed: null, messages: [] }));
   return [{ job: null, feed, messages: messages ?? [] }, ...jobs];
 }
