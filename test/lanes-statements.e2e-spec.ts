@@ -243,8 +243,22 @@ describe('a lane that ended with its lease', () => {
     const session = await openSession(database.url);
     const lane = { channel: 'c', key: 'a' };
     const [found] = await session.transaction((client) => run(client, recheckLanes, { lanes: [lane] }));
-    expect(found).toEqual({ ...lane, message: expect.stringContaining(id!) });
+    expect(found).toEqual({ ...lane, message: expect.stringContaining(id!), passedBy: false });
     expect(await lanes()).toEqual([{ key: 'a', last_seq: 5, leased: false, head: id }]);
+  });
+
+  it('is passed by while somebody else has locked it, and says so', async () => {
+    await tables.sql(gone('a'));
+    await insert('a');
+    const [session, other] = [await openSession(database.url), await openSession(database.url)];
+    const lane = { channel: 'c', key: 'a' };
+    const look = () => session.transaction((client) => run(client, recheckLanes, { lanes: [lane] }));
+    await other.transaction(async () => {
+      await other.pg.query(`SELECT FROM nestmq.lane WHERE key = 'a' FOR UPDATE`);
+      expect(await look()).toEqual([{ ...lane, message: null, passedBy: true }]);
+    });
+    expect(await look()).toMatchObject([{ ...lane, passedBy: false }]);
+    expect(await look()).toEqual([]);
   });
 
   it('is left alone by a second look while its lease is there', async () => {

@@ -12,12 +12,16 @@ import {
 import { run, type SqlClient } from '../statements/statement.js';
 import { beginPlanned } from '../statements/transaction.js';
 
+/** When it is looked again at what others were writing. */
+const LOOK_AGAIN_MS = 200;
+
 /**
  * Lanes that came to rest without a next job, or with one that has to wait. What was committed meanwhile, a job before that one
  * or the end of its hold, was passed by, since the lane had an owner, and only a look behind that owner's commit finds it.
  */
 export class RestingLanes {
   private lanes: LaneName[] = [];
+  private readonly timers = new Set<NodeJS.Timeout>();
   private readonly delay = new RetryDelay({ minMs: 100, maxMs: 5_000 });
 
   constructor(
@@ -25,6 +29,8 @@ export class RestingLanes {
     private readonly ready: (messages: readonly string[]) => void,
     private readonly logger: Logger,
     private readonly stopSignal: AbortSignal,
+    /** There are lanes to look at again. */
+    private readonly wanted: () => void,
   ) {}
 
   /** None is still to be looked at. */
@@ -53,6 +59,7 @@ export class RestingLanes {
         beginPlanned,
       );
       this.tell(found);
+      this.lookLater(found.filter(({ passedBy }) => passedBy));
       return answer;
     } catch (error) {
       this.lanes.push(...lanes);
@@ -72,6 +79,21 @@ export class RestingLanes {
       this.logger.warn(`Looking again at ${length} lanes failed, will try again: ${messageOf(error)}`);
       await this.delay.wait(this.stopSignal);
     }
+  }
+
+  /** Gives up those that others were writing. */
+  stop(): void {
+    for (const timer of this.timers) clearTimeout(timer);
+  }
+
+  private lookLater(lanes: readonly LaneName[]): void {
+    if (lanes.length === 0) return;
+    const timer = setTimeout(() => {
+      this.timers.delete(timer);
+      this.lanes.push(...lanes);
+      this.wanted();
+    }, LOOK_AGAIN_MS);
+    this.timers.add(timer);
   }
 
   /** Wakes runners with lanes that are ready. */

@@ -75,7 +75,7 @@ export class Settler {
   ) {
     this.gathered = new Gathered(book);
     const ready = (messages: readonly string[]): void => events.lanesReady(messages);
-    this.resting = new RestingLanes(connection, ready, logger, this.stopSignal.signal);
+    this.resting = new RestingLanes(connection, ready, logger, this.stopSignal.signal, () => this.begin());
   }
 
   /** Runs that have ended and are not written yet. */
@@ -94,6 +94,10 @@ export class Settler {
 
   private enqueue(settlement: Settlement | LaneSettlement): void {
     this.gathered.add(settlement);
+    this.begin();
+  }
+
+  private begin(): void {
     if (this.working) return;
     this.working = true;
     // After this turn of the event loop: what ends in the same turn goes out together.
@@ -110,6 +114,7 @@ export class Settler {
   stop(): void {
     this.stopSignal.abort();
     for (const timer of this.openTransactions) clearTimeout(timer);
+    this.resting.stop();
   }
 
   private async work(): Promise<void> {

@@ -112,6 +112,11 @@ export interface EndedLaneRow extends FreedLaneRow {
   readonly ready: boolean;
 }
 
+export interface RecheckedLaneRow extends FreedLaneRow {
+  /** Somebody was writing it, or has: it is as it was, and is to be looked at once more. */
+  readonly passedBy: boolean;
+}
+
 /**
  * Ends runs of lanes: in the transaction of the settlement and behind it, so that it sees which job comes next. Leaves a
  * lane alone that has another owner by now. A job that was cancelled instead of dying blocks nothing. Indexes `lane_pkey`, `job_lane`.
@@ -142,10 +147,10 @@ export const endLanes = defineStatement<{ runner: string; lanes: readonly Omit<L
 /**
  * Looks again at lanes that came to rest without a job that can be leased. What was committed meanwhile, a job or the end of a
  * hold, was passed by because the lane had an owner, and was not seen by the owner either: only a look behind the owner's
- * commit finds it. Indexes `job_lane`, `lane_pkey`.
+ * commit finds it. Answers also those that somebody else was writing: who may have seen less. Indexes `job_lane`, `lane_pkey`.
  */
-export const recheckLanes = defineStatement<{ lanes: readonly LaneName[] }, FreedLaneRow>({
-  name: 'recheck_lanes_v3',
+export const recheckLanes = defineStatement<{ lanes: readonly LaneName[] }, RecheckedLaneRow>({
+  name: 'recheck_lanes_v4',
   text: (schema) => `
   WITH asked AS MATERIALIZED (
     SELECT ($1::text[])[channel] COLLATE "C" AS channel, key COLLATE "C" AS key
@@ -154,9 +159,17 @@ export const recheckLanes = defineStatement<{ lanes: readonly LaneName[] }, Free
     SELECT asked.* FROM asked CROSS JOIN LATERAL (${laneHead(schema, 'asked')}
     ) AS head
   ), ${repair(schema, 'found')}
-  SELECT channel, key, message FROM told`,
+  SELECT channel, key, message, false FROM told
+  UNION ALL
+  SELECT met.channel, met.key, NULL, true
+  FROM met JOIN ${schema}.lane ON lane.ctid = met.place
+  WHERE lane.blocked_by IS NULL AND ${isFree(schema)}
+    AND NOT EXISTS (SELECT FROM held WHERE held.channel = met.channel AND held.key = met.key)`,
   values: ({ lanes }) => [...channelsOf(lanes), lanes.map(({ key }) => key)],
-  row: freedLane,
+  row: ([channel, key, message, passedBy]) => ({
+    ...freedLane([channel, key, message]),
+    passedBy: passedBy as boolean,
+  }),
 });
 
 /** Writes down the heads of free lanes as they are, of one that is named twice once. Indexes `job_lane`, `lane_pkey`, `lease_pkey`. */
