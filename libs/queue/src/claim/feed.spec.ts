@@ -191,6 +191,29 @@ describe('Feed', () => {
     expect(feed.after).toEqual(justBefore(at(NOW - 4, 8)));
   });
 
+  it('looks on behind a pause when a survey sees anything, whatever place that is, and once', () => {
+    const feed = newFeed(at(100));
+    takeUpTo(feed, at(200, 7));
+    feed.begin();
+    feed.learn({ exhausted: true, paused: true, last: null, nextDueMicros: null, nowMicros: NOW, lastKey: null });
+    feed.see(at(100), NOW);
+    expect(feed.ready).toBe(true);
+    expect(feed.after).toEqual(at(200, 7));
+    exhaust(feed);
+    feed.see(at(100), NOW);
+    expect(feed.ready).toBe(false);
+  });
+
+  it('looks on when the channel was paused and resumed, and surveyed, within one look', () => {
+    const feed = newFeed(at(100));
+    takeUpTo(feed, at(200, 7));
+    feed.begin();
+    feed.see(at(100), NOW);
+    feed.learn({ exhausted: true, paused: true, last: null, nextDueMicros: null, nowMicros: NOW, lastKey: null });
+    expect(feed.ready).toBe(true);
+    expect(feed.after).toEqual(at(200, 7));
+  });
+
   it('looks again for what came with a job that the look has leased from before its beginning, with the rest of a lane', () => {
     const feed = newFeed();
     exhaust(feed);

@@ -34,6 +34,8 @@ export class Feed {
   private looking = false;
   /** A look has found the channel paused, and has forgotten what it was told of. */
   private wasPaused = false;
+  /** A survey has seen something while a look was under way: the channel was not paused any more. */
+  private seen = false;
   /** Its next job is on its last attempt, and is not taken ahead: a look needs a free slot. */
   needsSlot = false;
   /** Jobs of it carry keys: claims by key take turns with claims in due order. */
@@ -89,10 +91,12 @@ export class Feed {
 
   /**
    * A survey has seen a place, the first behind the slowest position of its time. Claims may have passed it since: that
-   * is no news, but for the first survey behind a pause, whose place stands for all that came meanwhile.
+   * is no news, but behind a pause it stands for all that came meanwhile.
    */
   see(place: Position, nowMicros: number): void {
-    if (this.wasPaused || comparePositions(place, this.position) > 0) this.tell(place, nowMicros);
+    this.seen = this.looking;
+    if (this.wasPaused) this.mayHaveMore = true;
+    else if (comparePositions(place, this.position) > 0) this.tell(place, nowMicros);
     this.wasPaused = false;
   }
 
@@ -105,6 +109,7 @@ export class Feed {
 
   begin(): void {
     this.looking = true;
+    this.seen = false;
     this.needsSlot = false;
     this.looks += 1;
   }
@@ -121,8 +126,8 @@ export class Feed {
       // What stands behind its place is still to be found, by the survey that comes with the resumption.
       this.position = this.after;
       this.lookAgainFrom = null;
-      this.mayHaveMore = false;
-      this.wasPaused = true;
+      this.mayHaveMore = this.seen;
+      this.wasPaused = !this.seen;
     } else if (news.exhausted) {
       // Also backwards: it may have begun in the future, or the server's clock may have been set.
       this.position = { micros: news.nowMicros, id: LAST_ID };

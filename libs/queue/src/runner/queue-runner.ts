@@ -130,7 +130,7 @@ export class QueueRunner {
       {
         settled: (settled) => this.onSettled(settled),
         lanesReady: (messages) => this.onLanesReady(messages),
-        caughtUp: () => this.claims.wake(),
+        caughtUp: () => this.onCaughtUp(),
       },
       logger,
       settings,
@@ -236,6 +236,12 @@ export class QueueRunner {
     if (this.parts.observed()) this.parts.emit(eventOf(settled));
   }
 
+  /** What was kept for ends that were not written is free, and claims that have waited for the database may go on. */
+  private onCaughtUp(): void {
+    this.claims.runEnded();
+    this.claims.wake();
+  }
+
   /** The lease of a run has passed: there is a job to rescue, maybe by this process. */
   private expectExpired(): void {
     this.membership.expectExpired();
@@ -248,7 +254,7 @@ export class QueueRunner {
     this.parts.notifier.send(messages);
   }
 
-  /** Lanes that go on: here, or where there is room. */
+  /** Lanes that go on: here, or where there is room. Of suspects all are told: there is no saying whose they are. */
   private onLanesReady(messages: readonly string[]): void {
     this.tell(messages);
     const full = this.claims.stopping || this.runs.demand(true).limit < messages.length;

@@ -5,29 +5,46 @@ import { Upkeep } from './upkeep.js';
 
 /** What is asked of the server, and how to answer its sweeps. */
 interface Server {
+  /** Whether it has ordered jobs, in less than one window of lanes. */
+  ordered: boolean;
   readonly asked: ('survey' | 'sweep')[];
   readonly sweeps: (() => void)[];
   readonly client: SqlClient;
 }
 
-const SURVEYED = ['1', null, null, null, null, null, null, null, null, false, false, null, true];
+const SURVEYED = ['1', null, null, null, null, null, null, null, null, false, false, null];
 
-/** It has ordered jobs, in less than one window of lanes. */
-function serverWithLanes(): Server {
-  const server = { asked: [] as Server['asked'], sweeps: [] as Server['sweeps'] };
+function serverOf(): Server {
   const query: SqlClient['query'] = ({ name = '' }) => {
     if (name.includes('survey_feeds')) {
       server.asked.push('survey');
-      return Promise.resolve({ rows: [SURVEYED] });
+      return Promise.resolve({ rows: [[...SURVEYED, server.ordered]] });
     }
     server.asked.push('sweep');
     return new Promise((resolve) => server.sweeps.push(() => resolve({ rows: [[null, null, null]] })));
   };
-  return { ...server, client: { schema: 'nestmq', namedStatements: true, query } };
+  const client = { schema: 'nestmq', namedStatements: true, query };
+  const server: Server = { ordered: true, asked: [], sweeps: [], client };
+  return server;
 }
 
 const never = { pollMs: 3_600_000, rescueMs: 3_600_000, pruneEveryMs: 3_600_000 };
 const params = { arrivals: [], names: [], groups: [], groupChannels: [], channels: null };
+
+/** Its turns come when they are asked for only. */
+function upkeepOf({ client }: Server, found = (): void => undefined): Upkeep {
+  return new Upkeep(
+    { ...never, instance: 'default', survey: () => ({ params, found }), arriving: () => false },
+    (work) => work(client),
+    { lanesFreed: () => undefined, rescue: () => Promise.resolve() },
+    new Logger(),
+    null,
+  );
+}
+
+async function stop({ poll, rescue, prune }: Upkeep): Promise<void> {
+  await Promise.all([poll.stop(), rescue.stop(), prune.stop()]);
+}
 
 /** What was to be done behind this turn of the event loop has been done. */
 const nextTurn = (): Promise<void> => new Promise((resolve) => void setImmediate(resolve));
@@ -38,14 +55,9 @@ async function turnsUntil(holds: () => boolean): Promise<void> {
 
 describe('Upkeep', () => {
   it('sweeps once more when it is to catch up while a sweep is under way', async () => {
-    const { asked, sweeps, client } = serverWithLanes();
-    const upkeep = new Upkeep(
-      { ...never, instance: 'default', survey: () => ({ params, found: () => undefined }), arriving: () => false },
-      (work) => work(client),
-      { lanesFreed: () => undefined, rescue: () => Promise.resolve() },
-      new Logger(),
-      null,
-    );
+    const server = serverOf();
+    const { asked, sweeps } = server;
+    const upkeep = upkeepOf(server);
     upkeep.start();
     upkeep.catchUp();
     await turnsUntil(() => sweeps.length === 1);
@@ -54,6 +66,23 @@ describe('Upkeep', () => {
     await turnsUntil(() => sweeps.length === 2);
     expect(asked).toEqual(['survey', 'sweep', 'survey', 'sweep']);
     sweeps[1]!();
-    await Promise.all([upkeep.poll.stop(), upkeep.rescue.stop(), upkeep.prune.stop()]);
+    await stop(upkeep);
+  });
+
+  it('sweeps when it is to catch up while a survey is under way that finds no lanes', async () => {
+    const server = serverOf();
+    const { asked, sweeps } = server;
+    server.ordered = false;
+    const upkeep: Upkeep = upkeepOf(server, () => {
+      if (server.ordered) return;
+      server.ordered = true;
+      upkeep.catchUp();
+    });
+    upkeep.start();
+    upkeep.catchUp();
+    await turnsUntil(() => sweeps.length === 1);
+    expect(asked).toEqual(['survey', 'survey', 'sweep']);
+    sweeps[0]!();
+    await stop(upkeep);
   });
 });

@@ -86,6 +86,7 @@ export class Upkeep {
 
   /** @returns in how many milliseconds the next hold ends: it may keep jobs behind it from running */
   private async survey(): Promise<number | void> {
+    const { catchUps } = this;
     const { params, found } = this.settings.survey();
     // Before the answer, which may tell of more.
     const arriving = this.settings.arriving();
@@ -94,7 +95,7 @@ export class Upkeep {
     const [first] = rows;
     if (first?.endedHolds) await this.holds.turn();
     if (rows[0]?.ordered) await this.sweep(arriving);
-    else this.sweepsAll = false;
+    else if (catchUps === this.catchUps) this.sweepsAll = false;
     if (first?.nextHoldMicros) return Math.ceil((first.nextHoldMicros - first.nowMicros) / 1_000);
   }
 

@@ -21,7 +21,9 @@ const LOOK_AGAIN_MS = 200;
  */
 export class RestingLanes {
   private lanes: LaneName[] = [];
-  private readonly timers = new Set<NodeJS.Timeout>();
+  /** Those that others were writing. */
+  private passedBy: LaneName[] = [];
+  private timer: NodeJS.Timeout | undefined;
   private readonly delay = new RetryDelay({ minMs: 100, maxMs: 5_000 });
 
   constructor(
@@ -81,19 +83,21 @@ export class RestingLanes {
     }
   }
 
-  /** Gives up those that others were writing. */
+  /** Gives up those that others were writing: a sweep will find them. */
   stop(): void {
-    for (const timer of this.timers) clearTimeout(timer);
+    clearTimeout(this.timer);
   }
 
   private lookLater(lanes: readonly LaneName[]): void {
-    if (lanes.length === 0) return;
-    const timer = setTimeout(() => {
-      this.timers.delete(timer);
-      this.lanes.push(...lanes);
-      this.wanted();
-    }, LOOK_AGAIN_MS);
-    this.timers.add(timer);
+    this.passedBy.push(...lanes);
+    if (this.passedBy.length > 0 && !this.stopSignal.aborted)
+      this.timer ??= setTimeout(() => this.lookNow(), LOOK_AGAIN_MS);
+  }
+
+  private lookNow(): void {
+    this.timer = undefined;
+    this.lanes.push(...this.passedBy.splice(0));
+    this.wanted();
   }
 
   /** Wakes runners with lanes that are ready. */

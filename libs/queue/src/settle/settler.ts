@@ -120,7 +120,6 @@ export class Settler {
   private async work(): Promise<void> {
     while (!this.stopSignal.signal.aborted && this.hasWork()) {
       await this.writeUntilDone(this.gathered.take());
-      if (this.gathered.size === 0) this.events.caughtUp();
     }
     this.working = false;
     this.announceIdle();
@@ -128,6 +127,10 @@ export class Settler {
 
   private hasWork(): boolean {
     return !this.gathered.none || !this.resting.none;
+  }
+
+  private announceCaughtUp(): void {
+    if (this.gathered.size === 0) this.events.caughtUp();
   }
 
   private announceIdle(): void {
@@ -182,6 +185,7 @@ export class Settler {
     const { complete, finish, requeue, confirm, nothing } = divide(settlements);
     if (nothing.length === settlements.length && lanes.length + ended.length === 0) {
       this.report(nothing, 'all', repeated);
+      this.announceCaughtUp();
       return this.resting.look();
     }
     // Forgotten by a crash of the server, a lease whose jobs are gone is dropped by the next heartbeat.
@@ -226,6 +230,7 @@ export class Settler {
       this.report(written, byId, repeated, byId);
     }
     this.confirmed(confirm, new Map(unsettled.map(({ id, mine }) => [id, mine])));
+    this.announceCaughtUp();
     await looked;
   }
 

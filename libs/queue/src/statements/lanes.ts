@@ -37,11 +37,15 @@ const restingOf = (head: string): string =>
 const readyAt = (head: string): string =>
   `CASE WHEN ${head}.held_until IS NULL AND NOT ${head}.suspect THEN greatest(${head}.due_at, clock_timestamp()) END`;
 
+/** Whether what is written of a free lane, `known`, is no longer so: it has another head, or what that one waited for is over. */
+const isMistaken = (schema: string): string => `known.blocked_by IS NULL AND ${isFree(schema, 'known')}
+      AND (known.head_position IS DISTINCT FROM head.position OR known.ready_at IS NULL AND head.held_until IS NULL AND NOT head.suspect)`;
+
 /**
  * Gives lanes back: those that a relation with the columns channel, key, runner_id and lease names, and that are still
  * under that lease; it also has `last_seq`, the number given out last, and `blocker`, the dead job for which the lane is
  * to wait. A lane with a head queues up behind those that are ready, however long its jobs have been due; without one it
- * is idle.
+ * is idle. Of one whose head is held nobody is told: who ends the hold says so.
  *
  * Each lane is read by its index and written by its place in the table: an UPDATE that joins them by their names is
  * planned the wrong way round where the table has grown since. Always in the same order, so that two of them never wait
@@ -50,7 +54,7 @@ const readyAt = (head: string): string =>
 export const freeLanes = (schema: string, relation: string): string => `
   WITH owned AS MATERIALIZED (
     SELECT owned.place, done.runner_id, done.lease, done.last_seq, done.blocker, head.position AS next_position,
-      head.priority AS next_priority, head.name AS next_name, ${readyAt('head')} AS next_ready_at
+      head.priority AS next_priority, head.name AS next_name, ${readyAt('head')} AS next_ready_at, head.suspect AS next_suspect
     FROM ${relation} AS done
     CROSS JOIN LATERAL (
       SELECT lane.ctid AS place
@@ -72,7 +76,8 @@ export const freeLanes = (schema: string, relation: string): string => `
     name = coalesce(owned.next_name, lane.name)
   FROM owned
   WHERE lane.ctid = owned.place AND lane.runner_id = owned.runner_id AND lane.lease = owned.lease
-  RETURNING lane.channel, lane.key, ${laneMessage('lane')} AS message, coalesce(lane.ready_at <= clock_timestamp(), false) AS ready`;
+  RETURNING lane.channel, lane.key, coalesce(lane.ready_at <= clock_timestamp(), false) AS ready,
+    CASE WHEN lane.ready_at IS NOT NULL OR owned.next_suspect THEN ${laneMessage('lane')} END AS message`;
 
 export interface LaneEnd extends LaneName {
   readonly runner: string;
@@ -147,7 +152,8 @@ export const endLanes = defineStatement<{ runner: string; lanes: readonly Omit<L
 /**
  * Looks again at lanes that came to rest without a job that can be leased. What was committed meanwhile, a job or the end of a
  * hold, was passed by because the lane had an owner, and was not seen by the owner either: only a look behind the owner's
- * commit finds it. Answers also those that somebody else was writing: who may have seen less. Indexes `job_lane`, `lane_pkey`.
+ * commit finds it. Writes and locks only what is to be mended. Answers also what somebody else was writing, who may have seen
+ * less. Indexes `job_lane`, `lane_pkey`.
  */
 export const recheckLanes = defineStatement<{ lanes: readonly LaneName[] }, RecheckedLaneRow>({
   name: 'recheck_lanes_v4',
@@ -156,15 +162,19 @@ export const recheckLanes = defineStatement<{ lanes: readonly LaneName[] }, Rech
     SELECT ($1::text[])[channel] COLLATE "C" AS channel, key COLLATE "C" AS key
     FROM unnest($2::integer[], $3::text[]) AS asked (channel, key)
   ), found AS MATERIALIZED (
-    SELECT asked.* FROM asked CROSS JOIN LATERAL (${laneHead(schema, 'asked')}
+    SELECT asked.*
+    FROM asked CROSS JOIN LATERAL (${laneHead(schema, 'asked')}
     ) AS head
+    LEFT JOIN LATERAL (
+      SELECT * FROM ${schema}.lane WHERE lane.channel = asked.channel AND lane.key = asked.key LIMIT 1
+    ) AS known ON true
+    WHERE ${isMistaken(schema)}
   ), ${repair(schema, 'found')}
   SELECT channel, key, message, false FROM told
   UNION ALL
-  SELECT met.channel, met.key, NULL, true
-  FROM met JOIN ${schema}.lane ON lane.ctid = met.place
-  WHERE lane.blocked_by IS NULL AND ${isFree(schema)}
-    AND NOT EXISTS (SELECT FROM held WHERE held.channel = met.channel AND held.key = met.key)`,
+  SELECT channel, key, NULL, true
+  FROM found
+  WHERE (channel, key) NOT IN (SELECT channel, key FROM held UNION ALL SELECT channel, key FROM made)`,
   values: ({ lanes }) => [...channelsOf(lanes), lanes.map(({ key }) => key)],
   row: ([channel, key, message, passedBy]) => ({
     ...freedLane([channel, key, message]),
@@ -264,7 +274,7 @@ export const LANES_PER_SWEEP = 1_000;
 /**
  * Looks at lane after lane for jobs of which nobody knows: told of by a notification that was lost, and committed behind
  * the places to which claims have gone, left by a process that died, or behind a head that somebody has deleted. A lane
- * that ended with its owner's lease is given a head again. Window by window, without the claims' lock. A
+ * that ended with its owner's lease is given a head again, and one that waits for a hold which is over goes on. Window by window, without the claims' lock. A
  * loose walk: its cost grows with the lanes that have jobs, not with their jobs. Indexes `job_lane`, `lane_pkey`.
  */
 export const sweepLanes = defineStatement<{ after: LaneName | null }, SweptRow>({
@@ -295,8 +305,7 @@ export const sweepLanes = defineStatement<{ after: LaneName | null }, SweptRow>(
     SELECT known.channel, known.key
     FROM known CROSS JOIN LATERAL (${laneHead(schema, 'known')}
     ) AS head
-    WHERE known.blocked_by IS NULL AND ${isFree(schema, 'known')}
-      AND (known.head_position IS DISTINCT FROM head.position OR known.ready_at IS NULL AND head.held_until IS NULL AND NOT head.suspect)
+    WHERE ${isMistaken(schema)}
   ), ${repair(schema, 'forgotten')}, last AS (
     SELECT channel, key FROM walk WHERE step = ${LANES_PER_SWEEP}
   )

@@ -98,7 +98,7 @@ export const rescueJobs = defineStatement<RescueParams, RescuedRow>({
  * `lane_pkey`, `job_pkey`, `job_lane`.
  */
 export const rescueLanes = defineStatement<Record<string, never>, FreedLaneRow>({
-  name: 'rescue_lanes_v3',
+  name: 'rescue_lanes_v4',
   text: (schema) => `
   WITH lost AS MATERIALIZED (
     SELECT lease.runner_id, lease.number, lease.channel, lease.job_ids, lease.runs, lease.keys, lease.seqs

@@ -88,7 +88,7 @@ export interface HeartbeatRow {
  * read all jobs. Indexes `runner_pkey`, `lease_pkey`, `job_lease_end`, `job_cancel`. Modelled on the beat counters of Oban Pro's producers.
  */
 export const heartbeat = defineStatement<HeartbeatParams, HeartbeatRow>({
-  name: 'heartbeat_v4',
+  name: 'heartbeat_v5',
   text: (schema) => `
   WITH me AS (
     UPDATE ${schema}.runner
