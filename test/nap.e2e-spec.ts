@@ -25,6 +25,9 @@ beforeEach(() => tables.sql('DELETE FROM nestmq.job'));
 
 const RUNNERS = 3;
 
+/** Where tests share a slow machine jobs often wait, and a runner that is needed has no nap. */
+const PATIENCE_MS = 150_000;
+
 /** Heartbeats are frequent, so that the runners soon know each other. */
 const QUEUE = { ...POLLING_OFF, leaseMs: 4_000 };
 
@@ -118,7 +121,7 @@ describe('runners of tiny jobs in a busy fleet', () => {
           for (const pid of await napping()) seen.add(pid);
           return seen.size === RUNNERS;
         },
-        { what: 'each of them has had its nap' },
+        { what: 'each of them has had its nap', timeoutMs: PATIENCE_MS },
       );
       await fleet.endLoad();
       await fleet.untilAllListen();
@@ -126,7 +129,10 @@ describe('runners of tiny jobs in a busy fleet', () => {
 
   it('listen again on a new connection when theirs breaks meanwhile', () =>
     withFleet(async (fleet) => {
-      const pid = await until(async () => (await napping())[0], { what: 'one of them has its nap' });
+      const pid = await until(async () => (await napping())[0], {
+        what: 'one of them has its nap',
+        timeoutMs: PATIENCE_MS,
+      });
       await tables.sql('SELECT pg_terminate_backend($1)', [pid]);
       await fleet.endLoad();
       await fleet.untilAllListen();
@@ -136,7 +142,7 @@ describe('runners of tiny jobs in a busy fleet', () => {
 describe('processes of a busy fleet with tiny jobs', () => {
   it('that are killed one after another leave no job behind, and those that live run none twice', async () => {
     // Polling finds what nobody has heard of.
-    const env = { LEASE_MS: '3000', POLL_MS: '1000' };
+    const env = { LEASE_MS: '3000', POLL_MS: '1000', QUIET: '1' };
     const workers = await Promise.all(Array.from({ length: 4 }, () => startWorker(database.url, env)));
     const sender = await startApp({ url: database.url, providers: [workWith()], queue: { runner: false } });
     const spawned: string[] = [];
@@ -147,7 +153,10 @@ describe('processes of a busy fleet with tiny jobs', () => {
     const loads = [load(), load()];
     try {
       for (const victim of workers.slice(0, 2)) {
-        await until(async () => (await napping()).length > 0, { what: 'one of them has its nap' });
+        await until(async () => (await napping()).length > 0, {
+          what: 'one of them has its nap',
+          timeoutMs: PATIENCE_MS,
+        });
         await victim.kill();
       }
     } finally {

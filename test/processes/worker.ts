@@ -38,12 +38,15 @@ export type WorkerMessage =
   | { readonly type: 'echo' };
 
 const env = process.env;
-const tell = (message: WorkerMessage): void => void process.send?.(message);
+const send = (message: WorkerMessage): void => void process.send?.(message);
+/** With `QUIET`, what is kept until somebody asks, so that a job takes no longer than it has to. */
+const kept: WorkerMessage[] = [];
+const tell = (message: WorkerMessage): void => void (env.QUIET ? kept.push(message) : send(message));
 
 const commands = new Set<string>();
 const waiting: (() => void)[] = [];
 process.on('message', (command: string) => {
-  if (command === 'echo') return tell({ type: 'echo' });
+  if (command === 'echo') return [...kept.splice(0), { type: 'echo' } as const].forEach(send);
   commands.add(command);
   for (const resolve of waiting.splice(0)) resolve();
 });
@@ -182,10 +185,10 @@ app.get(Queue).events.subscribe((event) => {
 async function closeWhenTold(): Promise<void> {
   await told('close');
   await app.close();
-  tell({ type: 'closed' });
+  send({ type: 'closed' });
   process.disconnect();
 }
 
 if (env.HOOKS) app.enableShutdownHooks();
 else void closeWhenTold();
-tell({ type: 'ready' });
+send({ type: 'ready' });

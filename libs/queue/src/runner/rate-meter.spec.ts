@@ -89,8 +89,8 @@ describe('RateMeter', () => {
   });
 
   it.each([
-    [0.24, true],
-    [0.26, false],
+    [0.49, true],
+    [0.51, false],
   ])('takes jobs of %d ms to be tiny: %s', (jobMs, tiny) => {
     expect(measured(500, jobMs, 10).tiny).toBe(tiny);
   });
@@ -98,11 +98,28 @@ describe('RateMeter', () => {
   it('takes them to be tiny until they are four times as long', () => {
     const meter = measured(500, 0.1, 10);
     expect(meter.tiny).toBe(true);
-    for (let i = 0; i < 1_000; i++) meter.end(0.95);
+    for (let i = 0; i < 1_000; i++) meter.end(1.95);
     expect(meter.tiny).toBe(true);
-    for (let i = 0; i < 1_000; i++) meter.end(1.05);
+    for (let i = 0; i < 1_000; i++) meter.end(2.05);
     expect(meter.tiny).toBe(false);
-    for (let i = 0; i < 1_000; i++) meter.end(0.95);
+    for (let i = 0; i < 1_000; i++) meter.end(1.95);
+    expect(meter.tiny).toBe(false);
+  });
+
+  it.each([
+    [5, true],
+    [3, false],
+  ])('takes jobs to be tiny of which one in %d waits for the processor: %s', (every, tiny) => {
+    const meter = new RateMeter(PREFETCH_MS, SLOW_MS);
+    for (let i = 0; i < 1_000; i++) meter.end(i % every === 0 ? 20 : 0.1);
+    expect(meter.tiny).toBe(tiny);
+  });
+
+  it('takes them to be tiny while two in three are', () => {
+    const meter = measured(500, 0.1, 10);
+    for (let i = 0; i < 1_000; i++) meter.end(i % 3 === 0 ? 20 : 0.1);
+    expect(meter.tiny).toBe(true);
+    for (let i = 0; i < 1_000; i++) meter.end(i % 3 === 0 ? 0.1 : 20);
     expect(meter.tiny).toBe(false);
   });
 

@@ -10,11 +10,14 @@ const MIN_KNOWN_JOBS = 8;
 /** …and more of them are forgotten by and by; as many as run at once may be held up together. */
 const USUAL_OF_JOBS = 128;
 
-/** Jobs that take so long are tiny: a process has a slot for whatever it comes to… */
-const TINY_MS = 0.25;
+/**
+ * Jobs of which three in four take less than so long are tiny: a process has a slot for whatever it comes to. Not the mean,
+ * since where processes share a processor one job in ten waits for its turn, a hundred times as long as it runs…
+ */
+const TINY = { ms: 0.5, share: 3 / 4 };
 
-/** …and are so until they take this long, so that runners of the same jobs agree: of those that run at once each takes the longer. */
-const NOT_TINY_MS = 1;
+/** …and are so until only half of them take less than this, so that runners of the same jobs agree: of those that run at once each takes the longer. */
+const STILL_TINY = { ms: 2, share: 1 / 2 };
 
 /** A job counts as no more than so many usual ones: one that met a hiccup of the process says nothing about the next. */
 const MAX_TIMES_USUAL = 4;
@@ -32,6 +35,8 @@ export class RateMeter {
   private known = 0;
   /** What a job took of late, rests or not. */
   private usualMs = 0;
+  /** How many of them took less than what is asked of tiny ones. */
+  private shortShare = 0;
   private areTiny = false;
 
   /** @param slowMs what takes longer has nothing ahead of it */
@@ -51,7 +56,11 @@ export class RateMeter {
     this.totalMs += durationMs;
     this.known += 1;
     const countedMs = this.known === 1 ? durationMs : Math.min(durationMs, MAX_TIMES_USUAL * this.usualMs + 0.1);
-    this.usualMs += (countedMs - this.usualMs) / Math.min(this.known, USUAL_OF_JOBS);
+    const weight = 1 / Math.min(this.known, USUAL_OF_JOBS);
+    this.usualMs += (countedMs - this.usualMs) * weight;
+    const asked = this.areTiny ? STILL_TINY : TINY;
+    this.shortShare += (Number(durationMs < asked.ms) - this.shortShare) * weight;
+    this.areTiny = this.known >= USUAL_OF_JOBS && this.shortShare > asked.share;
   }
 
   /** Nothing is left to run: what was measured says nothing about what comes next. */
@@ -77,9 +86,8 @@ export class RateMeter {
     return this.known < MIN_KNOWN_JOBS ? 1 : Math.max(1, Math.floor(this.prefetchMs / this.usualMs));
   }
 
-  /** Whether jobs take next to no time: far from it when few are known. */
+  /** Whether jobs take next to no time: not before many are known. */
   get tiny(): boolean {
-    this.areTiny = this.known >= USUAL_OF_JOBS && this.usualMs < (this.areTiny ? NOT_TINY_MS : TINY_MS);
     return this.areTiny;
   }
 
