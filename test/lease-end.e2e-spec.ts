@@ -217,6 +217,35 @@ describe('a handler with keepAlive: false', () => {
   });
 });
 
+describe('a lease that has passed by the clock of the process', () => {
+  const ALONE = { ...POLLING_OFF, leaseMs: 600_000 };
+  /** By the database's it passes a little later: always, since the process counts from before it asked; here by more. */
+  const delayEnd = (): Promise<unknown> =>
+    tables.sql(`UPDATE nestmq.job SET lease_ends_at = lease_ends_at + interval '500 ms'`);
+  const firstRunOutlivesIt: Behaviour = async (job) => {
+    if (job.attempt > 1) return;
+    await job.keepAlive(100);
+    await delayEnd();
+    await untilAborted(job);
+  };
+
+  it('is looked for until it has by the database’s, by a process that runs jobs', async () => {
+    const app = await startWork(firstRunOutlivesIt, {}, ALONE);
+    await app.jobs.spawn('work');
+    await until(() => has(app, 'completed'), { what: 'the second run is completed', timeoutMs: 20_000 });
+    expect(app.runs.map(({ attempt }) => attempt)).toEqual([1, 2]);
+    await app.close();
+  });
+
+  it('is looked for by queue.runOne, too, with nobody beside it', async () => {
+    const app = await startWork(firstRunOutlivesIt, {}, { ...ALONE, runner: false });
+    await app.jobs.spawn('work');
+    expect(await app.queue.runOne()).toMatchObject({ outcome: 'lease-lost' });
+    expect(await app.queue.runOne()).toMatchObject({ outcome: 'completed', attempt: 2 });
+    await app.close();
+  });
+});
+
 describe('job.keepAlive', () => {
   it('gives an end to the lease of a handler that has none, and the job is run again when it passes', async () => {
     const app = await startWork(async (job) => {

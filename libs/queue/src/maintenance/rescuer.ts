@@ -34,6 +34,9 @@ export interface Rescued {
   readonly messages: readonly string[];
 }
 
+/** So often, and for so long, it is looked for runs of this process whose lease has passed by its own clock, a little before it has by the database's. */
+const [LOOK_AGAIN_MS, EXPECTED_MS] = [200, 2_000];
+
 /** Finds runners that have died and runs that have outlived their lease, and puts their jobs back. Heartbeats tell it; it asks the database only to act. */
 export class Rescuer {
   private readonly watch: DeathWatch;
@@ -44,6 +47,8 @@ export class Rescuer {
   private gone: readonly FormerRunner[] = [];
   private orphaned = false;
   private expired = false;
+  /** Runs of this process are expected to have expired by then. */
+  private expectedUntil = -Infinity;
   /** Asked to be cancelled, and nobody has them any more. */
   private unclaimed: readonly CancelRequest[] = [];
 
@@ -82,14 +87,31 @@ export class Rescuer {
     return [...own, ...strangers];
   }
 
-  /** A run has outlived its lease: the next turn looks for it. */
+  /** A run of this process has outlived its lease: the next turns look for it. */
   expectExpired(): void {
-    this.expired = true;
+    this.expectedUntil = performance.now() + EXPECTED_MS;
   }
 
-  async turn(): Promise<void> {
+  /** @returns milliseconds until another turn is wanted, where that is soon */
+  async turn(): Promise<number | undefined> {
     await this.declareGone();
-    const dead = this.dead;
+    await this.declareDead();
+    const expected = performance.now() < this.expectedUntil;
+    if (this.expired || expected) {
+      this.expired = false;
+      await this.rescueAll((client) => rescueExpiredOnce(client, this.settings));
+    }
+    await this.cancelUnclaimed();
+    if (this.orphaned) {
+      this.orphaned = false;
+      await this.rescueAll((client) => rescueOnce(client, this.settings));
+      await this.transact((client) => run(client, forgetRunners, { runner: null }));
+    }
+    return expected ? LOOK_AGAIN_MS : undefined;
+  }
+
+  private async declareDead(): Promise<void> {
+    const { dead } = this;
     this.dead = [];
     for (const { id, beat, ageMs } of dead) {
       const declared = await this.transact((client) => run(client, declareDead, { runner: id, beat }));
@@ -98,15 +120,6 @@ export class Rescuer {
       this.onDeath();
       this.logger.warn(`Runner ${id} has given no sign for ${Math.round(ageMs)} ms: its jobs are rescued.`);
     }
-    if (this.expired) {
-      this.expired = false;
-      await this.rescueAll((client) => rescueExpiredOnce(client, this.settings));
-    }
-    await this.cancelUnclaimed();
-    if (!this.orphaned) return;
-    this.orphaned = false;
-    await this.rescueAll((client) => rescueOnce(client, this.settings));
-    await this.transact((client) => run(client, forgetRunners, { runner: null }));
   }
 
   private async declareGone(): Promise<void> {

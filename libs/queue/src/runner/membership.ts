@@ -123,7 +123,8 @@ export class Membership {
     this.rescuer.expectExpired();
   }
 
-  rescue(): Promise<void> {
+  /** @returns milliseconds until that is to be done again, where it is soon */
+  rescue(): Promise<number | undefined> {
     return this.rescuer.turn();
   }
 

@@ -331,9 +331,9 @@ export class QueueRunner {
     this.claims.wake();
   }
 
-  private async rescue(): Promise<void> {
+  private async rescue(): Promise<number | undefined> {
     this.runs.reportLongRuns();
-    await this.membership.rescue();
+    return this.membership.rescue();
   }
 
   /**

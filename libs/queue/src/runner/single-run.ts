@@ -39,6 +39,8 @@ export class SingleRun {
   private readonly ended: Promise<RunOneResult>;
   private resolve!: (result: RunOneResult) => void;
   private reject!: (error: unknown) => void;
+  private nextRescue: NodeJS.Timeout | undefined;
+  private left = false;
 
   constructor(
     private readonly settings: RunnerSettings,
@@ -58,7 +60,7 @@ export class SingleRun {
         mayStart: () => this.membership.trusted,
         port: new RunWriter(settings, this.connection),
         ended: (ended) => this.settler.settle(ended),
-        leaseEnded: () => void this.rescue(),
+        leaseEnded: () => this.expectExpired(),
         laneEnded: (end) => this.settler.endLane(end),
         wanting: () => undefined,
         extendLane: () => Promise.resolve([]),
@@ -130,6 +132,8 @@ export class SingleRun {
   }
 
   private async leave(): Promise<void> {
+    this.left = true;
+    clearTimeout(this.nextRescue);
     this.runs.stop();
     this.settler.stop();
     await this.runs.hooksEnded();
@@ -175,6 +179,7 @@ export class SingleRun {
       beaten: (row: HeartbeatRow) => {
         this.cancel(new Map(row.cancelRequests.map(({ id, reason }) => [id, reason])));
         this.runs.startReady();
+        if (row.expired) this.expectExpired();
       },
       lost: (leases: readonly number[]) => this.onLost(({ lease }) => leases.includes(lease)),
       declaredDead: (dead: string) => this.onLost(({ runner }) => runner === dead),
@@ -196,9 +201,19 @@ export class SingleRun {
   }
 
   /** The lease of the run has passed: its job goes back, also when no other process is there to see to it. */
-  private async rescue(): Promise<void> {
+  private expectExpired(): void {
     this.membership.expectExpired();
-    await this.membership.rescue().catch((error: unknown) => this.warn('The rescue', error));
+    void this.rescue();
+  }
+
+  private async rescue(): Promise<void> {
+    clearTimeout(this.nextRescue);
+    try {
+      const againMs = await this.membership.rescue();
+      if (againMs !== undefined && !this.left) this.nextRescue = setTimeout(() => void this.rescue(), againMs);
+    } catch (error) {
+      this.warn('The rescue', error);
+    }
   }
 
   private warn(what: string, error: unknown): void {

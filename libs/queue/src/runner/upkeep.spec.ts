@@ -36,7 +36,7 @@ function upkeepOf({ client }: Server, found = (): void => undefined): Upkeep {
   return new Upkeep(
     { ...never, instance: 'default', survey: () => ({ params, found }), arriving: () => false },
     (work) => work(client),
-    { lanesFreed: () => undefined, rescue: () => Promise.resolve() },
+    { lanesFreed: () => undefined, rescue: () => Promise.resolve(undefined) },
     new Logger(),
     null,
   );

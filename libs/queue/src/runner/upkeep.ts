@@ -28,7 +28,8 @@ export interface Survey {
 export interface UpkeepTurns {
   /** Lanes go on that nobody knew of, or whose head is gone: what to wake runners with. */
   readonly lanesFreed: (messages: readonly string[]) => void;
-  readonly rescue: () => Promise<void>;
+  /** Answers in how many milliseconds its next turn is wanted, where that is soon. */
+  readonly rescue: () => Promise<number | undefined>;
 }
 
 /** Few enough that an idle process with ordered jobs in wait stays below one statement a second. */
