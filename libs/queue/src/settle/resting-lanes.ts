@@ -83,6 +83,12 @@ export class RestingLanes {
     }
   }
 
+  /** Wakes runners with lanes that are ready. */
+  tell(found: readonly FreedLaneRow[]): void {
+    const messages = found.flatMap(({ message }) => message ?? []);
+    if (messages.length > 0) this.ready(messages);
+  }
+
   /** Gives up those that others were writing: a sweep will find them. */
   stop(): void {
     clearTimeout(this.timer);
@@ -98,12 +104,6 @@ export class RestingLanes {
     this.timer = undefined;
     this.lanes.push(...this.passedBy.splice(0));
     this.wanted();
-  }
-
-  /** Wakes runners with lanes that are ready. */
-  tell(found: readonly FreedLaneRow[]): void {
-    const messages = found.flatMap(({ message }) => message ?? []);
-    if (messages.length > 0) this.ready(messages);
   }
 }
 
