@@ -34,7 +34,10 @@ export interface Rescued {
   readonly messages: readonly string[];
 }
 
-/** So often, and for so long, it is looked for runs of this process whose lease has passed by its own clock, a little before it has by the database's. */
+/**
+ * So often, and for so long, it is looked for runs of this process whose lease has passed by its own clock, a little
+ * before it has by the database's.
+ */
 const [LOOK_AGAIN_MS, EXPECTED_MS] = [200, 2_000];
 
 /** Finds runners that have died and runs that have outlived their lease, and puts their jobs back. Heartbeats tell it; it asks the database only to act. */
@@ -89,6 +92,8 @@ export class Rescuer {
 
   /** A run of this process has outlived its lease: the next turns look for it. */
   expectExpired(): void {
+    // Once at any rate, however late the next turn comes.
+    this.expired = true;
     this.expectedUntil = performance.now() + EXPECTED_MS;
   }
 

@@ -223,7 +223,7 @@ export class QueueRunner {
     const message = requeuedMessage(settled);
     if (message !== null) {
       this.tell([message]);
-      // Others learn of later due times from their polls while this one will look; of a job that is free at an old place they must be told.
+      // Others learn of later due times from their polls while this one will look; of a job at an old place they must be told.
       if (endingOf(ended.outcome).kind === 'released' || this.claims.stopping) this.parts.notifier.send([message]);
     }
     if (result === 'written') ended.written?.(ended.outcome);

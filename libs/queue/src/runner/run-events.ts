@@ -31,7 +31,7 @@ export function eventOf({ run: { job, outcome, durationMs }, result }: Settled):
   }
 }
 
-/** What to wake runners with for a job without order that waits again, `null` where there is none. Lanes tell of theirs when they end. */
+/** What to wake runners with for a job that waits again, `null` where there is none. Of ordered ones their lanes tell. */
 export function requeuedMessage({ run: { job, outcome }, ...settled }: Settled): string | null {
   if (settled.result !== 'written' || settled.requeued === undefined || job.seq !== null) return null;
   return job.suspect && endingOf(outcome).kind === 'released' ? SURVEY_MESSAGE : settled.requeued.message;

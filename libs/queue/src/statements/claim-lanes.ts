@@ -65,7 +65,8 @@ interface Source {
  * nobody has to look at it before. Lanes are written in the order of their keys, as whoever writes several of them does, so
  * that nobody waits for another crosswise: those that nobody has met so far first, which is cheapest by far, and refuses the
  * claim where somebody has written one meanwhile (`lane_pkey`). A lane that was written since it was read is left alone, and
- * the look begins again (`refused`), since whoever did that may have seen less. Durable: a lane's owner and its last seq must outlive a crash of the server.
+ * the look begins again (`refused`), since whoever did that may have seen less. Durable: a lane's owner and its last seq
+ * must outlive a crash of the server.
  */
 const leaseLanes = (schema: string, { candidates, placeOf, lastLooked, complete, nextDue }: Source): string => `
   WITH ${candidates}, lane_run AS MATERIALIZED (

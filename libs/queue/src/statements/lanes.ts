@@ -274,8 +274,8 @@ export const LANES_PER_SWEEP = 1_000;
 /**
  * Looks at lane after lane for jobs of which nobody knows: told of by a notification that was lost, and committed behind
  * the places to which claims have gone, left by a process that died, or behind a head that somebody has deleted. A lane
- * that ended with its owner's lease is given a head again, and one that waits for a hold which is over goes on. Window by window, without the claims' lock. A
- * loose walk: its cost grows with the lanes that have jobs, not with their jobs. Indexes `job_lane`, `lane_pkey`.
+ * that ended with its owner's lease is given a head again, and one that waits for a hold which is over goes on. Window by
+ * window, without the claims' lock. A loose walk: its cost grows with the lanes that have jobs, not with their jobs. Indexes `job_lane`, `lane_pkey`.
  */
 export const sweepLanes = defineStatement<{ after: LaneName | null }, SweptRow>({
   name: 'sweep_lanes_v7',
