@@ -1,7 +1,8 @@
 import { beforeAll, describe, expect, it } from '@jest/globals';
 import { claimArrivals, claimLanes } from '../libs/queue/src/statements/claim-lanes.js';
 import { extendLane } from '../libs/queue/src/statements/extend-lane.js';
-import { endLanes, recheckLanes, repairLanes, sweepLanes } from '../libs/queue/src/statements/lanes.js';
+import { endLanes } from '../libs/queue/src/statements/lanes.js';
+import { recheckLanes, repairLanes, sweepLanes } from '../libs/queue/src/statements/mend-lanes.js';
 import { rescueLanes } from '../libs/queue/src/statements/rescue-jobs.js';
 import type { Statement } from '../libs/queue/src/statements/statement.js';
 import { surveyFeeds } from '../libs/queue/src/statements/survey-feeds.js';

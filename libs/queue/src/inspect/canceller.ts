@@ -14,7 +14,7 @@ import {
   type CancelRow,
   type FoundCancellableRow,
 } from '../statements/cancel-jobs.js';
-import { repairLanes } from '../statements/lanes.js';
+import { repairLanes } from '../statements/mend-lanes.js';
 import { run, type SqlClient } from '../statements/statement.js';
 import { beginOwningAll } from '../statements/transaction.js';
 import { cancelMessages } from '../statements/wake-up.js';

@@ -1,6 +1,6 @@
 import { ChannelBusyError } from '../job/control-errors.js';
 import { clearJobs, type ClearedRow, type ClearParams } from '../statements/clear-jobs.js';
-import { repairChannels } from '../statements/lanes.js';
+import { repairChannels } from '../statements/mend-lanes.js';
 import { run, type SqlClient } from '../statements/statement.js';
 import { beginOwningAll } from '../statements/transaction.js';
 

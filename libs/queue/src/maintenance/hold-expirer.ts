@@ -1,4 +1,5 @@
-import { repairLanes, type FreedLaneRow, type LaneName } from '../statements/lanes.js';
+import { type FreedLaneRow, type LaneName } from '../statements/lanes.js';
+import { repairLanes } from '../statements/mend-lanes.js';
 import { expireHolds, HOLDS_PER_EXPIRY } from '../statements/reservations.js';
 import { run } from '../statements/statement.js';
 import { ownChannel } from '../statements/transaction.js';

@@ -1,7 +1,7 @@
 import type { Logger } from '@nestjs/common';
 import { cancelJobs, type CancelRequest } from '../statements/cancel-jobs.js';
 import type { RescueParams } from '../statements/keep-spent-jobs.js';
-import { repairLanes } from '../statements/lanes.js';
+import { repairLanes } from '../statements/mend-lanes.js';
 import { declareDead, forgetRunners, type HeartbeatRow, type Peer } from '../statements/runners.js';
 import { rescueExpired } from '../statements/rescue-expired.js';
 import { rescueJobs, rescueLanes } from '../statements/rescue-jobs.js';

@@ -4,7 +4,8 @@ import { HoldExpirer } from '../maintenance/hold-expirer.js';
 import type { LoopBoard } from '../maintenance/loop-board.js';
 import { Pruner } from '../maintenance/pruner.js';
 import type { Transact } from '../maintenance/rescuer.js';
-import { sweepLanes, type LaneName } from '../statements/lanes.js';
+import { type LaneName } from '../statements/lanes.js';
+import { sweepLanes } from '../statements/mend-lanes.js';
 import { run } from '../statements/statement.js';
 import { surveyFeeds, type SurveyParams, type SurveyRow } from '../statements/survey-feeds.js';
 

@@ -2,13 +2,8 @@ import type { Logger } from '@nestjs/common';
 import { messageOf } from '../job/errors.js';
 import { RetryDelay } from '../job/retry-delay.js';
 import type { Connection } from '../postgres/connection.js';
-import {
-  recheckLanes,
-  type EndedLaneRow,
-  type FreedLaneRow,
-  type LaneEnd,
-  type LaneName,
-} from '../statements/lanes.js';
+import { type EndedLaneRow, type FreedLaneRow, type LaneEnd, type LaneName } from '../statements/lanes.js';
+import { recheckLanes } from '../statements/mend-lanes.js';
 import { run, type SqlClient } from '../statements/statement.js';
 import { beginPlanned } from '../statements/transaction.js';
 
